@@ -1,0 +1,191 @@
+"""The cost of full and shallow steps in multiply-accumulates, without weights or memory (meta tensors).
+
+The paper's convention: batch 1, guidance not doubled; convolutions and linear layers with their biases, norms
+with two an element where they have weights, attention products (Q K^T and A V) left out. Its counter did not
+know the group norms of the original LDM code, so LDM-4-G's published numbers are without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from deepcache.errors import DeepCacheError
+from deepcache.forward import full_forward
+from deepcache.plan import CachePlan
+from deepcache.unets import StagedUNet
+
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What counts beside convolutions, linear layers and layer norms."""
+
+    group_norm: bool = True
+    attention: bool = False
+
+    def __str__(self) -> str:
+        norms = "norms" if self.group_norm else "layer norms but not group norms"
+        return (
+            f"batch 1, guidance not doubled, {norms} counted, "
+            f"attention products {'counted' if self.attention else 'not counted'}"
+        )
+
+
+PAPER = Convention()
+PAPER_LDM = Convention(group_norm=False)
+EVERYTHING = Convention(attention=True)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """MACs of one stage on one sample, by kind.
+
+    `products` of convolutions and linear layers; `biases` their biases and the layer norms; `group_norm`;
+    `attention` the attention products. `products` + `attention` is what torch's `FlopCounterMode` counts.
+    """
+
+    name: str
+    products: int = 0
+    biases: int = 0
+    group_norm: int = 0
+    attention: int = 0
+
+    def total(self, convention: Convention = PAPER) -> int:
+        norms = self.group_norm if convention.group_norm else 0
+        return self.products + self.biases + norms + (self.attention if convention.attention else 0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs of one U-Net at one input size, by stage.
+
+    `outside` is what runs on every step whatever the branch: embeddings and the last convolution.
+    """
+
+    outside: StageCost
+    down: tuple[StageCost, ...]
+    mid: StageCost
+    up: tuple[StageCost, ...]
+
+    @property
+    def num_branches(self) -> int:
+        return len(self.down)
+
+    @property
+    def stages(self) -> tuple[StageCost, ...]:
+        """In the order of execution, `outside` first."""
+        return (self.outside, *self.down, self.mid, *self.up[::-1])
+
+    def full(self, convention: Convention = PAPER) -> int:
+        """A full step."""
+        return sum(stage.total(convention) for stage in self.stages)
+
+    def shallow(self, branch: int, convention: Convention = PAPER) -> int:
+        """A shallow step at a branch."""
+        require_branch(branch, self.num_branches)
+        live = (self.outside, *self.down[: branch + 1], *self.up[: branch + 1])
+        return sum(stage.total(convention) for stage in live)
+
+    def mean(self, plan: CachePlan, convention: Convention = PAPER) -> Fraction:
+        """The mean over the steps of a plan, exact."""
+        shallow = self.shallow(plan.branch, convention)
+        return shallow + Fraction(plan.num_full, plan.num_steps) * (self.full(convention) - shallow)
+
+    def bound(self, plan: CachePlan) -> float:
+        """The speedup that a plan could give if time were MACs, all of them counted."""
+        return float(self.full(EVERYTHING) / self.mean(plan, EVERYTHING))
+
+
+def cost(unet: nn.Module, *args: Any, **kwargs: Any) -> Cost:
+    """Count a U-Net's MACs on one call's inputs.
+
+    Args:
+        unet: on any device; only its configuration is read.
+        *args, **kwargs: those of the U-Net's `forward`; tensors give their shapes alone. Their first dimension
+            is taken as the batch, and the cost is that of one sample.
+    """
+    with torch.device("meta"):
+        twin = type(unet).from_config(unet.config)
+    staged = StagedUNet(twin.eval())
+    counts: dict[nn.Module, StageCost] = {}
+    with torch.no_grad(), _counting(twin, counts):
+        full_forward(staged, 0, *to_meta(args), **to_meta(kwargs))
+    nest = staged.nest
+    down = tuple(_sum(stage.name, stage.modules, counts) for stage in nest.down)
+    mid = _sum(nest.mid.name, nest.mid.modules, counts)
+    up = tuple(_sum(stage.name, stage.modules, counts) for stage in nest.up)
+    inside = {inner for stage in (*nest.down, nest.mid, *nest.up) for outer in stage.modules for inner in outer.modules()}
+    outside = _sum("embeddings and head", tuple(module for module in counts if module not in inside), counts)
+    return Cost(outside, down, mid, up)
+
+
+def require_branch(branch: object, num_branches: int) -> int:
+    """Refuse a branch that the U-Net does not have."""
+    if isinstance(branch, bool) or not isinstance(branch, int) or not 0 <= branch < num_branches:
+        raise DeepCacheError(
+            f"expected branch 0..{num_branches - 1}, one a skip connection of this U-Net, got {branch!r}"
+        )
+    return branch
+
+
+@contextmanager
+def _counting(unet: nn.Module, counts: dict[nn.Module, StageCost]) -> Iterator[None]:
+    def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        counts[module] = _module_cost(module, args, kwargs, output)
+
+    counted = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, Attention)
+    handles = [m.register_forward_hook(count, with_kwargs=True) for m in unet.modules() if isinstance(m, counted)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _module_cost(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> StageCost:
+    """Of one sample, without the module's children."""
+    size = prod(output.shape[1:])
+    if isinstance(module, nn.Conv2d):
+        products = size * prod(module.kernel_size) * module.in_channels // module.groups
+        return StageCost("", products, biases=0 if module.bias is None else size)
+    if isinstance(module, nn.Linear):  # its bias once, not once a token: the paper's counter does so
+        return StageCost("", size * module.in_features, biases=0 if module.bias is None else module.out_features)
+    if isinstance(module, Attention):
+        return StageCost("", attention=_attention_products(module, args, kwargs))
+    elementwise = size * (1 if module.weight is None else 2)
+    return StageCost("", **{"group_norm" if isinstance(module, nn.GroupNorm) else "biases": elementwise})
+
+
+def _attention_products(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    hidden = args[0] if args else kwargs["hidden_states"]
+    context = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
+    queries = prod(hidden.shape[2:]) if hidden.ndim == 4 else hidden.shape[1]
+    keys = queries if context is None else context.shape[1]
+    return 2 * queries * keys * int(module.inner_dim)
+
+
+def _sum(name: str, modules: tuple[nn.Module, ...], counts: Mapping[nn.Module, StageCost]) -> StageCost:
+    inner = {module for outer in modules for module in outer.modules()}
+    found = [counts[module] for module in inner if module in counts]
+    kinds = ("products", "biases", "group_norm", "attention")
+    return StageCost(name, *(sum(getattr(part, kind) for part in found) for kind in kinds))
+
+
+def to_meta(value: Any) -> Any:
+    """The value with every tensor's shape and type for one sample, on the meta device."""
+    if isinstance(value, Tensor):
+        return torch.empty_like(value[:1] if value.ndim else value, device="meta")
+    if isinstance(value, dict):
+        return {key: to_meta(inner) for key, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_meta(inner) for inner in value)
+    return value

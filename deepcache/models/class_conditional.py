@@ -1,0 +1,113 @@
+"""A class-conditional latent diffusion pipeline: LDM-4-G's shape, for the embedded mini-ldm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin, UNet2DConditionModel, VQModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+from deepcache.errors import DeepCacheError
+
+
+class ClassEmbedder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """One context token a class, and one for no class, the last."""
+
+    @register_to_config
+    def __init__(self, num_classes: int = 10, embedding_dim: int = 64) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_classes + 1, embedding_dim)
+
+    def forward(self, class_labels: Tensor) -> Tensor:
+        """(B,) int64 in 0..num_classes to (B, 1, embedding_dim)."""
+        return self.embedding(class_labels)[:, None]  # type: ignore[no-any-return]
+
+
+class ClassConditionalOutput(NamedTuple):
+    """`images`: as `output_type` asks."""
+
+    images: Any
+
+
+class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Images of given classes, by classifier-free guidance in a VQ autoencoder's latent space.
+
+    References: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022),
+    https://arxiv.org/abs/2112.10752
+    """
+
+    model_cpu_offload_seq = "class_embedder->unet->vqvae"
+
+    def __init__(
+        self, vqvae: VQModel, unet: UNet2DConditionModel, class_embedder: ClassEmbedder, scheduler: Any
+    ) -> None:
+        super().__init__()
+        self.register_modules(vqvae=vqvae, unet=unet, class_embedder=class_embedder, scheduler=scheduler)
+        self.image_processor = VaeImageProcessor(do_resize=False)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Sequence[int],
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.5,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        eta: float = 0.0,
+        output_type: str = "pil",
+    ) -> ClassConditionalOutput:
+        """One image a label.
+
+        Args:
+            class_labels: B integers, 0 .. num_classes - 1.
+            num_inference_steps: U-Net calls, for most schedulers.
+            guidance_scale: 1 is no guidance; above, every step runs the U-Net with and without the class.
+            generator: one, or a list of B so that every image depends on its own alone.
+            latents: (B, C, H, W) start noise, or None to draw it.
+            eta: DDIM's, for schedulers that have one.
+            output_type: "pil", "np" (B, H, W, 3), "pt" (B, 3, H, W) in 0..1, or "latent" (B, C, H, W).
+
+        Raises:
+            DeepCacheError: a label out of range.
+        """
+        num_classes = self.class_embedder.config.num_classes
+        if len(class_labels) == 0 or not all(0 <= label < num_classes for label in class_labels):
+            raise DeepCacheError(f"expected class labels in 0..{num_classes - 1}, got {list(class_labels)}")
+        device, guided = self._execution_device, guidance_scale != 1.0
+        context = self.class_embedder(torch.tensor(class_labels, device=device))
+        if guided:
+            nothing = torch.full((len(class_labels),), num_classes, device=device)
+            context = torch.cat([self.class_embedder(nothing), context])
+        size = self.unet.config.sample_size
+        shape = (len(class_labels), self.unet.config.in_channels, size, size)
+        if latents is None:
+            latents = randn_tensor(shape, generator, device, self.unet.dtype)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = latents * self.scheduler.init_noise_sigma
+        extra = self._scheduler_arguments(eta, generator)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            doubled = torch.cat([latents] * 2) if guided else latents
+            noise = self.unet(self.scheduler.scale_model_input(doubled, t), t, context).sample
+            if guided:
+                without, conditional = noise.chunk(2)
+                noise = without + guidance_scale * (conditional - without)
+            latents = self.scheduler.step(noise, t, latents, **extra).prev_sample
+        if output_type != "latent":
+            decoded = self.decode_latents(latents)
+            latents = self.image_processor.postprocess(decoded, output_type=output_type)
+        return ClassConditionalOutput(latents)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """(B, C, H, W) latents to images in -1..1, through the codebook."""
+        return self.vqvae.decode(latents / self.vqvae.config.scaling_factor).sample  # type: ignore[no-any-return]
+
+    def _scheduler_arguments(self, eta: float, generator: Any) -> dict[str, Any]:
+        accepted = set(self.scheduler.step.__code__.co_varnames)
+        return {k: v for k, v in (("eta", eta), ("generator", generator)) if k in accepted}
+

@@ -1,0 +1,103 @@
+"""Coloured Fashion-MNIST: the data that the embedded models are trained on and measured against.
+
+Every image shows a garment (10 kinds) in one of 7 colours on one of 8 backgrounds, 32 x 32 pixels.
+The grey images are Fashion-MNIST's (Xiao, Rasul, Vollgraf, 2017, https://arxiv.org/abs/1708.07747);
+colours are painted on.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepcache.errors import DeepCacheError
+
+GARMENTS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+PALETTE = {
+    "red": (0.90, 0.15, 0.15),
+    "yellow": (0.95, 0.85, 0.15),
+    "green": (0.15, 0.70, 0.25),
+    "cyan": (0.20, 0.80, 0.85),
+    "blue": (0.20, 0.30, 0.90),
+    "purple": (0.65, 0.20, 0.80),
+    "white": (0.95, 0.95, 0.95),
+    "black": (0.05, 0.05, 0.05),
+}
+BACKGROUNDS = tuple(PALETTE)
+COLOURS = tuple(name for name in PALETTE if name != "black")  # a black garment would hide its own drawing
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+_PREFIX = {"train": "train", "test": "t10k"}
+_DARKEST = 0.35  # share of the colour that the darkest pixel of a garment keeps
+
+
+class Garments(NamedTuple):
+    """Grey images and their kinds: `grey` (B, 28, 28) uint8, `garment` (B,) int64 in 0..9."""
+
+    grey: Tensor
+    garment: Tensor
+
+
+class Painted(NamedTuple):
+    """Coloured images and what they show.
+
+    `images` (B, 3, 32, 32) in -1..1; `garment`, `colour`, `background` (B,) int64, indices into
+    `GARMENTS`, `COLOURS`, `BACKGROUNDS`.
+    """
+
+    images: Tensor
+    garment: Tensor
+    colour: Tensor
+    background: Tensor
+
+
+def load(split: str, folder: str | Path = DEBIAN_FOLDER) -> Garments:
+    """Fashion-MNIST from a folder of IDX files (plain or gzip).
+
+    Args:
+        split: "train" (60,000 images) or "test" (10,000).
+        folder: holds e.g. `train-images-idx3-ubyte.gz`; Debian's package `dataset-fashion-mnist` puts it
+            at the default place.
+
+    Raises:
+        DeepCacheError: the folder or one of its files is missing.
+    """
+    grey = _read_idx(Path(folder), f"{_PREFIX[split]}-images-idx3-ubyte", header=16).reshape(-1, 28, 28)
+    garment = _read_idx(Path(folder), f"{_PREFIX[split]}-labels-idx1-ubyte", header=8)
+    return Garments(torch.from_numpy(grey), torch.from_numpy(garment.astype(np.int64)))
+
+
+def _read_idx(folder: Path, name: str, *, header: int) -> np.ndarray:
+    for path, opener in ((folder / f"{name}.gz", gzip.open), (folder / name, open)):
+        if path.exists():
+            with opener(path, "rb") as file:
+                return np.frombuffer(file.read(), np.uint8, offset=header).copy()
+    raise DeepCacheError(
+        f"expected the Fashion-MNIST file {name}[.gz] in {folder}, which has none; "
+        "install Debian's package dataset-fashion-mnist, or give a folder of IDX files with --data"
+    )
+
+
+def paint(garments: Garments, *, seed: int) -> Painted:
+    """Give every garment a random colour and a random other background.
+
+    A pixel of brightness g is opaque where g > 0 (soft over the first fifth) and shows its colour times
+    0.35 + 0.65 g.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count = len(garments.grey)
+    colour = torch.randint(len(COLOURS), (count,), generator=generator)
+    shift = torch.randint(1, len(BACKGROUNDS), (count,), generator=generator)
+    background = (colour + shift) % len(BACKGROUNDS)
+    brightness = torch.nn.functional.pad(garments.grey.float() / 255, (2, 2, 2, 2))[:, None]  # (B, 1, 32, 32)
+    opacity = (brightness * 5).clamp(max=1)
+    palette = torch.tensor(list(PALETTE.values()))
+    front = palette[colour][:, :, None, None] * (_DARKEST + (1 - _DARKEST) * brightness)
+    back = palette[background][:, :, None, None]
+    images = opacity * front + (1 - opacity) * back
+    return Painted(images * 2 - 1, garments.garment, colour, background)

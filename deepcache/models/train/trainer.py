@@ -1,0 +1,113 @@
+"""One training loop for every embedded model: resumable, with a progress bar and a log."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train.
+
+    `num_steps` optimiser steps; `lr` the peak learning rate, reached after `warmup` steps and taken to 0
+    along a cosine; `ema` the decay of the moving average of the weights, which is what a training returns.
+    """
+
+    num_steps: int
+    lr: float
+    warmup: int = 200
+    ema: float = 0.999
+    weight_decay: float = 0.01
+    save_every_s: float = 60.0
+
+    def lr_at(self, step: int) -> float:
+        rise = min(1.0, (step + 1) / self.warmup)
+        return self.lr * rise * 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+
+    def ema_at(self, step: int) -> float:
+        return min(self.ema, (1 + step) / (10 + step))
+
+
+def train(module: nn.Module, loss: Callable[[nn.Module, int], Tensor], recipe: Recipe, folder: Path) -> nn.Module:
+    """Minimise `loss(module, step)` and return the moving average of the module's weights.
+
+    `loss` draws its batch from `step` alone, so that a training which was stopped and started again is the
+    same training. The state is in `folder/state.pt` (written beside and renamed), the log in
+    `folder/log.jsonl`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    average = copy.deepcopy(module).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(module.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    first, seconds_before = _resume(folder, module, average, optimizer)
+    started = saved = time.monotonic()
+    module.train()
+    with tqdm(total=recipe.num_steps, initial=first, desc=folder.name, unit="step", mininterval=2) as bar:
+        for step in range(first, recipe.num_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr_at(step)
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(module, step)
+            value.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            _follow(average, module, recipe.ema_at(step))
+            bar.update()
+            if step % 100 == 99 or step + 1 == recipe.num_steps:
+                now = time.monotonic()
+                seconds = seconds_before + now - started
+                _log(folder, step=step + 1, loss=value.item(), lr=recipe.lr_at(step), seconds=round(seconds, 1))
+                bar.set_postfix(loss=f"{value.item():.4f}", refresh=False)
+                if now - saved > recipe.save_every_s or step + 1 == recipe.num_steps:
+                    _save(folder, module, average, optimizer, step + 1, seconds)
+                    saved = now
+    return average
+
+
+def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+        for mine, theirs in zip(average.buffers(), module.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def _resume(
+    folder: Path, module: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    path = folder / "state.pt"
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    module.load_state_dict(state["module"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["seconds"]
+
+
+def _save(
+    folder: Path, module: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    state = {
+        "module": module.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
+    torch.save(state, folder / "state.pt.part")
+    os.replace(folder / "state.pt.part", folder / "state.pt")
+
+
+def _log(folder: Path, **line: float) -> None:
+    with open(folder / "log.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,126 @@
+"""Which steps of a generation are full, decided before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepcache.errors import DeepCacheError
+
+_POWER_DECREMENT = 0.02  # the released code's, taken off the power until the number of full steps fits
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """The full steps of a generation of `num_steps` U-Net calls; all others are shallow.
+
+    Attributes:
+        num_steps: T, at least 1.
+        full_steps: ascending, from 0, all below `num_steps`.
+        branch: the skips 0..branch stay live on a shallow step.
+
+    Raises:
+        DeepCacheError: one of these does not hold.
+    """
+
+    num_steps: int
+    full_steps: tuple[int, ...]
+    branch: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole("num_steps", self.num_steps, at_least=1)
+        require_whole("branch", self.branch, at_least=0)
+        steps = self.full_steps
+        for step in steps:
+            require_whole("a full step", step, at_least=0)
+        if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.num_steps:
+            raise DeepCacheError(
+                f"expected ascending full steps that begin with 0 and stay below num_steps = {self.num_steps}, "
+                f"got {steps}; deepcache.uniform and deepcache.quadratic make such plans"
+            )
+
+    @property
+    def num_full(self) -> int:
+        return len(self.full_steps)
+
+
+def uniform(num_steps: int, interval: int, branch: int = 0) -> CachePlan:
+    """Full steps 0, N, 2N, ...: ceil(T / N) of T.
+
+    Args:
+        num_steps: T, at least 1.
+        interval: N, at least 1; 1 caches nothing.
+        branch: as in `CachePlan`.
+    """
+    require_whole("interval", interval, at_least=1)
+    require_whole("num_steps", num_steps, at_least=1)
+    return CachePlan(num_steps, tuple(range(0, num_steps, interval)), branch)
+
+
+def quadratic(
+    num_steps: int, num_full: int, center: float, power: float, branch: int = 0, *, signed_root: bool = False
+) -> CachePlan:
+    """Full steps dense around `center` (the paper's equation 7).
+
+    `num_full` + 1 points evenly spaced in (-c)^(1/p) .. (T - c)^(1/p) are raised to p, truncated and moved by
+    c. Where they fall together, p is lowered by 0.02 until `num_full` different steps remain.
+
+    Args:
+        num_steps: T, at least 1.
+        num_full: how many steps are full, 1 .. T.
+        center: c, in 0..T.
+        power: p, above 1.
+        branch: as in `CachePlan`.
+        signed_root: how to read the root of the negative number -c. False, as in the released code: the
+            principal complex root, of whose points the real parts count. True: -(c^(1/p)).
+
+    Raises:
+        DeepCacheError: an argument out of range, or no power down to 1 gives `num_full` different steps.
+
+    References:
+        DeepCache: Accelerating Diffusion Models for Free (Ma et al., 2024), https://arxiv.org/abs/2312.00858
+    """
+    require_whole("num_steps", num_steps, at_least=1)
+    require_whole("num_full", num_full, at_least=1)
+    if num_full > num_steps or not 0 <= center <= num_steps or not power > 1:
+        raise DeepCacheError(
+            f"expected num_full <= num_steps, 0 <= center <= num_steps and power > 1, got num_full {num_full}, "
+            f"num_steps {num_steps}, center {center}, power {power}"
+        )
+    lowered = power
+    while lowered > 1:
+        steps = _quadratic_steps(num_steps, num_full, center, lowered, signed_root=signed_root)
+        if len(steps) == num_full and steps[-1] < num_steps:
+            return CachePlan(num_steps, steps, branch)
+        lowered -= _POWER_DECREMENT
+    raise DeepCacheError(
+        f"no power from {power} down to 1 gives {num_full} different full steps of {num_steps} around {center}; "
+        "take fewer full steps, a higher power, or deepcache.uniform"
+    )
+
+
+def _quadratic_steps(
+    num_steps: int, num_full: int, center: float, power: float, *, signed_root: bool
+) -> tuple[int, ...]:
+    last = (num_steps - center) ** (1 / power)
+    if signed_root:
+        roots = np.linspace(-(center ** (1 / power)), last, num_full + 1)
+        points = np.sign(roots) * np.abs(roots) ** power
+    else:
+        points = (np.linspace(complex(-center) ** (1 / power), last, num_full + 1) ** power).real
+    offsets = np.unique(np.trunc(points))[1:-1]
+    return (0, *(int(offset + center) for offset in offsets))
+
+
+def require_whole(name: str, value: object, *, at_least: int) -> None:
+    """Refuse anything but a whole number of at least `at_least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
+        raise DeepCacheError(f"expected {name} to be a whole number of at least {at_least}, got {value!r}")
+
+
+def describe(steps: Sequence[int], *, most: int = 12) -> str:
+    """The steps in a line, the long ones shortened."""
+    shown = " ".join(str(step) for step in steps[:most])
+    return shown if len(steps) <= most else f"{shown} ... {steps[-1]}"
