@@ -2,11 +2,17 @@
 
     with deepcache.cached(pipe, interval=3, branch=0):
         image = pipe(prompt).images[0]
+
+Names are imported on first use, so that `import deepcache` (and the pytest plugin) costs no import of torch.
 """
 
-from deepcache.caching import Cache, Generation, cached
-from deepcache.errors import DeepCacheError, UnsupportedUNetError
-from deepcache.plan import CachePlan, quadratic, uniform
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepcache.caching import Cache, Generation, cached
+    from deepcache.errors import DeepCacheError, UnsupportedUNetError
+    from deepcache.plan import CachePlan, quadratic, uniform
 
 __all__ = [
     "Cache",
@@ -19,3 +25,20 @@ __all__ = [
     "uniform",
 ]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "caching": ("Cache", "Generation", "cached"),
+    "errors": ("DeepCacheError", "UnsupportedUNetError"),
+    "plan": ("CachePlan", "quadratic", "uniform"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"deepcache.{home}"), name)
+    raise AttributeError(f"module 'deepcache' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

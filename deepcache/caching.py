@@ -99,9 +99,7 @@ class _Run:
 class Cache:
     """Stands in for a U-Net's `forward` and owns the state of its generations, one a thread at a time."""
 
-    def __init__(
-        self, staged: StagedUNet, owner: Any, branch: int, *, plan: CachePlan | None, interval: int
-    ) -> None:
+    def __init__(self, staged: StagedUNet, owner: Any, branch: int, *, plan: CachePlan | None, interval: int) -> None:
         self.branch = branch
         self._staged, self._owner, self._plan, self._interval = staged, owner, plan, interval
         self._local = threading.local()

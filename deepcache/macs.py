@@ -24,7 +24,6 @@ from deepcache.plan import CachePlan
 from deepcache.unets import StagedUNet
 
 
-
 @dataclass(frozen=True)
 class Convention:
     """What counts beside convolutions, linear layers and layer norms."""
@@ -105,7 +104,7 @@ class Cost:
         return float(self.full(EVERYTHING) / self.mean(plan, EVERYTHING))
 
 
-def cost(unet: nn.Module, *args: Any, **kwargs: Any) -> Cost:
+def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
     """Count a U-Net's MACs on one call's inputs.
 
     Args:
@@ -123,7 +122,9 @@ def cost(unet: nn.Module, *args: Any, **kwargs: Any) -> Cost:
     down = tuple(_sum(stage.name, stage.modules, counts) for stage in nest.down)
     mid = _sum(nest.mid.name, nest.mid.modules, counts)
     up = tuple(_sum(stage.name, stage.modules, counts) for stage in nest.up)
-    inside = {inner for stage in (*nest.down, nest.mid, *nest.up) for outer in stage.modules for inner in outer.modules()}
+    inside = {
+        inner for stage in (*nest.down, nest.mid, *nest.up) for outer in stage.modules for inner in outer.modules()
+    }
     outside = _sum("embeddings and head", tuple(module for module in counts if module not in inside), counts)
     return Cost(outside, down, mid, up)
 
@@ -151,7 +152,7 @@ def _counting(unet: nn.Module, counts: dict[nn.Module, StageCost]) -> Iterator[N
             handle.remove()
 
 
-def _module_cost(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> StageCost:
+def _module_cost(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> StageCost:
     """Of one sample, without the module's children."""
     size = prod(output.shape[1:])
     if isinstance(module, nn.Conv2d):
@@ -165,7 +166,7 @@ def _module_cost(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, 
     return StageCost("", **{"group_norm" if isinstance(module, nn.GroupNorm) else "biases": elementwise})
 
 
-def _attention_products(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+def _attention_products(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     hidden = args[0] if args else kwargs["hidden_states"]
     context = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
     queries = prod(hidden.shape[2:]) if hidden.ndim == 4 else hidden.shape[1]

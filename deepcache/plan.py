@@ -107,11 +107,11 @@ def _quadratic_steps(
     last = (num_steps - center) ** (1 / power)
     if signed_root:
         roots = np.linspace(-(center ** (1 / power)), last, num_full + 1)
-        points = np.sign(roots) * np.abs(roots) ** power
+        offsets = np.trunc(np.sign(roots) * np.abs(roots) ** power)
     else:
-        points = (np.linspace(complex(-center) ** (1 / power), last, num_full + 1) ** power).real
-    offsets = np.unique(np.trunc(points))[1:-1]
-    return (0, *(int(offset + center) for offset in offsets))
+        points = np.linspace(complex(-center) ** (1 / power), last, num_full + 1)
+        offsets = np.trunc((points**power).real)
+    return (0, *(int(offset + center) for offset in np.unique(offsets)[1:-1]))
 
 
 def require_whole(name: str, value: object, *, at_least: int) -> None:

@@ -120,7 +120,7 @@ class Nest:
         return len(self.down)
 
 
-def nest(unet: nn.Module) -> Nest:
+def nest(unet: Any) -> Nest:
     """The stages of a U-Net with `conv_in`, `down_blocks`, `mid_block` and `up_blocks`.
 
     Raises:
@@ -137,7 +137,7 @@ def nest(unet: nn.Module) -> Nest:
     return Nest(down, MidStage(unet.mid_block), up)
 
 
-def _down_stages(down_blocks: Sequence[nn.Module]) -> Iterator[DownStage]:
+def _down_stages(down_blocks: Sequence[Any]) -> Iterator[DownStage]:
     for b, block in enumerate(down_blocks):
         for r, (resnet, attention) in enumerate(_pairs(block)):
             yield DownStage(f"down_blocks.{b}.{r}", resnet, attention)
@@ -145,7 +145,7 @@ def _down_stages(down_blocks: Sequence[nn.Module]) -> Iterator[DownStage]:
             yield DownStage(f"down_blocks.{b}.downsampler", downsampler)
 
 
-def _up_stages(up_blocks: Sequence[nn.Module]) -> Iterator[UpStage]:
+def _up_stages(up_blocks: Sequence[Any]) -> Iterator[UpStage]:
     for b, block in enumerate(up_blocks):
         upsampler = block.upsamplers[0] if block.upsamplers else None
         pairs = _pairs(block)
@@ -154,7 +154,7 @@ def _up_stages(up_blocks: Sequence[nn.Module]) -> Iterator[UpStage]:
             yield UpStage(f"up_blocks.{b}.{r}", resnet, attention, upsampler if last else None)
 
 
-def _pairs(block: nn.Module) -> list[tuple[nn.Module, nn.Module | None]]:
+def _pairs(block: Any) -> list[tuple[nn.Module, nn.Module | None]]:
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
     return list(zip(block.resnets, attentions, strict=True))
 
@@ -163,7 +163,7 @@ def _attend(attention: nn.Module | None, hidden: Tensor, conditions: Conditions)
     if attention is None:
         return hidden
     if isinstance(attention, Attention):
-        return attention(hidden)
+        return attention(hidden)  # type: ignore[no-any-return]
     return attention(hidden, **conditions.context, return_dict=False)[0]  # type: ignore[no-any-return]
 
 

@@ -1,16 +1,20 @@
-"""U-Nets of the paper by name: their real configurations, without weights."""
+"""U-Nets by name, or by their configuration file: their shapes, without weights."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
+from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.macs import PAPER, PAPER_LDM, Convention
+from deepcache.models.embedded import EMBEDDED, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,12 @@ class Architecture:
 
     def arguments(self) -> tuple[Tensor | int, ...]:
         """Inputs for one sample, on the meta device."""
-        return meta_arguments(self.config, self.context_tokens)
-
-
-def meta_arguments(config: dict[str, Any], context_tokens: int) -> tuple[Tensor | int, ...]:
-    """`forward`'s positional arguments for a U-Net of this configuration: one sample, on the meta device."""
-    side, channels = config["sample_size"], config.get("in_channels", 4)
-    sides = (side, side) if isinstance(side, int) else tuple(side)
-    sample = torch.empty(1, channels, *sides, device="meta")
-    if not context_tokens:
-        return sample, 0
-    return sample, 0, torch.empty(1, context_tokens, config["cross_attention_dim"], device="meta")
+        side = self.config["sample_size"]
+        sides = (side, side) if isinstance(side, int) else tuple(side)
+        sample = torch.empty(1, self.config.get("in_channels", 4), *sides, device="meta")
+        if not self.context_tokens:
+            return sample, 0
+        return sample, 0, torch.empty(1, self.context_tokens, self.config["cross_attention_dim"], device="meta")
 
 
 def _ddpm(sample_size: int, widths: tuple[int, ...], attention_at: int) -> Architecture:
@@ -57,7 +56,9 @@ def _ddpm(sample_size: int, widths: tuple[int, ...], attention_at: int) -> Archi
             "out_channels": 3,
             "block_out_channels": widths,
             "layers_per_block": 2,
-            "down_block_types": tuple("AttnDownBlock2D" if i == attention_at else "DownBlock2D" for i in range(last + 1)),
+            "down_block_types": tuple(
+                "AttnDownBlock2D" if i == attention_at else "DownBlock2D" for i in range(last + 1)
+            ),
             "up_block_types": tuple(
                 "AttnUpBlock2D" if last - i == attention_at else "UpBlock2D" for i in range(last + 1)
             ),
@@ -103,3 +104,46 @@ ARCHITECTURES: dict[str, Architecture] = {
         context_tokens=77,
     ),
 }
+
+SD_TOKENS = 77  # CLIP's; the length assumed for a conditional U-Net whose pipeline is not known
+
+
+def architecture(name: str, *, context_tokens: int | None = None) -> Architecture:
+    """A known name, an embedded model, a diffusers folder, or a U-Net's `config.json`.
+
+    Args:
+        name: which.
+        context_tokens: length of the conditioning sequence; if None, the known model's own, else 77.
+
+    Raises:
+        DeepCacheError: none of these, or a configuration that cannot be read.
+        UnsupportedUNetError: a configuration of another class.
+    """
+    if name in ARCHITECTURES:
+        known = ARCHITECTURES[name]
+        return replace(known, context_tokens=context_tokens or known.context_tokens)
+    if name in EMBEDDED:
+        return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=context_tokens or 1)
+    for path in (Path(name), Path(name) / "unet" / "config.json", Path(name) / "config.json"):
+        if path.is_file():
+            return from_config(path, context_tokens=context_tokens or SD_TOKENS)
+    raise DeepCacheError(
+        f"expected a model out of {', '.join([*ARCHITECTURES, *EMBEDDED])}, a diffusers folder or a config.json; "
+        f"got {name!r}, which is neither"
+    )
+
+
+def from_config(path: Path, *, context_tokens: int) -> Architecture:
+    """From a U-Net's `config.json`; `context_tokens` counts where its class takes a context."""
+    classes = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
+    try:
+        config = json.loads(path.read_text())
+        kind = config["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DeepCacheError(
+            f"expected a diffusers configuration in {path}, which cannot be read: {error!r}"
+        ) from error
+    if kind not in classes:
+        raise UnsupportedUNetError(f"expected a configuration of {', '.join(classes)} in {path}, got {kind}")
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    return Architecture(classes[kind], settings, context_tokens if kind == "UNet2DConditionModel" else 0)

@@ -110,4 +110,3 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _scheduler_arguments(self, eta: float, generator: Any) -> dict[str, Any]:
         accepted = set(self.scheduler.step.__code__.co_varnames)
         return {k: v for k, v in (("eta", eta), ("generator", generator)) if k in accepted}
-

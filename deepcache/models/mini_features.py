@@ -30,8 +30,8 @@ class MiniFeatures(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config
     def __init__(
         self,
-        widths: tuple[int, ...] = (32, 64, 96),
-        spatial_channels: int = 4,
+        widths: tuple[int, ...] = (32, 64, 128),
+        spatial_channels: int = 4,  # noqa: ARG002 (kept in the config)
         num_garments: int = 10,
         num_colours: int = 7,
         num_backgrounds: int = 8,

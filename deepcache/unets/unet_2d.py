@@ -17,7 +17,7 @@ def embed(
     sample: Tensor,
     timestep: Tensor | float | int,
     class_labels: Tensor | None = None,
-    return_dict: bool = True,
+    return_dict: bool = True,  # noqa: FBT001, FBT002 (the signature of forward)
 ) -> Inputs:
     """Embed the timestep and the class, as `UNet2DModel.forward` does."""
     t = torch.as_tensor(timestep, device=sample.device)

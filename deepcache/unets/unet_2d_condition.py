@@ -29,18 +29,24 @@ def embed(
     mid_block_additional_residual: Tensor | None = None,
     down_intrablock_additional_residuals: tuple[Tensor, ...] | None = None,
     encoder_attention_mask: Tensor | None = None,
-    return_dict: bool = True,
+    return_dict: bool = True,  # noqa: FBT001, FBT002 (the signature of forward)
 ) -> Inputs:
     """Embed timestep, class and added conditions, as `UNet2DConditionModel.forward` does.
 
     Raises:
         UnsupportedUNetError: an optional input, or FreeU, that a cached forward does not know.
     """
-    _refuse_unknown(
-        unet,
-        cross_attention_kwargs,
-        down_intrablock_additional_residuals is not None,
-        (down_block_additional_residuals is None) != (mid_block_additional_residual is None),
+    controlnet = down_block_additional_residuals is not None and mid_block_additional_residual is not None
+    only_residuals = down_block_additional_residuals is not None and not controlnet
+    _refuse(
+        {
+            "T2I-Adapter residuals (down_intrablock_additional_residuals)": down_intrablock_additional_residuals,
+            "down_block_additional_residuals without mid_block_additional_residual": only_residuals,
+            "GLIGEN (cross_attention_kwargs['gligen'])": (cross_attention_kwargs or {}).get("gligen"),
+            "a LoRA scale (cross_attention_kwargs['scale'])": "scale" in (cross_attention_kwargs or {}),
+            "an image hint (addition_embed_type='image_hint')": unet.config.addition_embed_type == "image_hint",
+            "FreeU (pipe.enable_freeu)": any(getattr(block, "b1", None) for block in unet.up_blocks),
+        }
     )
     fit_skips = any(side % 2**unet.num_upsamplers for side in sample.shape[-2:])
     if unet.config.center_input_sample:
@@ -68,7 +74,7 @@ def embed(
         Conditions(temb, context),
         fit_skips=fit_skips,
         skip_residuals=down_block_additional_residuals,
-        mid_residual=mid_block_additional_residual,
+        mid_residual=mid_block_additional_residual if controlnet else None,
         return_dict=return_dict,
     )
 
@@ -85,17 +91,7 @@ def _bias(mask: Tensor | None, sample: Tensor) -> Tensor | None:
     return None if mask is None else ((1 - mask.to(sample.dtype)) * _MASKED).unsqueeze(1)  # (B, 1, tokens)
 
 
-def _refuse_unknown(
-    unet: UNet2DConditionModel, cross_attention_kwargs: dict[str, Any] | None, adapter: bool, half_controlnet: bool
-) -> None:
-    refused = {
-        "T2I-Adapter residuals (down_intrablock_additional_residuals)": adapter,
-        "T2I-Adapter residuals in the deprecated place (down_block_additional_residuals alone)": half_controlnet,
-        "GLIGEN (cross_attention_kwargs['gligen'])": "gligen" in (cross_attention_kwargs or {}),
-        "a LoRA scale (cross_attention_kwargs['scale'])": "scale" in (cross_attention_kwargs or {}),
-        "an image hint (addition_embed_type='image_hint')": unet.config.addition_embed_type == "image_hint",
-        "FreeU (pipe.enable_freeu)": any(getattr(block, "b1", None) for block in unet.up_blocks),
-    }
+def _refuse(refused: dict[str, object]) -> None:
     for name, came in refused.items():
-        if came:
+        if came is not None and came is not False:
             raise UnsupportedUNetError(f"{name} cannot be cached yet; run this generation outside deepcache.cached")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import VQModel
 from scipy.cluster.vq import kmeans2
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
@@ -46,7 +46,7 @@ def train_autoencoder(data: fashion.Garments, folder: Path) -> VQModel:
         chosen = torch.randint(len(data.grey), (BATCH,), generator=torch.Generator().manual_seed(step))
         return fashion.paint(fashion.Garments(data.grey[chosen], data.garment[chosen]), seed=step).images
 
-    def loss(model: nn.Module, step: int, *, quantize: bool) -> Tensor:
+    def loss(model: VQModel, step: int, *, quantize: bool) -> Tensor:
         x = images(step)
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.encode(x).latents
@@ -63,7 +63,7 @@ def train_autoencoder(data: fashion.Garments, folder: Path) -> VQModel:
         _codebook_from_latents(plain, data)
     start = PLAIN.num_steps
     model = train(
-        plain.requires_grad_(True),
+        plain.requires_grad_(requires_grad=True),
         lambda model, step: loss(model, start + step, quantize=True),
         QUANTIZED,
         folder / "quantized",
@@ -108,7 +108,7 @@ def _normalise(model: VQModel, data: fashion.Garments) -> None:
     model.quant_conv.weight /= scale
     model.quant_conv.bias.copy_((model.quant_conv.bias - mean) / scale)
     model.quantize.embedding.weight.copy_((model.quantize.embedding.weight - mean) / scale)
-    model.post_quant_conv.bias += (model.post_quant_conv.weight[:, :, 0, 0] @ mean)
+    model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean
     model.post_quant_conv.weight *= scale
 
 

@@ -73,8 +73,7 @@ def train_denoiser(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Cond
         return mse_loss(predicted.float(), noise)
 
     torch.manual_seed(0)
-    model: ConditionalDenoiser = train(ConditionalDenoiser(), loss, RECIPE, folder / "denoiser")  # type: ignore[assignment]
-    return model
+    return train(ConditionalDenoiser(), loss, RECIPE, folder / "denoiser")
 
 
 def _latents(data: fashion.Garments, vqvae: VQModel, folder: Path) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Recipe:
         return min(self.ema, (1 + step) / (10 + step))
 
 
-def train(module: nn.Module, loss: Callable[[nn.Module, int], Tensor], recipe: Recipe, folder: Path) -> nn.Module:
+def train(module: Network, loss: Callable[[Network, int], Tensor], recipe: Recipe, folder: Path) -> Network:
     """Minimise `loss(module, step)` and return the moving average of the module's weights.
 
     `loss` draws its batch from `step` alone, so that a training which was stopped and started again is the
@@ -47,7 +50,7 @@ def train(module: nn.Module, loss: Callable[[nn.Module, int], Tensor], recipe: R
     `folder/log.jsonl`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    average = copy.deepcopy(module).eval().requires_grad_(False)
+    average = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
     optimizer = torch.optim.AdamW(module.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     first, seconds_before = _resume(folder, module, average, optimizer)
     started = saved = time.monotonic()
@@ -81,9 +84,7 @@ def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
             mine.copy_(theirs)
 
 
-def _resume(
-    folder: Path, module: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, float]:
+def _resume(folder: Path, module: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     path = folder / "state.pt"
     if not path.exists():
         return 0, 0.0

@@ -1,0 +1,68 @@
+"""`python -m deepcache`: MACs of a U-Net under a plan; tables from a results file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from deepcache.errors import DeepCacheError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 2 and one line on stderr for a user's mistake."""
+    options = _parser().parse_args(arguments)
+    try:
+        print(options.run(options))
+    except DeepCacheError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deepcache", description="Tools around deepcache.cached.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    macs = commands.add_parser("macs", help="multiply-accumulates of full and shallow steps, without weights")
+    macs.add_argument("--model", required=True, help="a known name, a diffusers folder, or a config.json")
+    macs.add_argument("--branch", type=int, help="the skips 0..BRANCH stay live; all branches if not given")
+    macs.add_argument("--interval", type=int, help="N: mean over the steps of a uniform plan")
+    macs.add_argument("--num-steps", type=int, default=50, help="U-Net calls of a generation (default 50)")
+    macs.add_argument("--context-tokens", type=int, help="length of the prompt (default: the model's own, else 77)")
+    macs.add_argument("--layer-wise", action="store_true", help="show every stage")
+    macs.add_argument("--json", action="store_true", help="for machines: integers, 1 MAC each")
+    macs.set_defaults(run=_macs)
+
+    tables = commands.add_parser("tables", help="Markdown, CSV and LaTeX tables from a results file")
+    tables.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
+    tables.add_argument("--out", type=Path, default=Path("tables"), help="folder to write to (default tables)")
+    tables.set_defaults(run=_tables)
+    return parser
+
+
+def _macs(options: argparse.Namespace) -> str:
+    from deepcache.models.architectures import architecture
+    from deepcache.models.macs_report import report, to_text
+
+    found = report(
+        options.model,
+        architecture(options.model, context_tokens=options.context_tokens),
+        branch=options.branch,
+        interval=options.interval,
+        num_steps=options.num_steps,
+    )
+    return json.dumps(found, indent=2) if options.json else to_text(found, layer_wise=options.layer_wise)
+
+
+def _tables(options: argparse.Namespace) -> str:
+    from deepcache.results import record, tables
+
+    written = tables.render(record.read(options.results), options.out)
+    shown = [path.read_text() for path in written if path.suffix == ".md"]
+    return "\n".join([*shown, "written: " + ", ".join(str(path) for path in written)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

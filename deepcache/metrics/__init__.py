@@ -1,0 +1,1 @@
+"""Metrics, features apart from distances: `distances` is pure maths, `extractors` turns images into features."""

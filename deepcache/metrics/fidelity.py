@@ -1,0 +1,38 @@
+"""All image metrics of a set of samples, as one flat dictionary of plain numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from deepcache.metrics.distances import frechet_distance, inception_score, precision_recall, psnr
+from deepcache.metrics.extractors import Features
+from deepcache.metrics.moments import moments
+from deepcache.metrics.reference import Reference
+
+
+def quality(samples: Features, reference: Reference) -> dict[str, float]:
+    """Against real images: `fid`, `sfid` (lower is better), `is` (higher), `precision` and `recall` in percent."""
+    precision, recall = precision_recall(reference.features, samples.pooled)
+    return {
+        "fid": frechet_distance(moments(samples.pooled), reference.pooled),
+        "sfid": frechet_distance(moments(samples.spatial), reference.spatial),
+        "is": inception_score(samples.probabilities),
+        "precision": 100 * precision,
+        "recall": 100 * recall,
+    }
+
+
+def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_images: Tensor) -> dict[str, float]:
+    """Of cached against uncached samples of the same seeds.
+
+    `fid_drift`, the Fréchet distance between the two sets; `mse` and `psnr_db` of the mean squared error over
+    all images (in 0..1); `psnr_median_db`, the median over the seeds.
+    """
+    each = (cached_images.double() - uncached_images.double()).square().flatten(1).mean(dim=1).numpy()
+    return {
+        "fid_drift": frechet_distance(moments(cached.pooled), moments(uncached.pooled)),
+        "mse": float(each.mean()),
+        "psnr_db": psnr(float(each.mean())),
+        "psnr_median_db": psnr(float(np.median(each))),
+    }

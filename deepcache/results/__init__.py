@@ -1,0 +1,1 @@
+"""Records, published numbers, tables and the pytest plugin."""

@@ -1,0 +1,68 @@
+"""How each experiment's records become a table: columns, rows, and their published counterparts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as it is printed.
+
+    `key` in a record's metrics and `published` in the paper's rows; `digits` after the point; `scale` the
+    number that a printed unit holds of the recorded one.
+    """
+
+    key: str
+    title: str
+    digits: int
+    published: str = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table of the paper.
+
+    `rows` maps a record's row to the method of the published row beside it. `comparable` are the columns
+    whose difference means something even where the model is not the paper's.
+    """
+
+    experiment: str
+    title: str
+    columns: tuple[Column, ...]
+    published_table: str
+    published_label: str
+    published_model: str
+    published_extractor: str
+    rows: dict[str, str] = field(default_factory=dict)
+    comparable: tuple[str, ...] = ("speedup",)
+
+
+TABLE1 = Layout(
+    experiment="table1",
+    title="Table 1: class-conditional generation",
+    columns=(
+        Column("macs", "MACs (G)", 4, "macs_g", scale=1e9),
+        Column("throughput", "images/s", 2, "throughput"),
+        Column("speedup", "speedup", 2, "speedup"),
+        Column("fid", "FID", 2, "fid"),
+        Column("sfid", "sFID", 2, "sfid"),
+        Column("is", "IS", 2, "is"),
+        Column("precision", "precision (%)", 1, "precision"),
+        Column("recall", "recall (%)", 1, "recall"),
+        Column("psnr_db", "PSNR (dB)", 1),
+        Column("fid_drift", "FID drift", 3),
+    ),
+    published_table="Table 1",
+    published_label="LDM-4-G, ImageNet 256, 50,000 samples, one RTX 2080; MACs without group norms",
+    published_model="ldm-4-g",
+    published_extractor="Inception",
+    rows={
+        "uncached": "LDM-4*",
+        **{f"uniform N={n}": f"Uniform - N={n}" for n in (2, 3, 5, 10, 20)},
+        **{f"quadratic N={n}": f"NonUniform - N={n}" for n in (10, 20)},
+    },
+)
+
+LAYOUTS = (TABLE1,)

@@ -1,0 +1,133 @@
+"""Records to tables: Markdown, CSV and LaTeX, the measured beside the published."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from deepcache.errors import DeepCacheError
+from deepcache.results import published
+from deepcache.results.layout import LAYOUTS, Layout
+from deepcache.results.record import Record
+
+DASH = "-"  # a cell that was not measured
+DIFFERENCE = "difference"
+_NOTED = ("model", "weights", "guidance_scale", "num_samples", "device", "threads", "extractor", "macs_convention")
+
+
+def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
+    """Three lines a row: measured, published, and their difference where it means something.
+
+    Columns `method`, `source`, then the layout's; numbers in the printed unit, NaN where there is none.
+    """
+    lines = []
+    for record in records:
+        measured = {c.key: _scaled(record.metrics.get(c.key), c.scale) for c in layout.columns}
+        label = record.row if record.outcome == "passed" else f"{record.row} ({record.outcome})"
+        source = f"{record.settings.get('model')} ({record.settings.get('extractor')})"
+        lines.append({"method": label, "source": source, **measured})
+        paper = published.row(layout.published_table, layout.rows.get(record.row, ""))
+        if not paper:
+            continue
+        theirs = {c.key: paper[c.published] for c in layout.columns if c.published in paper}
+        same = record.settings.get("model") == layout.published_model
+        differences = {
+            key: ours - theirs[key]
+            for key, ours in measured.items()
+            if (same or key in layout.comparable) and ours is not None and key in theirs
+        }
+        lines.append({"method": label, "source": f"paper ({layout.published_extractor})", **theirs})
+        lines.append({"method": label, "source": DIFFERENCE, **differences})
+    keys = ["method", "source", *(c.key for c in layout.columns)]
+    return pd.DataFrame(lines, columns=keys).astype({c.key: float for c in layout.columns})
+
+
+def to_markdown(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
+    """Title, table and notes; a cell not measured is a dash."""
+    body = _printed(layout, table).to_markdown(index=False, disable_numparse=True, colalign=_alignment(layout))
+    return "\n".join([f"### {layout.title}", "", body, "", *(f"- {note}" for note in notes), ""])
+
+
+def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
+    """A booktabs tabular with the title and the notes as comments."""
+    from tabulate import tabulate
+
+    body = tabulate(
+        _printed(layout, table).values.tolist(),
+        headers=list(_printed(layout, table).columns),
+        tablefmt="latex_booktabs",
+        disable_numparse=True,
+        colalign=_alignment(layout),
+    )
+    return "\n".join([f"% {layout.title}", *(f"% {note}" for note in notes), body, ""])
+
+
+def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
+    """How to read a table: what was run, with what, and whose numbers stand beside."""
+    lines = []
+    for key in _NOTED:
+        values = sorted({str(record.settings[key]) for record in records if key in record.settings})
+        if values:
+            lines.append(f"{key.replace('_', ' ')}: {', '.join(values)}")
+    lines.append(f"paper: {layout.published_label}")
+    lines.append("a difference is shown only where the quantity is the same; a dash was not measured, here or there")
+    return lines
+
+
+def render(records: Sequence[Record], out: Path) -> list[Path]:
+    """Write every table that has records as `out/NAME.md`, `.csv` and `.tex`, and return the paths.
+
+    Raises:
+        DeepCacheError: no record belongs to a table, or `out` cannot be written.
+    """
+    written = []
+    for layout in LAYOUTS:
+        mine = [record for record in records if record.experiment == layout.experiment]
+        if mine:
+            table, remarks = build(layout, mine), notes(layout, mine)
+            for suffix, text in (
+                ("md", to_markdown(layout, table, remarks)),
+                ("csv", table.to_csv(index=False, float_format="%.6g")),
+                ("tex", to_latex(layout, table, remarks)),
+            ):
+                written.append(_write(out / f"{layout.experiment}.{suffix}", text))
+    if not written:
+        known = ", ".join(layout.experiment for layout in LAYOUTS)
+        found = ", ".join(sorted({record.experiment for record in records})) or "none"
+        raise DeepCacheError(f"expected records of the experiments {known}; found {found}")
+    return written
+
+
+def _write(path: Path, text: str) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(text)
+        os.replace(part, path)
+    except OSError as error:
+        raise DeepCacheError(f"cannot write {path}: {error}; choose another folder") from error
+    return path
+
+
+def _scaled(value: object, scale: float) -> float | None:
+    return value / scale if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _printed(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
+    """Strings: fixed digits, a sign on differences, the method once a row."""
+    shown = pd.DataFrame({"method": table["method"].mask(table["method"].eq(table["method"].shift()), "")})
+    shown["source"] = table["source"]
+    signs = (table["source"] == DIFFERENCE).map({True: "+", False: ""})
+    for c in layout.columns:
+        shown[c.title] = [
+            DASH if pd.isna(value) else f"{value:{sign}.{c.digits}f}"
+            for value, sign in zip(table[c.key], signs, strict=True)
+        ]
+    return shown
+
+
+def _alignment(layout: Layout) -> tuple[str, ...]:
+    return ("left", "left", *("right" for _ in layout.columns))

@@ -1,0 +1,50 @@
+"""Class-conditional samples, one generator a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+
+def labels_of(seeds: Sequence[int], num_classes: int) -> list[int]:
+    """Balanced classes that depend on the seed alone: seed modulo number of classes."""
+    return [seed % num_classes for seed in seeds]
+
+
+def sample(
+    pipe: Any,
+    seeds: Sequence[int],
+    *,
+    batch_size: int,
+    description: str = "sample",
+    progress: bool = True,
+    **arguments: Any,
+) -> Tensor:
+    """Samples of a class-conditional pipeline, in the order of the seeds, with a progress bar.
+
+    Args:
+        pipe: takes `class_labels`, `generator` and `output_type`, and has a `class_embedder`.
+        seeds: one a sample; each draws its start noise from a generator of its own.
+        batch_size: how many run together; changes the samples by no more than float rounding.
+        description: of the progress bar.
+        progress: whether to show it.
+        **arguments: passed on, e.g. `num_inference_steps`, `guidance_scale`, `output_type`.
+
+    Returns:
+        (B, 3, H, W) in 0..1, or latents with `output_type="latent"`.
+    """
+    num_classes = pipe.class_embedder.config.num_classes
+    arguments.setdefault("output_type", "pt")
+    pipe.set_progress_bar_config(disable=True)
+    done = []
+    with tqdm(total=len(seeds), desc=description, unit="image", disable=not progress, leave=False) as bar:
+        for start in range(0, len(seeds), batch_size):
+            some = seeds[start : start + batch_size]
+            generators = [torch.Generator().manual_seed(seed) for seed in some]
+            done.append(pipe(class_labels=labels_of(some, num_classes), generator=generators, **arguments).images)
+            bar.update(len(some))
+    return torch.cat(done)

@@ -1,0 +1,49 @@
+"""Coloured garments, from made-up IDX files (exact laws)."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from deepcache.errors import DeepCacheError
+from deepcache.models import fashion
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(5, 28, 28), dtype=np.uint8)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0" * 16 + pixels.tobytes())
+    with gzip.open(tmp_path / "train-labels-idx1-ubyte.gz", "wb") as file:
+        file.write(b"\0" * 8 + bytes([3, 1, 4, 1, 5]))
+    return tmp_path, pixels
+
+
+def test_idx_files_are_read_plain_and_gzipped(folder):
+    found = fashion.load("train", folder[0])
+    np.testing.assert_array_equal(found.grey.numpy(), folder[1])
+    assert found.garment.tolist() == [3, 1, 4, 1, 5]
+
+
+def test_a_missing_file_names_the_package_to_install(folder):
+    with pytest.raises(DeepCacheError, match="t10k-images.*dataset-fashion-mnist"):
+        fashion.load("test", folder[0])
+
+
+def test_background_shows_where_there_is_no_garment_and_colour_where_it_is_bright():
+    grey = torch.zeros(64, 28, 28, dtype=torch.uint8)
+    grey[:, 10:18, 10:18] = 255
+    painted = fashion.paint(fashion.Garments(grey, torch.zeros(64, dtype=torch.int64)), seed=0)
+    palette = torch.tensor(list(fashion.PALETTE.values())) * 2 - 1
+    torch.testing.assert_close(painted.images[:, :, 0, 0], palette[painted.background])
+    torch.testing.assert_close(painted.images[:, :, 16, 16], palette[painted.colour])
+    assert (painted.colour != painted.background).all()
+    assert painted.images.shape == (64, 3, 32, 32)
+
+
+def test_painting_depends_on_the_seed_alone():
+    garments = fashion.Garments(torch.zeros(9, 28, 28, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
+    assert torch.equal(fashion.paint(garments, seed=1).images, fashion.paint(garments, seed=1).images)
+    assert not torch.equal(fashion.paint(garments, seed=1).images, fashion.paint(garments, seed=2).images)

@@ -1,0 +1,66 @@
+"""The package's layers: a file imports from what stands above it, and results know no torch (an exact law)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import deepcache
+
+ROOT = Path(deepcache.__file__).parent
+LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import what they like
+    ("errors",),
+    ("stages",),
+    ("unets",),
+    ("forward",),
+    ("plan",),
+    ("macs",),
+    ("caching",),
+    ("models",),
+    ("sampling",),
+    ("metrics",),
+    ("models/train", "__main__", "__init__"),
+)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def layer(place: str) -> int:
+    matching = [i for i, names in enumerate(LAYERS) if any(place == n or place.startswith(f"{n}/") for n in names)]
+    assert matching, f"{place} has no layer; give it one here and in CONTRIBUTING.md"
+    return max(matching)
+
+
+def test_a_file_imports_from_what_stands_above_it():
+    files = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] != "results"]
+    for path in files:
+        place = path.relative_to(ROOT).with_suffix("").as_posix()
+        for name in imports(path):
+            if not name.startswith("deepcache."):
+                continue
+            target = name.removeprefix("deepcache.").replace(".", "/")
+            if (ROOT / target).is_dir() or (ROOT / f"{target}.py").exists():
+                if target.startswith("results"):
+                    assert layer(place) == len(LAYERS) - 1, f"{place} imports {name}"
+                else:
+                    assert layer(target) <= layer(place), f"{place} imports {name}, which stands below it"
+
+
+def test_results_import_the_errors_alone_and_no_torch():
+    for path in (ROOT / "results").rglob("*.py"):
+        for name in imports(path):
+            assert not name.startswith(("torch", "diffusers")), f"{path} imports {name}"
+            assert not name.startswith("deepcache.") or name.startswith(("deepcache.results", "deepcache.errors")), name
+
+
+def test_no_file_is_long():
+    for path in ROOT.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 300, path

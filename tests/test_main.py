@@ -1,0 +1,98 @@
+"""The command line: figures, files, and one clear line with exit code 2 for a mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from examples import RECORDS
+
+from deepcache.__main__ import main
+from deepcache.models.architectures import ARCHITECTURES
+from deepcache.models.embedded import WEIGHTS
+
+
+def run(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def mistake(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_macs_prints_table_1s_value(capsys):
+    out = run(capsys, "macs", "--model", "ldm-4-g", "--branch", "0", "--interval", "5", "--num-steps", "250")
+    assert "23.50 G" in out
+    assert "attention products not counted" in out
+
+
+def test_macs_layer_wise_shows_every_stage(capsys):
+    out = run(capsys, "macs", "--model", "sd-1.5", "--layer-wise")
+    assert all(f"down_blocks.{b}.{r}" in out for b in range(4) for r in range(2))
+    assert "mid" in out
+
+
+def test_macs_for_machines_are_whole_numbers_that_add_up(capsys):
+    found = json.loads(run(capsys, "macs", "--model", "ddpm-cifar10", "--interval", "2", "--json"))
+    assert sum(stage["macs"] for stage in found["stages"]) == found["full"]
+    assert [line["branch"] for line in found["branches"]] == list(range(12))
+    assert all(isinstance(line["mean"], int) for line in found["branches"])
+
+
+def test_a_folder_and_a_configuration_file_give_what_the_name_gives(capsys, tmp_path):
+    known = ARCHITECTURES["ddpm-cifar10"]
+    (tmp_path / "unet").mkdir()
+    known.meta().save_config(tmp_path / "unet")
+    expected = json.loads(run(capsys, "macs", "--model", "ddpm-cifar10", "--json"))
+    for model in (tmp_path, tmp_path / "unet", tmp_path / "unet" / "config.json"):
+        found = json.loads(run(capsys, "macs", "--model", str(model), "--json"))
+        assert {**found, "model": ""} == {**expected, "model": ""}
+
+
+def test_the_embedded_model_has_a_name(capsys):
+    assert "mini-ldm" in run(capsys, "macs", "--model", "mini-ldm", "--interval", "3")
+
+
+def test_tables_renders_a_results_file(capsys, tmp_path):
+    results = tmp_path / "records.jsonl"
+    results.write_text("".join(json.dumps(record.as_dict()) + "\n" for record in RECORDS))
+    out = run(capsys, "tables", str(results), "--out", str(tmp_path / "tables"))
+    assert (tmp_path / "tables/table1.md").read_text() in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["macs", "--model", "ldm-5"], "expected a model out of ldm-4-g"),
+        (["macs", "--model", "ldm-4-g", "--branch", "12"], "expected branch 0..11"),
+        (["macs", "--model", "ldm-4-g", "--interval", "0"], "expected interval to be a whole number of at least 1"),
+        (["macs", "--model", "ldm-4-g", "--num-steps", "0"], "expected num_steps to be a whole number of at least 1"),
+        (["macs", "--model", str(WEIGHTS / "mini-ldm" / "vqvae")], "expected a configuration of UNet2DModel"),
+        (["tables", "none.json"], "which does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):
+    assert message in mistake(capsys, *arguments)
+
+
+def test_a_truncated_results_file_writes_nothing(capsys, tmp_path):
+    results = tmp_path / "results.json"
+    results.write_text('{\n  "deepcache": [')
+    assert "truncated" in mistake(capsys, "tables", str(results), "--out", str(tmp_path / "tables"))
+    assert not Path(tmp_path / "tables").exists()
+
+
+def test_a_missing_data_folder_is_one_line(capsys, tmp_path):
+    from deepcache.models.train.__main__ import main as train
+
+    assert train(["mini-ldm", "--data", str(tmp_path / "none"), "--runs", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "dataset-fashion-mnist" in err
+    assert err.count("\n") == 1

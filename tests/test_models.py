@@ -1,0 +1,91 @@
+"""The embedded models: they load, do what their cards promise, and are refused by name when unknown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import deepcache
+from deepcache import models
+from deepcache.errors import DeepCacheError
+from deepcache.metrics import reference
+from deepcache.metrics.extractors import extract
+from deepcache.models.embedded import WEIGHTS
+from deepcache.sampling import labels_of, sample
+from deepcache.unets import StagedUNet
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return models.load("mini-ldm")
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return models.load_extractor()
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_mini_ldm_is_a_diffusers_pipeline_that_gives_images(pipe):
+    images = pipe(
+        class_labels=[3, 7], num_inference_steps=2, guidance_scale=1.5, generator=generators(0, 1), output_type="pt"
+    ).images
+    assert images.shape == (2, 3, 32, 32)
+    assert 0 <= images.min() < images.max() <= 1
+
+
+def test_mini_ldm_has_nine_skips_so_that_branches_mean_something(pipe):
+    assert StagedUNet(pipe.unet).nest.num_branches == 9
+
+
+def test_mini_ldm_draws_what_is_asked_for(pipe, extractor):
+    images = sample(pipe, range(100), batch_size=50, progress=False, num_inference_steps=20, guidance_scale=1.5)
+    asked = torch.tensor(labels_of(range(100), 10))
+    right = torch.from_numpy(extract(extractor, images).probabilities).argmax(1) == asked
+    # the card promises 0.85 of 1,000 samples over 100 steps; four standard errors of 100 samples are 0.14
+    assert right.float().mean() >= 0.71
+
+
+def test_caching_an_embedded_model_changes_little_at_interval_two(pipe):
+    arguments = {"batch_size": 20, "progress": False, "num_inference_steps": 50, "guidance_scale": 1.5}
+    uncached = sample(pipe, range(20), **arguments)
+    with deepcache.cached(pipe, interval=2, branch=0) as cache:
+        cached = sample(pipe, range(20), **arguments)
+    assert cache.generations[0].full_steps == tuple(range(0, 50, 2))
+    assert 0 < (cached - uncached).square().mean() < 10**-2  # 20 dB: the same images
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "at_least"),
+    [
+        ("mini-ldm", "autoencoder_psnr_db", 22),
+        ("mini-ldm", "samples_as_asked", 0.85),
+        ("mini-features", "garment_accuracy", 0.90),
+        ("mini-features", "colour_accuracy", 0.97),
+    ],
+)
+def test_the_cards_scores_are_as_good_as_they_must_be(name, score, at_least):
+    # stored values, written by `python -m deepcache.models.train cards`
+    assert json.loads((WEIGHTS / name / "scores.json").read_text())[score] >= at_least
+
+
+def test_real_images_have_the_distance_zero_from_themselves(extractor):
+    stored = reference.load()
+    assert stored.pooled.mean.shape == (extractor.config.widths[-1],)
+    assert stored.features.shape == (reference.NUM_FEATURES, extractor.config.widths[-1])
+
+
+def test_an_unknown_model_is_one_clear_line():
+    with pytest.raises(DeepCacheError, match="expected a model out of mini-ldm; got 'maxi-ldm'"):
+        models.load("maxi-ldm")
+
+
+@pytest.mark.parametrize("labels", [[], [10], [-1, 3]])
+def test_class_labels_out_of_range_are_refused(pipe, labels):
+    with pytest.raises(DeepCacheError, match=r"expected class labels in 0\.\.9"):
+        pipe(class_labels=labels)

@@ -1,0 +1,135 @@
+"""Which steps of a generation are full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepcache import CachePlan, DeepCacheError, quadratic, uniform
+from deepcache.plan import describe
+
+settings.register_profile("here", deadline=None, database=None, derandomize=True)
+settings.load_profile("here")
+
+NUM_STEPS = st.integers(1, 300)
+
+
+@given(num_steps=NUM_STEPS, interval=st.integers(1, 400), branch=st.integers(0, 11))
+def test_uniform_plan_is_every_nth_step_from_zero(num_steps: int, interval: int, branch: int) -> None:  # law 5
+    plan = uniform(num_steps, interval, branch)
+    assert plan.full_steps == tuple(step for step in range(num_steps) if step % interval == 0)
+    assert plan.num_full == -(-num_steps // interval)
+    assert (plan.num_steps, plan.branch) == (num_steps, branch)
+
+
+@given(num_steps=NUM_STEPS)
+def test_interval_one_makes_every_step_full(num_steps: int) -> None:
+    assert uniform(num_steps, 1).full_steps == tuple(range(num_steps))
+
+
+@given(num_steps=NUM_STEPS, interval=st.integers(1, 400))
+def test_equal_plans_are_equal_and_hash_alike(num_steps: int, interval: int) -> None:
+    assert len({uniform(num_steps, interval), uniform(num_steps, interval)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("signed_root", "steps"),
+    [
+        (False, (0, 5, 9, 13, 17, 21, 26, 31, 37, 43)),
+        (True, (0, 6, 11, 14, 15, 19, 24, 29, 35, 42)),
+    ],
+    ids=["released code", "signed root"],
+)
+def test_quadratic_plans_are_the_stored_ones(signed_root: bool, steps: tuple[int, ...]) -> None:  # noqa: FBT001
+    """Stored values, from the released code and from equation 7."""
+    assert quadratic(50, 10, center=15, power=1.4, branch=3, signed_root=signed_root) == CachePlan(50, steps, 3)
+
+
+# Table 9 of the paper: T = 250, k = T / N full steps with the center and power that its search chose
+@pytest.mark.parametrize(("num_full", "center", "power"), [(50, 120, 1.2), (25, 110, 1.2), (13, 110, 1.4)])
+@pytest.mark.parametrize("signed_root", [False, True])
+def test_papers_own_settings_make_plans(num_full: int, center: int, power: float, signed_root: bool) -> None:  # noqa: FBT001
+    assert quadratic(250, num_full, center, power, signed_root=signed_root).num_full == num_full
+
+
+@settings(max_examples=300)
+@given(st.data(), st.booleans())
+def test_quadratic_plan_has_exactly_its_number_of_ascending_steps(data: st.DataObject, signed_root: bool) -> None:  # noqa: FBT001
+    """Exact law; the only error is that no power fits."""
+    num_steps = data.draw(st.integers(1, 120), label="num_steps")
+    num_full = data.draw(st.integers(1, num_steps), label="num_full")
+    center = data.draw(st.one_of(st.integers(0, num_steps), st.floats(0, num_steps)), label="center")
+    power = data.draw(st.floats(1, 4, exclude_min=True), label="power")
+    try:
+        plan = quadratic(num_steps, num_full, center, power, signed_root=signed_root)
+    except DeepCacheError as error:
+        assert "no power from" in str(error)
+    else:
+        assert plan.num_full == num_full
+        assert plan.full_steps[0] == 0
+        assert all(a < b for a, b in zip(plan.full_steps, (*plan.full_steps[1:], num_steps), strict=True))
+
+
+@given(num_steps=st.integers(20, 200), branch=st.integers(0, 11))
+def test_few_full_steps_always_fit(num_steps: int, branch: int) -> None:
+    """Test of the test: the law above must not pass because every plan is refused."""
+    assert quadratic(num_steps, num_steps // 10, num_steps // 3, 1.4, branch).num_full == num_steps // 10
+
+
+def test_signed_root_is_dense_around_its_center() -> None:
+    steps = quadratic(250, 25, center=120, power=2.0, signed_root=True).full_steps
+    gaps = {b - a: a for a, b in zip(steps, steps[1:], strict=False)}
+    assert abs(gaps[min(gaps)] - 120) < 25
+
+
+@pytest.mark.parametrize("make", [lambda n: uniform(10, n), lambda n: uniform(n, 1), lambda n: CachePlan(n, (0,))])
+@pytest.mark.parametrize("value", [0, -1, 2.5, 2.0, True, "2", None])
+def test_number_that_is_not_a_positive_whole_is_refused(make: Any, value: object) -> None:
+    with pytest.raises(DeepCacheError, match="whole number of at least 1") as caught:
+        make(value)
+    assert f"got {value!r}" in str(caught.value)
+
+
+def test_bad_interval_is_named() -> None:
+    with pytest.raises(DeepCacheError, match=r"expected interval to be a whole number of at least 1, got 0"):
+        uniform(50, 0)
+
+
+@pytest.mark.parametrize("branch", [-1, 1.0, True, None])
+def test_bad_branch_is_refused(branch: Any) -> None:
+    with pytest.raises(DeepCacheError, match="branch to be a whole number of at least 0"):
+        uniform(10, 2, branch)
+
+
+@pytest.mark.parametrize("steps", [(), (1, 2), (0, 2, 1), (0, 2, 2), (0, 10), (0, 11)])
+def test_full_steps_that_are_no_plan_are_refused(steps: tuple[int, ...]) -> None:
+    with pytest.raises(DeepCacheError, match="ascending full steps that begin with 0 and stay below num_steps = 10"):
+        CachePlan(10, steps)
+
+
+@pytest.mark.parametrize("steps", [(0, 1.5), (0, -2), (0, True)])
+def test_full_step_that_is_not_whole_is_refused(steps: tuple[Any, ...]) -> None:
+    with pytest.raises(DeepCacheError, match="a full step to be a whole number"):
+        CachePlan(10, steps)
+
+
+@pytest.mark.parametrize(
+    ("num_full", "center", "power"),
+    [(11, 5, 1.4), (5, -1, 1.4), (5, 11, 1.4), (5, 5, 1.0), (5, 5, 0.5), (5, float("nan"), 1.4), (5, 5, float("nan"))],
+)
+def test_quadratic_argument_out_of_range_is_refused(num_full: int, center: float, power: float) -> None:
+    with pytest.raises(DeepCacheError, match="expected num_full <= num_steps, 0 <= center"):
+        quadratic(10, num_full, center, power)
+
+
+def test_impossible_count_is_refused_with_what_to_do() -> None:
+    with pytest.raises(DeepCacheError, match="no power from 1.2 down to 1 gives 10 different full steps of 10"):
+        quadratic(10, 10, 5, 1.2)
+
+
+def test_long_lists_of_steps_are_shortened() -> None:
+    assert describe(range(3)) == "0 1 2"
+    assert describe(range(30), most=2) == "0 1 ... 29"

@@ -1,0 +1,53 @@
+"""Tables: snapshots (`pytest --force-regen` makes them anew), and what is beside what."""
+
+from __future__ import annotations
+
+import pytest
+from examples import RECORDS, table1_record
+
+from deepcache.errors import DeepCacheError
+from deepcache.results import published
+from deepcache.results.layout import LAYOUTS, TABLE1
+from deepcache.results.tables import build, render
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "tex"])
+def test_table1_looks_as_it_did(tmp_path, file_regression, suffix):
+    render(RECORDS, tmp_path)
+    file_regression.check((tmp_path / f"table1.{suffix}").read_text(), extension=f".{suffix}")
+
+
+def test_the_published_row_stands_beneath_the_measured():
+    table = build(TABLE1, RECORDS)
+    paper = table[(table["method"] == "uniform N=3") & (table["source"] == "paper (Inception)")].iloc[0]
+    assert (paper["macs"], paper["speedup"], paper["fid"]) == (36.48, 2.65, 3.44)  # the paper's Table 1
+
+
+def test_a_difference_is_shown_only_where_the_quantity_is_the_same():
+    mini = build(TABLE1, [table1_record("uniform N=3", speedup=2.5, fid=3.0)])
+    difference = mini[mini["source"] == "difference"].iloc[0]
+    assert difference["speedup"] == pytest.approx(2.5 - 2.65)
+    assert difference.isna()["fid"]
+    real = table1_record("uniform N=3", speedup=2.5, fid=3.0)
+    real.settings["model"] = "ldm-4-g"
+    assert build(TABLE1, [real]).set_index("source").loc["difference", "fid"] == pytest.approx(3.0 - 3.44)
+
+
+def test_every_layout_names_published_rows_that_exist():
+    for layout in LAYOUTS:
+        for method in layout.rows.values():
+            assert published.row(layout.published_table, method), method
+
+
+def test_records_of_no_known_experiment_are_refused_and_nothing_is_written(tmp_path):
+    record = table1_record("uncached")
+    object.__setattr__(record, "experiment", "table99")
+    with pytest.raises(DeepCacheError, match="expected records of the experiments table1; found table99"):
+        render([record], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeepCacheError, match="cannot write .* choose another folder"):
+        render(RECORDS, tmp_path / "file" / "tables")
