@@ -14,7 +14,6 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from torch import Tensor
 
 from deepcache.caching import Cache, cached
-from deepcache.errors import DeepCacheError
 from deepcache.macs import Cost, cost
 from deepcache.metrics.extractors import Features, extract
 from deepcache.models.class_conditional import ClassConditionalPipeline
@@ -67,13 +66,7 @@ class Workload:
         self._uncached: dict[tuple[str, int, range], Samples] = {}
 
     def use(self, scheduler: str) -> None:
-        """Sample with this scheduler from now on.
-
-        Raises:
-            DeepCacheError: not one of `SCHEDULERS`.
-        """
-        if scheduler not in SCHEDULERS:
-            raise DeepCacheError(f"expected a scheduler out of {', '.join(SCHEDULERS)}; got {scheduler!r}")
+        """Sample with this scheduler from now on, one of `SCHEDULERS`."""
         self.pipe.scheduler = SCHEDULERS[scheduler](self._config)
 
     def num_calls(self, num_steps: int) -> int:

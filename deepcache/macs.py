@@ -122,9 +122,8 @@ def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
     down = tuple(_sum(stage.name, stage.modules, counts) for stage in nest.down)
     mid = _sum(nest.mid.name, nest.mid.modules, counts)
     up = tuple(_sum(stage.name, stage.modules, counts) for stage in nest.up)
-    inside = {
-        inner for stage in (*nest.down, nest.mid, *nest.up) for outer in stage.modules for inner in outer.modules()
-    }
+    stages = (*(stage.modules for stage in nest.down), nest.mid.modules, *(stage.modules for stage in nest.up))
+    inside = {inner for modules in stages for outer in modules for inner in outer.modules()}
     outside = _sum("embeddings and head", tuple(module for module in counts if module not in inside), counts)
     return Cost(outside, down, mid, up)
 
@@ -171,7 +170,7 @@ def _attention_products(module: Any, args: tuple[Any, ...], kwargs: Mapping[str,
     context = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
     queries = prod(hidden.shape[2:]) if hidden.ndim == 4 else hidden.shape[1]
     keys = queries if context is None else context.shape[1]
-    return 2 * queries * keys * int(module.inner_dim)
+    return int(2 * queries * keys * module.inner_dim)
 
 
 def _sum(name: str, modules: tuple[nn.Module, ...], counts: Mapping[nn.Module, StageCost]) -> StageCost:

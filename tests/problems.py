@@ -133,7 +133,7 @@ def unet(name: str, *, seed: int = 0, **changes: Any) -> nn.Module:
     kind, config, _ = _PROBLEMS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return kind(**{**config, **changes}).eval().requires_grad_(False)
+        return kind(**{**config, **changes}).eval().requires_grad_(requires_grad=False)
 
 
 def staged(name: str, **changes: Any) -> StagedUNet:
@@ -156,7 +156,7 @@ def inputs(
     name: str, *, seed: int = 0, batch: int = 2, size: tuple[int, int] = (8, 8), timestep: Any = 701
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of the U-Net's `forward`."""
-    kind, config, needed = _PROBLEMS[name]
+    kind, _, needed = _PROBLEMS[name]
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 from deepcache import CachePlan, DeepCacheError, quadratic, uniform
 from deepcache.plan import describe
 
-settings.register_profile("here", deadline=None, database=None, derandomize=True)
-settings.load_profile("here")
+lawful = settings(deadline=None, database=None)  # a busy machine is slow, and a test run leaves no files
 
 NUM_STEPS = st.integers(1, 300)
 
 
+@lawful
 @given(num_steps=NUM_STEPS, interval=st.integers(1, 400), branch=st.integers(0, 11))
 def test_uniform_plan_is_every_nth_step_from_zero(num_steps: int, interval: int, branch: int) -> None:  # law 5
     plan = uniform(num_steps, interval, branch)
@@ -25,11 +26,13 @@ def test_uniform_plan_is_every_nth_step_from_zero(num_steps: int, interval: int,
     assert (plan.num_steps, plan.branch) == (num_steps, branch)
 
 
+@lawful
 @given(num_steps=NUM_STEPS)
 def test_interval_one_makes_every_step_full(num_steps: int) -> None:
     assert uniform(num_steps, 1).full_steps == tuple(range(num_steps))
 
 
+@lawful
 @given(num_steps=NUM_STEPS, interval=st.integers(1, 400))
 def test_equal_plans_are_equal_and_hash_alike(num_steps: int, interval: int) -> None:
     assert len({uniform(num_steps, interval), uniform(num_steps, interval)}) == 1
@@ -48,14 +51,17 @@ def test_quadratic_plans_are_the_stored_ones(signed_root: bool, steps: tuple[int
     assert quadratic(50, 10, center=15, power=1.4, branch=3, signed_root=signed_root) == CachePlan(50, steps, 3)
 
 
-# Table 9 of the paper: T = 250, k = T / N full steps with the center and power that its search chose
-@pytest.mark.parametrize(("num_full", "center", "power"), [(50, 120, 1.2), (25, 110, 1.2), (13, 110, 1.4)])
+# Table 9 of the paper: N, center and power that its search chose for 250 steps
+@pytest.mark.parametrize(
+    ("interval", "center", "power"), [(2, 120, 1.2), (3, 120, 1.2), (5, 110, 1.4), (10, 110, 1.2), (20, 120, 1.4)]
+)
 @pytest.mark.parametrize("signed_root", [False, True])
-def test_papers_own_settings_make_plans(num_full: int, center: int, power: float, signed_root: bool) -> None:  # noqa: FBT001
+def test_papers_own_settings_make_plans(interval: int, center: int, power: float, signed_root: bool) -> None:  # noqa: FBT001
+    num_full = uniform(250, interval).num_full
     assert quadratic(250, num_full, center, power, signed_root=signed_root).num_full == num_full
 
 
-@settings(max_examples=300)
+@settings(lawful, max_examples=300)
 @given(st.data(), st.booleans())
 def test_quadratic_plan_has_exactly_its_number_of_ascending_steps(data: st.DataObject, signed_root: bool) -> None:  # noqa: FBT001
     """Exact law; the only error is that no power fits."""
@@ -66,13 +72,15 @@ def test_quadratic_plan_has_exactly_its_number_of_ascending_steps(data: st.DataO
     try:
         plan = quadratic(num_steps, num_full, center, power, signed_root=signed_root)
     except DeepCacheError as error:
-        assert "no power from" in str(error)
-    else:
-        assert plan.num_full == num_full
-        assert plan.full_steps[0] == 0
-        assert all(a < b for a, b in zip(plan.full_steps, (*plan.full_steps[1:], num_steps), strict=True))
+        if "no power from" not in str(error):
+            raise
+        return
+    assert plan.num_full == num_full
+    assert plan.full_steps[0] == 0
+    assert all(a < b for a, b in pairwise((*plan.full_steps, num_steps)))
 
 
+@lawful
 @given(num_steps=st.integers(20, 200), branch=st.integers(0, 11))
 def test_few_full_steps_always_fit(num_steps: int, branch: int) -> None:
     """Test of the test: the law above must not pass because every plan is refused."""
@@ -81,7 +89,7 @@ def test_few_full_steps_always_fit(num_steps: int, branch: int) -> None:
 
 def test_signed_root_is_dense_around_its_center() -> None:
     steps = quadratic(250, 25, center=120, power=2.0, signed_root=True).full_steps
-    gaps = {b - a: a for a, b in zip(steps, steps[1:], strict=False)}
+    gaps = {b - a: a for a, b in pairwise(steps)}
     assert abs(gaps[min(gaps)] - 120) < 25
 
 
@@ -126,7 +134,7 @@ def test_quadratic_argument_out_of_range_is_refused(num_full: int, center: float
 
 
 def test_impossible_count_is_refused_with_what_to_do() -> None:
-    with pytest.raises(DeepCacheError, match="no power from 1.2 down to 1 gives 10 different full steps of 10"):
+    with pytest.raises(DeepCacheError, match=r"no power from 1\.2 down to 1 gives 10 different full steps of 10"):
         quadratic(10, 10, 5, 1.2)
 
 

@@ -41,7 +41,7 @@ def sample(
     arguments.setdefault("output_type", "pt")
     pipe.set_progress_bar_config(disable=True)
     done = []
-    with tqdm(total=len(seeds), desc=description, unit="image", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(seeds), desc=description, unit="image", disable=None if progress else True, leave=False) as bar:
         for start in range(0, len(seeds), batch_size):
             some = seeds[start : start + batch_size]
             generators = [torch.Generator().manual_seed(seed) for seed in some]

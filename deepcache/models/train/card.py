@@ -21,7 +21,8 @@ NUM_STEPS = 100
 GUIDANCE = 1.5
 DATA = (
     "Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017; MIT licence), padded to 32 x 32 and painted: 10 garments x 7 colours "
-    "x 7 other backgrounds (`deepcache/models/fashion.py`). Training split: 60,000; held out: the 10,000 of the test split."
+    "x 7 other backgrounds (`deepcache/models/fashion.py`). 60,000 images to train on, the 10,000 of the test split "
+    "held out."
 )
 
 
@@ -35,10 +36,10 @@ def write_features_card(held_out: fashion.Painted, runs: Path, out: Path) -> dic
     size = sum(p.numel() for p in model.parameters())
     text = f"""# mini-features
 
-A residual classifier of {size:,} parameters that stands for Inception where the embedded models are measured: FID, IS,
-precision and recall on its {model.config.widths[-1]} pooled features, sFID on the first {model.config.spatial_channels}
-channels of its last 8 x 8 map. It is trained on images, their reconstructions by mini-ldm's autoencoder, blur and noise.
-Its numbers are not comparable with Inception's.
+A residual classifier of {size:,} parameters that stands for Inception where the embedded models are measured: FID,
+IS, precision and recall on its {model.config.widths[-1]} pooled features, sFID on the first
+{model.config.spatial_channels} channels of its last 8 x 8 map. It is trained on images, their reconstructions by
+mini-ldm's autoencoder, blur and noise. Its numbers are not comparable with Inception's.
 
 - data: {DATA}
 - made by `python -m deepcache.models.train mini-features`: {_history(runs / "classifier", classifier.BATCH)}
@@ -66,8 +67,8 @@ def write_ldm_card(held_out: fashion.Painted, runs: Path, out: Path) -> dict[str
     text = f"""# mini-ldm
 
 Class-conditional latent diffusion: a VQ f4 autoencoder ({sizes["vqvae"]:,} parameters, 32 x 32 images to 4 x 8 x 8
-latents, {pipe.vqvae.config.num_vq_embeddings:,} codes) and a U-Net ({sizes["unet"]:,} parameters, nine skip connections)
-with the class as cross-attention context, trained with {denoiser.UNCONDITIONAL:.0%} of the classes dropped. It has
+latents, {pipe.vqvae.config.num_vq_embeddings:,} codes) and a U-Net ({sizes["unet"]:,} parameters, nine skips) with the
+class as cross-attention context, trained with {denoiser.UNCONDITIONAL:.0%} of the classes dropped. It has
 LDM-4-G's arrangement and noise schedule, and stands for it.
 
 ![100 samples, a garment a column](samples.png)
@@ -76,7 +77,8 @@ A garment a column ({", ".join(fashion.GARMENTS)}); seeds 0..99, DDIM {NUM_STEPS
 
 - data: {DATA}
 - made by `python -m deepcache.models.train mini-ldm`
-- autoencoder: {_history(runs / "plain", autoencoder.BATCH)}; with the codebook {_history(runs / "quantized", autoencoder.BATCH)}
+- autoencoder: {_history(runs / "plain", autoencoder.BATCH)}
+- autoencoder with its codebook: {_history(runs / "quantized", autoencoder.BATCH)}
 - U-Net: {_history(runs / "denoiser", denoiser.BATCH)}
 
 Of {NUM_SAMPLES:,} uncached samples (DDIM {NUM_STEPS} steps, guidance {GUIDANCE}), measured with mini-features:
@@ -91,8 +93,8 @@ def _history(run: Path, batch: int) -> str:
     losses = [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()[-20:]]
     mean = sum(losses) / len(losses)
     return (
-        f"{last['step']:,} steps of {batch} images, {last['seconds'] / 60:.0f} minutes on {torch.get_num_threads()} cores "
-        f"({platform.machine()}), loss {mean:.4f} over the end"
+        f"{last['step']:,} steps of {batch} images, {last['seconds'] / 60:.0f} minutes on {torch.get_num_threads()} "
+        f"cores ({platform.machine()}), loss {mean:.4f} over the end"
     )
 
 
