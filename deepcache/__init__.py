@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepcache import models
     from deepcache.caching import Cache, Generation, cached
     from deepcache.errors import DeepCacheError, UnsupportedUNetError
     from deepcache.plan import CachePlan, quadratic, uniform
@@ -21,6 +22,7 @@ __all__ = [
     "Generation",
     "UnsupportedUNetError",
     "cached",
+    "models",
     "quadratic",
     "uniform",
 ]
@@ -34,6 +36,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("deepcache.models")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"deepcache.{home}"), name)

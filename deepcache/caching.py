@@ -126,7 +126,7 @@ class Cache:
             run = self._begin(timesteps, scheduler)
         fingerprint = _fingerprint(args, kwargs)
         if run.feature is None or fingerprint != run.fingerprint or self._is_full(run.step):
-            if not run.full_steps:
+            if fingerprint != run.fingerprint:
                 run.example = to_meta(args), to_meta(kwargs)
             output, run.feature = full_forward(self._staged, self.branch, *args, **kwargs)
             run.fingerprint = fingerprint

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +25,9 @@ from torch import Tensor, nn
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
 from deepcache.forward import full_forward, shallow_forward
 from deepcache.macs import cost
+
+# diffusers' schedulers of Karras' family hand torch tensors to numpy in a way that numpy 2 warns of
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -114,7 +119,7 @@ def test_aborted_generation_leaks_nothing_into_the_next(call: int) -> None:
             latents(pipe)
         assert torch.equal(latents(pipe, seed=1), expected)
     assert cache.generations[-1].full_steps == (0, 3)
-    assert [generation.num_steps for generation in cache.generations] == [call, 5][call == 0 :]
+    assert [generation.num_steps for generation in cache.generations if generation.num_steps] == ([call, 5] if call else [5])
 
 
 def test_generation_tells_what_it_did() -> None:
@@ -206,8 +211,7 @@ def test_generation_of_one_size_costs_the_same_after_one_of_two_sizes() -> None:
         model(*large)
         cache.reset()
         model(*large)
-    assert cache.generations[1].macs == cost(model, *large).full() == cache.generations[1].macs
-    assert cache.generations[1].macs == [g.macs for g in cache.generations][1]
+    assert cache.generations[1].macs == cost(model, *large).full()
 
 
 def test_reset_begins_a_generation_of_a_bare_unet() -> None:
@@ -349,6 +353,28 @@ def test_threads_on_one_unet_keep_their_own_generations() -> None:  # law 8
     assert [generation.full_steps for generation in cache.generations] == [(0, 3)] * 4
 
 
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_no_feature_outlives_the_block(monkeypatch: pytest.MonkeyPatch, in_thread: bool) -> None:  # noqa: FBT001
+    model, (args, _), features = unet("ddpm"), inputs("ddpm"), []
+
+    def spy(*given: Any, **more: Any) -> Any:
+        output, feature = full_forward(*given, **more)
+        features.append(weakref.ref(feature))
+        return output, feature
+
+    monkeypatch.setattr("deepcache.caching.full_forward", spy)
+    with cached(model, interval=2) as cache:
+        thread = threading.Thread(target=model, args=args)
+        start = thread.run if not in_thread else thread.start
+        start()
+        if in_thread:
+            thread.join()
+        del thread, start
+    gc.collect()
+    assert [feature() for feature in features] == [None]
+    assert len(cache.generations) == 1
+
+
 def test_pipelines_that_share_a_unet_leak_nothing() -> None:
     """Design's contract: the other pipeline's scheduler sets its own timesteps, so a generation begins."""
     first, second = pipeline(), pipeline()
@@ -366,7 +392,7 @@ def _assert_own_forward(model: nn.Module) -> None:
 
 
 def _aborting(model: nn.Module, call: int) -> Any:
-    """Until it is left, call number `call` of the U-Net stops half-way: at its second down stage or its last conv."""
+    """Inside its block, call number `call` of the U-Net stops before its last convolution."""
     calls = iter(range(100))
 
     def stop(*_: Any) -> None:
