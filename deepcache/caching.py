@@ -25,7 +25,7 @@ class Generation:
     Attributes:
         num_steps: U-Net calls.
         full_steps: those that were full, in order.
-        macs: mean over the steps, for one sample, in the paper's convention (`deepcache.macs`).
+        macs: mean over the steps, for one sample of the last size, in the paper's convention (`deepcache.macs`).
         feature_bytes: size of the feature that was kept.
     """
 
@@ -47,7 +47,8 @@ def cached(
 
     Args:
         pipe_or_unet: a diffusers pipeline, anything with `.unet` and `.scheduler`, or a bare U-Net. A generation
-            begins when the scheduler's timesteps are set; for a bare U-Net, on entry and on `cache.reset()`.
+            begins when this scheduler's timesteps are set; for a bare U-Net, on entry and on `cache.reset()`. Call
+            that too before another pipeline uses the same U-Net inside the block.
         plan: the full steps and the branch; its `num_steps` must be the generation's.
         interval: instead of a plan, N: steps 0, N, 2N, ... are full; 1 caches nothing.
         branch: with `interval`: the skips 0..branch stay live on a shallow step; 0 if not given.
@@ -80,7 +81,7 @@ def cached(
         yield cache
     finally:
         del unet.forward
-        cache.reset()
+        cache.release()
 
 
 @dataclass
@@ -88,6 +89,7 @@ class _Run:
     """One generation under way, of one thread."""
 
     timesteps: Any
+    num_steps: int | None
     step: int = 0
     full_steps: list[int] = field(default_factory=list)
     feature: Tensor | None = None
@@ -118,12 +120,24 @@ class Cache:
             run.feature = None
         self._local.run = None
 
+    def release(self) -> None:
+        """Drop every thread's feature; the generations' facts stay."""
+        for run in self._runs:
+            run.feature = None
+        self._local = threading.local()
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run = self._current()
         scheduler = getattr(self._owner, "scheduler", None)
         timesteps = getattr(scheduler, "timesteps", None)
         if run is None or run.timesteps is not timesteps:
             run = self._begin(timesteps, scheduler)
+        if run.step == run.num_steps:
+            raise DeepCacheError(
+                f"expected {run.num_steps} U-Net calls in this generation, and this is one more; call cache.reset() "
+                "before a new generation of a bare U-Net, or of another pipeline on this U-Net; a pipeline that runs "
+                "the U-Net twice a step (conditional and unconditional apart) cannot be cached yet"
+            )
         fingerprint = _fingerprint(args, kwargs)
         if run.feature is None or fingerprint != run.fingerprint or self._is_full(run.step):
             if fingerprint != run.fingerprint:
@@ -146,21 +160,24 @@ class Cache:
 
     def _begin(self, timesteps: Any, scheduler: Any) -> _Run:
         self.reset()
-        if self._plan is not None and timesteps is not None:
-            _require_length(self._plan, len(timesteps), getattr(scheduler, "begin_index", None))
-        self._local.run = run = _Run(timesteps)
+        self._local.run = run = _Run(timesteps, self._length(timesteps, getattr(scheduler, "begin_index", None)))
         self._runs.append(run)
         return run
 
     def _is_full(self, step: int) -> bool:
-        if self._plan is None:
-            return step % self._interval == 0
-        if step >= self._plan.num_steps:
+        return step % self._interval == 0 if self._plan is None else step in self._plan.full_steps
+
+    def _length(self, timesteps: Any, begin_index: int | None) -> int | None:
+        """Of the generation that begins; a plan may be for fewer steps only where the begin is not known (img2img)."""
+        left = None if timesteps is None else len(timesteps) - (begin_index or 0)
+        if self._plan is None or left is None:
+            return left if self._plan is None else self._plan.num_steps
+        if self._plan.num_steps > left or (begin_index is not None and self._plan.num_steps < left):
             raise DeepCacheError(
-                f"the plan is for {self._plan.num_steps} U-Net calls and this is call {step + 1}; "
-                "call cache.reset() before a new generation, or make the plan for more steps"
+                f"the plan is for {self._plan.num_steps} U-Net calls and this generation makes {left}; make the plan "
+                f"with num_steps={left}, or pass interval=N, which fits any length"
             )
-        return step in self._plan.full_steps
+        return self._plan.num_steps
 
     def _describe(self, run: _Run) -> Generation:
         args, kwargs = run.example
@@ -187,24 +204,15 @@ def _mark(value: Any) -> Any:
     return type(value)
 
 
-def _require_length(plan: CachePlan, num_timesteps: int, begin_index: int | None) -> None:
-    """A plan must be for the generation's own number of steps; fewer, where the begin is not known."""
-    expected = num_timesteps - (begin_index or 0)
-    if plan.num_steps > expected or (begin_index is not None and plan.num_steps < expected):
-        raise DeepCacheError(
-            f"the plan is for {plan.num_steps} U-Net calls and this generation makes {expected}; make the plan with "
-            f"num_steps={expected}, or pass interval=N, which fits any length"
-        )
-
-
 def _require_own_forward(unet: nn.Module) -> None:
     replaced = vars(unet).get("forward")
     if isinstance(replaced, Cache):
         raise DeepCacheError(
             "this U-Net is cached already; leave the other `with deepcache.cached(...)` block before you enter another"
         )
-    if replaced is not None:
+    if replaced is not None and getattr(replaced, "__func__", None) is not type(unet).forward:
+        name = getattr(replaced, "__qualname__", type(replaced).__qualname__)
         raise DeepCacheError(
-            f"expected a U-Net with its own forward; it was replaced by {replaced!r} (an accelerate hook or another "
+            f"expected a U-Net with its own forward; it was replaced by {name} (an accelerate hook or another "
             "package); remove that first"
         )

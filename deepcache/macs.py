@@ -181,9 +181,10 @@ def _sum(name: str, modules: tuple[nn.Module, ...], counts: Mapping[nn.Module, S
 
 
 def to_meta(value: Any) -> Any:
-    """The value with every tensor's shape and type for one sample, on the meta device."""
+    """The value with every tensor's shape for one sample, on the meta device; floating point as float32."""
     if isinstance(value, Tensor):
-        return torch.empty_like(value[:1] if value.ndim else value, device="meta")
+        kind = torch.float32 if value.is_floating_point() else value.dtype
+        return torch.empty_like(value[:1] if value.ndim else value, device="meta", dtype=kind)
     if isinstance(value, dict):
         return {key: to_meta(inner) for key, inner in value.items()}
     if isinstance(value, (tuple, list)):

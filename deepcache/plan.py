@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from deepcache.errors import DeepCacheError
 
+MAX_POWER = 10
 _POWER_DECREMENT = 0.02  # the released code's, taken off the power until the number of full steps fits
 
 
@@ -30,11 +30,12 @@ class CachePlan:
     branch: int = 0
 
     def __post_init__(self) -> None:
-        require_whole("num_steps", self.num_steps, at_least=1)
-        require_whole("branch", self.branch, at_least=0)
-        steps = self.full_steps
-        for step in steps:
-            require_whole("a full step", step, at_least=0)
+        object.__setattr__(self, "num_steps", require_whole("num_steps", self.num_steps, at_least=1))
+        object.__setattr__(self, "branch", require_whole("branch", self.branch, at_least=0))
+        if not isinstance(self.full_steps, (tuple, list, range)):
+            raise DeepCacheError(f"expected full_steps to be a tuple of steps, got {self.full_steps!r}")
+        steps = tuple(require_whole("a full step", step, at_least=0) for step in self.full_steps)
+        object.__setattr__(self, "full_steps", steps)
         if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.num_steps:
             raise DeepCacheError(
                 f"expected ascending full steps that begin with 0 and stay below num_steps = {self.num_steps}, "
@@ -71,7 +72,7 @@ def quadratic(
         num_steps: T, at least 1.
         num_full: how many steps are full, 1 .. T.
         center: c, in 0..T.
-        power: p, above 1.
+        power: p, above 1 and at most 10 (the paper uses 1.2 to 1.6).
         branch: as in `CachePlan`.
         signed_root: how to read the root of the negative number -c. False, as in the released code: the
             principal complex root, of whose points the real parts count. True: -(c^(1/p)).
@@ -84,10 +85,10 @@ def quadratic(
     """
     require_whole("num_steps", num_steps, at_least=1)
     require_whole("num_full", num_full, at_least=1)
-    if num_full > num_steps or not 0 <= center <= num_steps or not power > 1:
+    if num_full > num_steps or not 0 <= center <= num_steps or not 1 < power <= MAX_POWER:
         raise DeepCacheError(
-            f"expected num_full <= num_steps, 0 <= center <= num_steps and power > 1, got num_full {num_full}, "
-            f"num_steps {num_steps}, center {center}, power {power}"
+            f"expected num_full <= num_steps, 0 <= center <= num_steps and 1 < power <= {MAX_POWER}, "
+            f"got num_full {num_full}, num_steps {num_steps}, center {center}, power {power}"
         )
     lowered = power
     while lowered > 1:
@@ -114,13 +115,8 @@ def _quadratic_steps(
     return (0, *(int(offset + center) for offset in np.unique(offsets)[1:-1]))
 
 
-def require_whole(name: str, value: object, *, at_least: int) -> None:
-    """Refuse anything but a whole number of at least `at_least`."""
+def require_whole(name: str, value: object, *, at_least: int) -> int:
+    """The value as an int; refuse anything but a whole number of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise DeepCacheError(f"expected {name} to be a whole number of at least {at_least}, got {value!r}")
-
-
-def describe(steps: Sequence[int], *, most: int = 12) -> str:
-    """The steps in a line, the long ones shortened."""
-    shown = " ".join(str(step) for step in steps[:most])
-    return shown if len(steps) <= most else f"{shown} ... {steps[-1]}"
+    return int(value)

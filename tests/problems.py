@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel, VQModel
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
 from torch import Tensor, nn
 
+from deepcache.forward import full_forward, shallow_forward
 from deepcache.models.class_conditional import ClassConditionalPipeline, ClassEmbedder
 from deepcache.unets import StagedUNet
 
@@ -125,7 +138,14 @@ _PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = 
 }
 
 NAMES = tuple(_PROBLEMS)
-CONDITION_NAMES = tuple(name for name, (kind, _, _) in _PROBLEMS.items() if kind is UNet2DConditionModel)
+SCHEDULERS: dict[str, Callable[[], Any]] = {
+    "ddim": DDIMScheduler,
+    "plms": lambda: PNDMScheduler(skip_prk_steps=True),
+    "pndm": PNDMScheduler,
+    "dpm-solver++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "heun": HeunDiscreteScheduler,
+}
 
 
 def unet(name: str, *, seed: int = 0, **changes: Any) -> nn.Module:
@@ -140,6 +160,13 @@ def staged(name: str, **changes: Any) -> StagedUNet:
     return StagedUNet(unet(name, **changes))
 
 
+@cache
+def shared(name: str) -> StagedUNet:
+    """One U-Net for all tests that only run it: no hooks, no `cached`."""
+    return staged(name)
+
+
+@cache
 def num_branches(name: str) -> int:
     """Counted without the library: `conv_in`, every resnet of the down side and every downsampler push a skip."""
     kind, config, _ = _PROBLEMS[name]
@@ -201,3 +228,32 @@ def denoise(pipe: Any, num_steps: int, *, name: str, seed: int = 0) -> Tensor:
         noise = pipe.unet(sample, t, *rest, **kwargs).sample
         sample = pipe.scheduler.step(noise, t, sample).prev_sample
     return sample
+
+
+def assert_full_and_shallow_equal_forward(
+    model: StagedUNet, branch: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Laws 1 and 2: bit for bit."""
+    expected = model.unet(*args, **kwargs).sample
+    assert expected.isfinite().all()
+    full, feature = full_forward(model, branch, *args, **kwargs)
+    shallow = shallow_forward(model, branch, feature, *args, **kwargs)
+    torch.testing.assert_close(full.sample, expected, rtol=0, atol=0, msg="a full step differs from forward")
+    torch.testing.assert_close(shallow.sample, expected, rtol=0, atol=0, msg="a shallow step differs from forward")
+
+
+class Aborted(Exception):  # noqa: N818
+    """Stands for a user who stops a generation."""
+
+
+@contextmanager
+def aborting(model: nn.Module, call: int) -> Iterator[None]:
+    """Inside the block, call number `call` of the U-Net stops before its last convolution."""
+    calls = iter(range(100))
+
+    def stop(*_: Any) -> None:
+        if next(calls) == call:
+            raise Aborted
+
+    with model.conv_out.register_forward_pre_hook(stop):
+        yield

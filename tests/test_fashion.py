@@ -28,7 +28,7 @@ def test_idx_files_are_read_plain_and_gzipped(folder):
 
 
 def test_a_missing_file_names_the_package_to_install(folder):
-    with pytest.raises(DeepCacheError, match="t10k-images.*dataset-fashion-mnist"):
+    with pytest.raises(DeepCacheError, match=r"t10k-images.*dataset-fashion-mnist"):
         fashion.load("test", folder[0])
 
 

@@ -13,7 +13,7 @@ from deepcache.models.train.trainer import Recipe, train
 RECIPE = Recipe(num_steps=200, lr=0.05, warmup=10, ema=0.9, save_every_s=0)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -35,11 +35,11 @@ def test_training_learns(tmp_path):
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path):
     def stops(model: nn.Module, step: int) -> torch.Tensor:
         if step == 150:
-            raise Stopped
+            raise StoppedError
         return slope(model, step)
 
     whole = train(line(), slope, RECIPE, tmp_path / "whole")
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(line(), stops, RECIPE, tmp_path / "parts")
     parts = train(line(), slope, RECIPE, tmp_path / "parts")
     torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=0)
@@ -49,5 +49,5 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path):
 
 def test_a_finished_training_is_not_run_again(tmp_path):
     first = train(line(), slope, RECIPE, tmp_path)
-    again = train(line(), lambda model, step: pytest.fail("ran a step"), RECIPE, tmp_path)
+    again = train(line(), lambda *_: pytest.fail("ran a step"), RECIPE, tmp_path)
     torch.testing.assert_close(again.state_dict(), first.state_dict(), rtol=0, atol=0)

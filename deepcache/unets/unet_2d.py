@@ -20,8 +20,8 @@ def embed(
     return_dict: bool = True,  # noqa: FBT001, FBT002 (the signature of forward)
 ) -> Inputs:
     """Embed the timestep and the class, as `UNet2DModel.forward` does."""
-    t = torch.as_tensor(timestep, device=sample.device)
-    t = t.reshape(-1) * torch.ones(sample.shape[0], dtype=t.dtype, device=sample.device)  # (B,)
+    t = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep, dtype=torch.long)  # cut, as there
+    t = t.to(sample.device).reshape(-1) * torch.ones(sample.shape[0], dtype=t.dtype, device=sample.device)  # (B,)
     temb = unet.time_embedding(unet.time_proj(t).to(unet.dtype))
     if (unet.class_embedding is None) != (class_labels is None):
         given = "none" if class_labels is None else "some"
