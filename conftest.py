@@ -15,7 +15,7 @@ SCHEDULERS = ("ddim", "plms", "dpm-solver++")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("deepcache benches")
     add = group.addoption
-    add("--num-samples", type=_whole(10), default=400, help="samples a row, for fidelity (default 400)")
+    add("--num-samples", type=_whole(10), default=300, help="samples a row, for fidelity (default 300)")
     add("--num-steps", type=_whole(2), default=100, help="sampling steps of the uncached run (default 100)")
     add("--batch-size", type=_whole(1), default=50, help="images that are sampled together (default 50)")
     add("--rounds", type=_whole(1), default=3, help="timed rounds a row, cached and uncached (default 3)")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from torch import Tensor
+from tqdm import tqdm
 
 from deepcache.caching import Cache, cached
 from deepcache.macs import Cost, cost
@@ -39,7 +40,7 @@ class Samples:
 
 @dataclass
 class Timing:
-    """Seconds of interleaved rounds, warm-up left out."""
+    """Seconds of interleaved rounds."""
 
     uncached_s: list[float] = field(default_factory=list)
     cached_s: list[float] = field(default_factory=list)
@@ -52,14 +53,14 @@ class Timing:
 
 @dataclass
 class Workload:
-    """A class-conditional pipeline with guidance; `run` and `measure` share one uncached run a seed block."""
+    """A class-conditional pipeline with guidance, and its uncached samples, one run a seed block."""
 
     pipe: ClassConditionalPipeline
     extractor: MiniFeatures
     model: str
     guidance_scale: float
     batch_size: int
-    timed_batch_size: int = 24
+    timed_batch_size: int = 16
 
     def __post_init__(self) -> None:
         self._config = self.pipe.scheduler.config
@@ -101,25 +102,26 @@ class Workload:
         return Samples(images, extract(self.extractor, images), cache)
 
     def time(
-        self, benchmark: Any, num_steps: int, plan: CachePlan | None, cached_steps: int, rounds: int
+        self, benchmark: Any, num_steps: int, plan: CachePlan | None, row_steps: int, rounds: int
     ) -> Timing | None:
         """Interleaved rounds: uncached as the benchmark's setup, cached (or fewer steps) as its target.
 
         None where pytest-benchmark is disabled, which then runs the target once.
         """
         timing = Timing()
+        self._seconds(3)  # warm-up
 
         def uncached_round() -> None:
             timing.uncached_s.append(self._seconds(num_steps))
+            bar.update()
 
         def cached_round() -> None:
             with self._caching(plan):
-                timing.cached_s.append(self._seconds(cached_steps))
+                timing.cached_s.append(self._seconds(row_steps))
 
-        benchmark.pedantic(cached_round, setup=uncached_round, rounds=rounds, warmup_rounds=1)
-        if not benchmark.enabled:
-            return None
-        return Timing(timing.uncached_s[-rounds:], timing.cached_s[-rounds:])
+        with tqdm(total=rounds, desc="timing", unit="round", disable=None, leave=False) as bar:
+            benchmark.pedantic(cached_round, setup=uncached_round, rounds=rounds)
+        return timing if benchmark.enabled else None
 
     def _seconds(self, num_steps: int) -> float:
         start = time.perf_counter()

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from deepcache.errors import DeepCacheError
 
@@ -21,8 +22,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deepcache", description="Tools around deepcache.cached.")
+    parser = _Parser(prog="python -m deepcache", description="Tools around deepcache.cached.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     macs = commands.add_parser("macs", help="multiply-accumulates of full and shallow steps, without weights")
@@ -57,8 +63,12 @@ def _macs(options: argparse.Namespace) -> str:
 
 
 def _tables(options: argparse.Namespace) -> str:
-    from deepcache.results import record, tables
+    from deepcache.results import record
 
+    try:
+        from deepcache.results import tables
+    except ImportError as error:
+        raise DeepCacheError(f"tables need more packages ({error}); pip install 'deepcache-bench[bench]'") from error
     written = tables.render(record.read(options.results), options.out)
     shown = [path.read_text() for path in written if path.suffix == ".md"]
     return "\n".join([*shown, "written: " + ", ".join(str(path) for path in written)])

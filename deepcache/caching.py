@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.forward import full_forward, shallow_forward
 from deepcache.macs import Cost, cost, require_branch, to_meta
 from deepcache.plan import CachePlan, require_whole
@@ -134,9 +134,10 @@ class Cache:
             run = self._begin(timesteps, scheduler)
         if run.step == run.num_steps:
             raise DeepCacheError(
-                f"expected {run.num_steps} U-Net calls in this generation, and this is one more; call cache.reset() "
-                "before a new generation of a bare U-Net, or of another pipeline on this U-Net; a pipeline that runs "
-                "the U-Net twice a step (conditional and unconditional apart) cannot be cached yet"
+                f"expected {run.num_steps} U-Net calls in this generation, and this is one more; make the plan for as "
+                "many steps as you sample, and call cache.reset() before a new generation of a bare U-Net or of "
+                "another pipeline on this U-Net; a pipeline that runs the U-Net twice a step (conditional and "
+                "unconditional apart) cannot be cached yet"
             )
         fingerprint = _fingerprint(args, kwargs)
         if run.feature is None or fingerprint != run.fingerprint or self._is_full(run.step):
@@ -149,6 +150,8 @@ class Cache:
         else:
             output = shallow_forward(self._staged, self.branch, run.feature, *args, **kwargs)
         run.step += 1
+        if run.step == run.num_steps:
+            run.feature = None
         return output
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -204,7 +207,12 @@ def _mark(value: Any) -> Any:
     return type(value)
 
 
-def _require_own_forward(unet: nn.Module) -> None:
+def _require_own_forward(unet: Any) -> None:
+    blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    if any(block is not None and "forward" in vars(block) for block in blocks):
+        raise UnsupportedUNetError(
+            "expected blocks with their own forward; another package replaced one; remove that first"
+        )
     replaced = vars(unet).get("forward")
     if isinstance(replaced, Cache):
         raise DeepCacheError(

@@ -99,8 +99,8 @@ class Cost:
         shallow = self.shallow(plan.branch, convention)
         return shallow + Fraction(plan.num_full, plan.num_steps) * (self.full(convention) - shallow)
 
-    def bound(self, plan: CachePlan) -> float:
-        """The speedup that a plan could give if time were MACs, all of them counted."""
+    def ratio(self, plan: CachePlan) -> float:
+        """Full steps' MACs over the plan's, all of them counted: the speedup, if time were MACs."""
         return float(self.full(EVERYTHING) / self.mean(plan, EVERYTHING))
 
 

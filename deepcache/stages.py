@@ -51,16 +51,14 @@ class DownStage:
     name: str
     module: nn.Module
     attention: nn.Module | None = None
+    takes_temb: bool = True
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
         return tuple(m for m in (self.module, self.attention) if m is not None)
 
     def __call__(self, hidden: Tensor, conditions: Conditions) -> Tensor:
-        if isinstance(self.module, (nn.Conv2d, Downsample2D)):
-            hidden = self.module(hidden)
-        else:
-            hidden = self.module(hidden, conditions.temb)
+        hidden = self.module(hidden, conditions.temb) if self.takes_temb else self.module(hidden)
         return _attend(self.attention, hidden, conditions)
 
 
@@ -128,7 +126,7 @@ def nest(unet: Any) -> Nest:
     """
     for kind, known in (("down_blocks", DOWN_BLOCKS), ("mid_block", MID_BLOCKS), ("up_blocks", UP_BLOCKS)):
         _require_known(getattr(unet, kind), known)
-    down = (DownStage("conv_in", unet.conv_in), *_down_stages(unet.down_blocks))
+    down = (DownStage("conv_in", unet.conv_in, takes_temb=False), *_down_stages(unet.down_blocks))
     up = tuple(_up_stages(unet.up_blocks))[::-1]
     if len(down) != len(up):
         raise UnsupportedUNetError(
@@ -142,7 +140,8 @@ def _down_stages(down_blocks: Sequence[Any]) -> Iterator[DownStage]:
         for r, (resnet, attention) in enumerate(_pairs(block)):
             yield DownStage(f"down_blocks.{b}.{r}", resnet, attention)
         for downsampler in block.downsamplers or ():
-            yield DownStage(f"down_blocks.{b}.downsampler", downsampler)
+            takes_temb = not isinstance(downsampler, Downsample2D)
+            yield DownStage(f"down_blocks.{b}.downsampler", downsampler, takes_temb=takes_temb)
 
 
 def _up_stages(up_blocks: Sequence[Any]) -> Iterator[UpStage]:

@@ -9,7 +9,7 @@ SETTINGS = {
     "weights": "embedded",
     "extractor": "mini-features",
     "device": "cpu",
-    "threads": 2,
+    "num_threads": 2,
     "num_samples": 8,
 }
 

@@ -254,3 +254,10 @@ def test_conditional_and_unconditional_calls_apart_are_refused() -> None:
             pipe.unet(sample, t, *rest, **kwargs)
         with pytest.raises(DeepCacheError, match="twice a step"):
             pipe.unet(sample, t, *rest, **kwargs)
+
+
+def test_feature_is_dropped_with_the_last_step() -> None:
+    pipe = pipeline()
+    with cached(pipe, interval=2) as cache:
+        latents(pipe)
+        assert cache._current().feature is None

@@ -116,7 +116,7 @@ def test_mean_is_the_mean_over_the_steps(data: st.DataObject) -> None:
     found = _cost("sd-1.5")
     steps = [found.full() if step in plan.full_steps else found.shallow(plan.branch) for step in range(num_steps)]
     assert found.mean(plan) == Fraction(sum(steps), num_steps)
-    assert 1 <= found.bound(plan) <= num_steps
+    assert 1 <= found.ratio(plan) <= num_steps
 
 
 @pytest.mark.parametrize("name", ["ddpm-classes", "sd-1.5", "sdxl"])

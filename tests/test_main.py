@@ -75,7 +75,7 @@ def test_tables_renders_a_results_file(capsys, tmp_path):
         (["macs", "--model", "ldm-4-g", "--interval", "0"], "expected interval to be a whole number of at least 1"),
         (["macs", "--model", "ldm-4-g", "--num-steps", "0"], "expected num_steps to be a whole number of at least 1"),
         (["macs", "--model", str(WEIGHTS / "mini-ldm" / "vqvae")], "expected a configuration of UNet2DModel"),
-        (["tables", "none.json"], "which does not exist"),
+        (["tables", "none.json"], "expected a results file"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcache import CachePlan, DeepCacheError, quadratic, uniform
-from deepcache.plan import describe
 
 lawful = settings(deadline=None, database=None)  # a busy machine is slow, and a test run leaves no files
 
@@ -136,8 +135,3 @@ def test_quadratic_argument_out_of_range_is_refused(num_full: int, center: float
 def test_impossible_count_is_refused_with_what_to_do() -> None:
     with pytest.raises(DeepCacheError, match=r"no power from 1\.2 down to 1 gives 10 different full steps of 10"):
         quadratic(10, 10, 5, 1.2)
-
-
-def test_long_lists_of_steps_are_shortened() -> None:
-    assert describe(range(3)) == "0 1 2"
-    assert describe(range(30), most=2) == "0 1 ... 29"

@@ -55,10 +55,12 @@ def test_records_are_read_from_pytest_benchmarks_json(tmp_path):
         ('{\n    "benchmarks": [', "is truncated or no JSON"),
         ('{\n    "benchmarks": []\n}', "holds no records"),
         ("", "holds no records"),
+        ('{"deepcache": null}', "holds no records"),
+        ('{"schema": 1, "experiment": "a", "row": "b", "settings": {}, "metrics": {"fid": NaN}}', "holds something"),
         ('{"schema": 99}\n', "expected records of schema 1, got schema 99"),
         ('{"schema": 1, "colour": "red"}\n', "holds something that is no record"),
         ("[1, 2]\n", "holds something that is no record"),
-        ("hello\nworld\n", "line 1 of .* is no JSON"),
+        ("hello\nworld\n", "line 1 of .* is truncated or no JSON"),
     ],
 )
 def test_a_file_of_another_kind_is_one_clear_line(tmp_path, text, message):
@@ -70,5 +72,5 @@ def test_a_file_of_another_kind_is_one_clear_line(tmp_path, text, message):
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path):
-    with pytest.raises(DeepCacheError, match="which does not exist"):
+    with pytest.raises(DeepCacheError, match="expected a results file"):
         read(tmp_path / "none.json")

@@ -30,6 +30,8 @@ def test_a_difference_is_shown_only_where_the_quantity_is_the_same():
     assert difference.isna()["fid"]
     real = table1_record("uniform N=3", speedup=2.5, fid=3.0)
     real.settings["model"] = "ldm-4-g"
+    assert build(TABLE1, [real]).set_index("source").isna().loc["difference", "fid"]
+    real.settings["extractor"] = "Inception"
     assert build(TABLE1, [real]).set_index("source").loc["difference", "fid"] == pytest.approx(3.0 - 3.44)
 
 

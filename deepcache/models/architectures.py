@@ -3,46 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepcache.errors import DeepCacheError, UnsupportedUNetError
-from deepcache.macs import PAPER, PAPER_LDM, Convention
+from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.models.embedded import EMBEDDED, WEIGHTS
+from deepcache.plan import require_whole
 
 
 @dataclass(frozen=True)
 class Architecture:
     """A U-Net's configuration and the size of its inputs.
 
-    `context_tokens` is the length of the conditioning sequence, 0 for a U-Net that has none; `convention` is how the
-    paper counted its MACs.
+    `build` is the U-Net's class; `context_tokens` is the length of the conditioning sequence, 0 for a U-Net that has
+    none; `convention` is how the paper counted its MACs.
     """
 
-    build: Callable[..., nn.Module]
+    build: Any
     config: dict[str, Any]
     context_tokens: int = 0
     convention: Convention = PAPER
 
-    def meta(self) -> nn.Module:
+    def meta(self) -> Any:
         """The U-Net on the meta device: all shapes, no memory."""
         with torch.device("meta"):
-            return self.build(**self.config)
+            return self.build.from_config(self.config)
 
     def arguments(self) -> tuple[Tensor | int, ...]:
         """Inputs for one sample, on the meta device."""
-        side = self.config["sample_size"]
+        config = self.meta().config
+        side = config.sample_size
         sides = (side, side) if isinstance(side, int) else tuple(side)
-        sample = torch.empty(1, self.config.get("in_channels", 4), *sides, device="meta")
+        sample = torch.empty(1, config.in_channels, *sides, device="meta")
         if not self.context_tokens:
             return sample, 0
-        return sample, 0, torch.empty(1, self.context_tokens, self.config["cross_attention_dim"], device="meta")
+        return sample, 0, torch.empty(1, self.context_tokens, config.cross_attention_dim, device="meta")
+
+    def cost(self) -> Cost:
+        """MACs of a step on one sample.
+
+        Raises:
+            UnsupportedUNetError: a configuration that is wrong, or that needs inputs which cannot be guessed.
+        """
+        try:
+            return cost(self.meta(), *self.arguments())
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UnsupportedUNetError(
+                f"this configuration cannot be counted from its latent, timestep and context alone ({reason}); "
+                "call deepcache.macs.cost(unet, ...) with the U-Net's own inputs"
+            ) from error
 
 
 def _ddpm(sample_size: int, widths: tuple[int, ...], attention_at: int) -> Architecture:
@@ -119,14 +135,24 @@ def architecture(name: str, *, context_tokens: int | None = None) -> Architectur
         DeepCacheError: none of these, or a configuration that cannot be read.
         UnsupportedUNetError: a configuration of another class.
     """
+    if context_tokens is not None:
+        require_whole("context_tokens", context_tokens, at_least=1)
+    found = _find(name)
+    if context_tokens is None:
+        return found
+    if not found.context_tokens:
+        raise DeepCacheError(f"{name} takes no context; leave out --context-tokens")
+    return replace(found, context_tokens=context_tokens)
+
+
+def _find(name: str) -> Architecture:
     if name in ARCHITECTURES:
-        known = ARCHITECTURES[name]
-        return replace(known, context_tokens=context_tokens or known.context_tokens)
+        return ARCHITECTURES[name]
     if name in EMBEDDED:
-        return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=context_tokens or 1)
+        return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=1)
     for path in (Path(name), Path(name) / "unet" / "config.json", Path(name) / "config.json"):
         if path.is_file():
-            return from_config(path, context_tokens=context_tokens or SD_TOKENS)
+            return from_config(path, context_tokens=SD_TOKENS)
     raise DeepCacheError(
         f"expected a model out of {', '.join([*ARCHITECTURES, *EMBEDDED])}, a diffusers folder or a config.json; "
         f"got {name!r}, which is neither"

@@ -25,15 +25,23 @@ def load(name: str) -> ClassConditionalPipeline:
         pipe(class_labels=[3, 7], num_inference_steps=50, guidance_scale=1.5).images
 
     Raises:
-        DeepCacheError: no such model.
+        DeepCacheError: no such model, or its weights are not there.
     """
     from deepcache.models.class_conditional import ClassConditionalPipeline
 
     if name not in EMBEDDED:
         raise DeepCacheError(f"expected a model out of {', '.join(EMBEDDED)}; got {name!r}")
     return ClassConditionalPipeline.from_pretrained(  # type: ignore[no-any-return]
-        WEIGHTS / name, variant="fp16", use_safetensors=True, low_cpu_mem_usage=False
+        _folder(name), variant="fp16", use_safetensors=True, low_cpu_mem_usage=False
     )
+
+
+def _folder(name: str) -> str:
+    if not (WEIGHTS / name).is_dir():
+        raise DeepCacheError(
+            f"expected the weights of {name} in {WEIGHTS / name}, which is not there; reinstall the package"
+        )
+    return str(WEIGHTS / name)
 
 
 def load_extractor() -> MiniFeatures:
@@ -41,6 +49,6 @@ def load_extractor() -> MiniFeatures:
     from deepcache.models.mini_features import MiniFeatures
 
     model = MiniFeatures.from_pretrained(
-        WEIGHTS / EXTRACTOR, variant="fp16", use_safetensors=True, low_cpu_mem_usage=False
+        _folder(EXTRACTOR), variant="fp16", use_safetensors=True, low_cpu_mem_usage=False
     )
     return model.eval()  # type: ignore[no-any-return]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcache.macs import EVERYTHING, cost
+from deepcache.macs import EVERYTHING
 from deepcache.models.architectures import Architecture
 from deepcache.plan import require_whole, uniform
 
@@ -20,7 +20,7 @@ def report(
     """
     require_whole("num_steps", num_steps, at_least=1)
     convention = architecture.convention
-    known = cost(architecture.meta(), *architecture.arguments())
+    known = architecture.cost()
     branches = []
     for b in range(known.num_branches) if branch is None else [branch]:
         line: dict[str, Any] = {
@@ -34,7 +34,7 @@ def report(
                 "mean": round(known.mean(plan, convention)),
                 "mean_with_attention": round(known.mean(plan, EVERYTHING)),
                 "num_full": plan.num_full,
-                "speedup_bound": known.bound(plan),
+                "macs_ratio": known.ratio(plan),
             }
         branches.append(line)
     return {
@@ -62,7 +62,7 @@ def to_text(found: dict[str, Any], *, layer_wise: bool) -> str:
         if found["interval"] is not None:
             text += (
                 f"   mean {_giga(line['mean'])} at N = {found['interval']} "
-                f"({line['num_full']} of {found['num_steps']} steps full; speedup at most {line['speedup_bound']:.2f})"
+                f"({line['num_full']} of {found['num_steps']} steps full; {line['macs_ratio']:.2f} times fewer)"
             )
         lines.append(text)
     if layer_wise:

@@ -10,7 +10,8 @@ class Column:
     """A metric as it is printed.
 
     `key` in a record's metrics and `published` in the paper's rows; `digits` after the point; `scale` the
-    number that a printed unit holds of the recorded one.
+    number that a printed unit holds of the recorded one. `same` is what a record must have in common with the
+    published row for their difference to mean something: settings by name, or None where it never does.
     """
 
     key: str
@@ -18,14 +19,15 @@ class Column:
     digits: int
     published: str = ""
     scale: float = 1.0
+    same: tuple[str, ...] | None = ("model", "extractor")
 
 
 @dataclass(frozen=True)
 class Layout:
     """A table of the paper.
 
-    `rows` maps a record's row to the method of the published row beside it. `comparable` are the columns
-    whose difference means something even where the model is not the paper's.
+    `rows` maps a record's row to the method of the published row beside it; `published_settings` are the
+    paper's, by the names that records use.
     """
 
     experiment: str
@@ -33,19 +35,17 @@ class Layout:
     columns: tuple[Column, ...]
     published_table: str
     published_label: str
-    published_model: str
-    published_extractor: str
+    published_settings: dict[str, str]
     rows: dict[str, str] = field(default_factory=dict)
-    comparable: tuple[str, ...] = ("speedup",)
 
 
 TABLE1 = Layout(
     experiment="table1",
     title="Table 1: class-conditional generation",
     columns=(
-        Column("macs", "MACs (G)", 4, "macs_g", scale=1e9),
-        Column("throughput", "images/s", 2, "throughput"),
-        Column("speedup", "speedup", 2, "speedup"),
+        Column("macs", "MACs (G)", 4, "macs_g", scale=1e9, same=("model",)),
+        Column("throughput", "images/s", 2, "throughput", same=None),
+        Column("speedup", "speedup", 2, "speedup", same=()),
         Column("fid", "FID", 2, "fid"),
         Column("sfid", "sFID", 2, "sfid"),
         Column("is", "IS", 2, "is"),
@@ -55,9 +55,8 @@ TABLE1 = Layout(
         Column("fid_drift", "FID drift", 3),
     ),
     published_table="Table 1",
-    published_label="LDM-4-G, ImageNet 256, 50,000 samples, one RTX 2080; MACs without group norms",
-    published_model="ldm-4-g",
-    published_extractor="Inception",
+    published_label="LDM-4-G, ImageNet 256, DDIM 250 steps, 50,000 samples, one RTX 2080; MACs without group norms",
+    published_settings={"model": "ldm-4-g", "extractor": "Inception"},
     rows={
         "uncached": "LDM-4*",
         **{f"uniform N={n}": f"Uniform - N={n}" for n in (2, 3, 5, 10, 20)},

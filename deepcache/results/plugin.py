@@ -50,9 +50,15 @@ class _Collector:
     """Gathers records from finished tests, of this process or of xdist's workers."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.folder: Path | None = config.getoption("tables")
+        folder: Path | None = config.getoption("tables")
+        self.folder = None if folder is None else config.invocation_params.dir / folder
         self.records: list[dict[str, Any]] = []
         self.writes = not hasattr(config, "workerinput")
+        if self.folder is not None and self.writes:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise pytest.UsageError(f"--tables: cannot write to {self.folder}: {error}") from error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call":
@@ -66,7 +72,6 @@ class _Collector:
     def _append(self, entry: dict[str, Any]) -> None:
         if self.folder is None or not self.writes:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         mode = "w" if len(self.records) == 1 else "a"  # the first record of a run begins a new file
         with open(self.folder / RECORDS, mode) as file:
             file.write(json.dumps(entry) + "\n")
@@ -80,12 +85,12 @@ class _Collector:
         yield
         if self.folder is None or not self.writes or not self.records:
             return
-        from deepcache.results.tables import render
-
         terminalreporter.section("deepcache tables")
         try:
+            from deepcache.results.tables import render
+
             written = render([from_dict(entry) for entry in self.records], self.folder)
-        except DeepCacheError as error:
+        except (DeepCacheError, ImportError) as error:
             terminalreporter.write_line(str(error))
             return
         for path in written:

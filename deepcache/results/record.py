@@ -35,7 +35,7 @@ class Record:
 
     Attributes:
         experiment: the table or figure, e.g. "table1".
-        row: the method's name in that table, e.g. "Uniform - N=3".
+        row: the method's name in that table, e.g. "uniform N=3".
         settings: model, extractor, device, scheduler, plan, seeds: what was run.
         metrics: what was measured; a metric that was not is left out.
         environment: machine and library versions.
@@ -83,37 +83,33 @@ def read(path: Path) -> list[Record]:
     Raises:
         DeepCacheError: no such file, a file of another kind, truncated JSON, another schema, or no record in it.
     """
-    if not path.is_file():
-        raise DeepCacheError(f"expected a results file at {path}, which does not exist; `pytest bench/` writes one")
-    text = path.read_text()
-    entries = _benchmark_entries(path, text) if text.lstrip().startswith("{\n") else list(_lines(path, text))
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeepCacheError(f"expected a results file at {path}: {error}; `pytest bench/` writes one") from error
+    try:
+        whole = json.loads(text)
+        entries = whole.get("deepcache", [whole] if "schema" in whole else [])
+    except (json.JSONDecodeError, AttributeError):
+        entries = list(_lines(path, text))
     if not entries:
-        raise DeepCacheError(
-            f"{path} holds no records; it should be what `pytest bench/` wrote with --tables or --benchmark-json"
-        )
+        raise DeepCacheError(f"{path} holds no records; `pytest bench/ --benchmark-json FILE` writes some")
     return [_record(path, entry) for entry in entries]
 
 
 def _record(path: Path, entry: Any) -> Record:
     try:
         return from_dict(entry)
-    except (TypeError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise DeepCacheError(f"{path} holds something that is no record ({error}); run the benches again") from error
 
 
-def _benchmark_entries(path: Path, text: str) -> list[Any]:
-    try:
-        return list(json.loads(text).get("deepcache", []))
-    except json.JSONDecodeError as error:
-        raise DeepCacheError(f"{path} is truncated or no JSON ({error}); run the benches again") from error
-
-
 def _lines(path: Path, text: str) -> Iterable[Any]:
-    complete, _, rest = text.rpartition("\n")
-    if not complete and rest:
-        complete = rest
-    for number, line in enumerate(complete.splitlines(), 1):
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         try:
             yield json.loads(line)
         except json.JSONDecodeError as error:
-            raise DeepCacheError(f"line {number} of {path} is no JSON ({error}); run the benches again") from error
+            if number == len(lines) > 1 and not text.endswith("\n"):
+                return  # cut off by a crash
+            raise DeepCacheError(f"line {number} of {path} is truncated or no JSON; run the benches again") from error

@@ -10,12 +10,15 @@ import pandas as pd
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import published
-from deepcache.results.layout import LAYOUTS, Layout
+from deepcache.results.layout import LAYOUTS, Column, Layout
 from deepcache.results.record import Record
 
 DASH = "-"  # a cell that was not measured
 DIFFERENCE = "difference"
-_NOTED = ("model", "weights", "guidance_scale", "num_samples", "device", "threads", "extractor", "macs_convention")
+_NOTED = (
+    "model", "weights", "extractor", "scheduler", "uncached_steps", "branch", "guidance_scale", "first_seed",
+    "num_samples", "macs_convention", "timing", "device", "num_threads",
+)  # fmt: skip
 
 
 def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
@@ -33,13 +36,12 @@ def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
         if not paper:
             continue
         theirs = {c.key: paper[c.published] for c in layout.columns if c.published in paper}
-        same = record.settings.get("model") == layout.published_model
         differences = {
-            key: ours - theirs[key]
-            for key, ours in measured.items()
-            if (same or key in layout.comparable) and ours is not None and key in theirs
+            c.key: ours - theirs[c.key]
+            for c in layout.columns
+            if (ours := measured[c.key]) is not None and c.key in theirs and _same(c, layout, record)
         }
-        lines.append({"method": label, "source": f"paper ({layout.published_extractor})", **theirs})
+        lines.append({"method": label, "source": f"paper ({layout.published_settings['extractor']})", **theirs})
         lines.append({"method": label, "source": DIFFERENCE, **differences})
     keys = ["method", "source", *(c.key for c in layout.columns)]
     return pd.DataFrame(lines, columns=keys).astype({c.key: float for c in layout.columns})
@@ -99,6 +101,11 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         found = ", ".join(sorted({record.experiment for record in records})) or "none"
         raise DeepCacheError(f"expected records of the experiments {known}; found {found}")
     return written
+
+
+def _same(column: Column, layout: Layout, record: Record) -> bool:
+    known = layout.published_settings
+    return column.same is not None and all(record.settings.get(name) == known[name] for name in column.same)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -39,6 +39,7 @@ def sample(
     """
     num_classes = pipe.class_embedder.config.num_classes
     arguments.setdefault("output_type", "pt")
+    own_bar = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=True)
     done = []
     with tqdm(total=len(seeds), desc=description, unit="image", disable=None if progress else True, leave=False) as bar:
@@ -47,4 +48,5 @@ def sample(
             generators = [torch.Generator().manual_seed(seed) for seed in some]
             done.append(pipe(class_labels=labels_of(some, num_classes), generator=generators, **arguments).images)
             bar.update(len(some))
+    pipe.set_progress_bar_config(**own_bar)
     return torch.cat(done)

@@ -21,13 +21,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs; a stopped run goes on")
     options = parser.parse_args(arguments)
     try:
-        train = fashion.load("train", options.data)
-        held_out = fashion.paint(fashion.load("test", options.data), seed=0)
+        _run(options.acts, options.data, options.runs)
     except DeepCacheError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    ldm, features = options.runs / "mini-ldm", options.runs / "mini-features"
-    for act in options.acts:
+    return 0
+
+
+def _run(acts: list[str], data: Path, runs: Path) -> None:
+    train = fashion.load("train", data)
+    held_out = fashion.paint(fashion.load("test", data), seed=0)
+    ldm, features = runs / "mini-ldm", runs / "mini-features"
+    for act in acts:
         if act == "mini-ldm":
             vqvae = autoencoder.train_autoencoder(train, ldm)
             export.export_ldm(vqvae, denoiser.train_denoiser(train, vqvae, ldm), WEIGHTS / act)
@@ -37,7 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(card.write_features_card(held_out, features, WEIGHTS / "mini-features"))
             print(card.write_ldm_card(held_out, ldm, WEIGHTS / "mini-ldm"))
-    return 0
 
 
 if __name__ == "__main__":

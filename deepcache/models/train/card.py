@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
+from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference
 from deepcache.metrics.extractors import extract
 from deepcache.metrics.fidelity import quality
@@ -89,6 +90,8 @@ Of {NUM_SAMPLES:,} uncached samples (DDIM {NUM_STEPS} steps, guidance {GUIDANCE}
 
 
 def _history(run: Path, batch: int) -> str:
+    if not (run / "log.jsonl").is_file():
+        raise DeepCacheError(f"expected the log of a finished training in {run}; train the model first")
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     losses = [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()[-20:]]
     mean = sum(losses) / len(losses)

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from deepcache.models import fashion
 from deepcache.models.mini_features import MiniFeatures
 from deepcache.models.train import autoencoder
-from deepcache.models.train.trainer import Recipe, train
+from deepcache.models.train.trainer import Recipe, save_whole, train
 
 BATCH = 128
 RECIPE = Recipe(num_steps=7_000, lr=2e-3, weight_decay=0.05)  # 91 % garments, 99 % colours on held-out images
@@ -64,8 +64,7 @@ def _reconstructions(data: fashion.Garments, vqvae: VQModel, folder: Path) -> fa
         some = fashion.Garments(data.grey[:NUM_RECONSTRUCTED], data.garment[:NUM_RECONSTRUCTED])
         painted = fashion.paint(some, seed=1)
         images = autoencoder.decode(vqvae, autoencoder.encode(vqvae, painted.images)).clamp(-1, 1)
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save((images.half(), *painted[1:]), path)
+        save_whole((images.half(), *painted[1:]), path)
     return fashion.Painted(*torch.load(path, weights_only=True))
 
 

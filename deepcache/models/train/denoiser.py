@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from deepcache.models import fashion
 from deepcache.models.class_conditional import ClassEmbedder
 from deepcache.models.train import autoencoder
-from deepcache.models.train.trainer import Recipe, train
+from deepcache.models.train.trainer import Recipe, save_whole, train
 
 BATCH = 96
 RECIPE = Recipe(num_steps=12_000, lr=8e-4)  # 1.15 M latents seen
@@ -81,7 +81,6 @@ def _latents(data: fashion.Garments, vqvae: VQModel, folder: Path) -> tuple[Tens
     path = folder / "latents.pt"
     if not path.exists():
         images = torch.cat([fashion.paint(data, seed=2 + i).images for i in range(PAINTINGS)])
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save((autoencoder.encode(vqvae, images).half(), data.garment.repeat(PAINTINGS)), path)
+        save_whole((autoencoder.encode(vqvae, images).half(), data.garment.repeat(PAINTINGS)), path)
     latents, labels = torch.load(path, weights_only=True)
     return latents, labels

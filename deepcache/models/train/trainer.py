@@ -105,8 +105,15 @@ def _save(
         "step": step,
         "seconds": seconds,
     }
-    torch.save(state, folder / "state.pt.part")
-    os.replace(folder / "state.pt.part", folder / "state.pt")
+    save_whole(state, folder / "state.pt")
+
+
+def save_whole(value: object, path: Path) -> None:
+    """Save beside `path` and rename, so that a kill leaves no half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    torch.save(value, part)
+    os.replace(part, path)
 
 
 def _log(folder: Path, **line: float) -> None:
