@@ -129,11 +129,16 @@ def _printed(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
     shown["source"] = table["source"]
     signs = (table["source"] == DIFFERENCE).map({True: "+", False: ""})
     for c in layout.columns:
-        shown[c.title] = [
-            DASH if pd.isna(value) else f"{value:{sign}.{c.digits}f}"
-            for value, sign in zip(table[c.key], signs, strict=True)
-        ]
+        shown[c.title] = [_number(value, c, sign) for value, sign in zip(table[c.key], signs, strict=True)]
     return shown
+
+
+def _number(value: float, column: Column, sign: str) -> str:
+    """A dash where there is none; two digits are enough for large numbers in columns of small ones."""
+    if pd.isna(value):
+        return DASH
+    digits = min(column.digits, 2) if abs(value) >= 1 else column.digits
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0.00"
 
 
 def _alignment(layout: Layout) -> tuple[str, ...]:
