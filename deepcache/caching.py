@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
@@ -186,10 +185,9 @@ class Cache:
         args, kwargs = run.example
         if run.fingerprint not in self._costs:
             self._costs[run.fingerprint] = cost(self._staged.unet, *args, **kwargs)
-        known = self._costs[run.fingerprint]
-        share = Fraction(len(run.full_steps), run.step)
-        macs = known.shallow(self.branch) + share * (known.full() - known.shallow(self.branch))
-        return Generation(run.step, tuple(run.full_steps), round(macs), run.feature_bytes)
+        done = CachePlan(run.step, tuple(run.full_steps), self.branch)
+        macs = round(self._costs[run.fingerprint].mean(done))
+        return Generation(done.num_steps, done.full_steps, macs, run.feature_bytes)
 
 
 def _fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

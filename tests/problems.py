@@ -40,14 +40,11 @@ _ATTENTION = {
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
 }
 _CONDITION = {
-    "sample_size": 8,
-    "block_out_channels": (8, 16),
+    **_DDPM,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
     "attention_head_dim": 2,
     "cross_attention_dim": CONTEXT_DIM,
-    "norm_num_groups": 4,
 }
 _FOUR_LEVELS = {"block_out_channels": (8, 16, 16, 16), "layers_per_block": 2}
 

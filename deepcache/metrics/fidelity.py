@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import Tensor
 
@@ -21,6 +23,11 @@ def quality(samples: Features, reference: Reference) -> dict[str, float]:
         "precision": 100 * precision,
         "recall": 100 * recall,
     }
+
+
+def as_asked(samples: Features, labels: Sequence[int]) -> float:
+    """Share of samples whose most probable class is the one asked for, 0..1."""
+    return float((samples.probabilities.argmax(axis=1) == np.asarray(labels)).mean())
 
 
 def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_images: Tensor) -> dict[str, float]:

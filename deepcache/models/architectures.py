@@ -15,6 +15,7 @@ from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.models.embedded import EMBEDDED, WEIGHTS
 from deepcache.plan import require_whole
+from deepcache.unets import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _find(name: str) -> Architecture:
 
 def from_config(path: Path, *, context_tokens: int) -> Architecture:
     """From a U-Net's `config.json`; `context_tokens` counts where its class takes a context."""
-    classes = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
+    classes = {family.__name__: family for family in FAMILIES}
     try:
         config = json.loads(path.read_text())
         kind = config["_class_name"]

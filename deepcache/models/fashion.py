@@ -42,6 +42,10 @@ class Garments(NamedTuple):
     grey: Tensor
     garment: Tensor
 
+    def pick(self, chosen: Tensor | slice) -> Garments:
+        """Some of them, by index."""
+        return Garments(self.grey[chosen], self.garment[chosen])
+
 
 class Painted(NamedTuple):
     """Coloured images and what they show.

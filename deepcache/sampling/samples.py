@@ -42,11 +42,15 @@ def sample(
     own_bar = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=True)
     done = []
-    with tqdm(total=len(seeds), desc=description, unit="image", disable=None if progress else True, leave=False) as bar:
-        for start in range(0, len(seeds), batch_size):
-            some = seeds[start : start + batch_size]
-            generators = [torch.Generator().manual_seed(seed) for seed in some]
-            done.append(pipe(class_labels=labels_of(some, num_classes), generator=generators, **arguments).images)
-            bar.update(len(some))
-    pipe.set_progress_bar_config(**own_bar)
+    try:
+        with tqdm(
+            total=len(seeds), desc=description, unit="image", disable=None if progress else True, leave=False
+        ) as bar:
+            for start in range(0, len(seeds), batch_size):
+                some = seeds[start : start + batch_size]
+                generators = [torch.Generator().manual_seed(seed) for seed in some]
+                done.append(pipe(class_labels=labels_of(some, num_classes), generator=generators, **arguments).images)
+                bar.update(len(some))
+    finally:
+        pipe.set_progress_bar_config(**own_bar)
     return torch.cat(done)

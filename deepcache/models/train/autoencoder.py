@@ -7,7 +7,6 @@ https://arxiv.org/abs/1711.00937).
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
+from deepcache.metrics import distances
 from deepcache.models import fashion
 from deepcache.models.train.trainer import Recipe, train
 
@@ -44,7 +44,7 @@ def train_autoencoder(data: fashion.Garments, folder: Path) -> VQModel:
 
     def images(step: int) -> Tensor:
         chosen = torch.randint(len(data.grey), (BATCH,), generator=torch.Generator().manual_seed(step))
-        return fashion.paint(fashion.Garments(data.grey[chosen], data.garment[chosen]), seed=step).images
+        return fashion.paint(data.pick(chosen), seed=step).images
 
     def loss(model: VQModel, step: int, *, quantize: bool) -> Tensor:
         x = images(step)
@@ -87,7 +87,7 @@ def decode(model: VQModel, latents: Tensor, *, batch: int = 256) -> Tensor:
 
 
 def _sample_latents(model: VQModel, data: fashion.Garments, count: int = 2_000) -> Tensor:
-    images = fashion.paint(fashion.Garments(data.grey[:count], data.garment[:count]), seed=0).images
+    images = fashion.paint(data.pick(slice(count)), seed=0).images
     return encode(model, images)
 
 
@@ -115,4 +115,4 @@ def _normalise(model: VQModel, data: fashion.Garments) -> None:
 def psnr(model: VQModel, images: Tensor) -> float:
     """Of the reconstructions, in dB, from the mean squared error over all images."""
     error = mse_loss(decode(model, encode(model, images)).clamp(-1, 1), images).item()
-    return 10 * math.log10(4 / error)
+    return distances.psnr(error, peak=2)

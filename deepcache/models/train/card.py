@@ -12,7 +12,7 @@ from torchvision.utils import save_image
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference
 from deepcache.metrics.extractors import extract
-from deepcache.metrics.fidelity import quality
+from deepcache.metrics.fidelity import as_asked, quality
 from deepcache.models import fashion, load, load_extractor
 from deepcache.models.train import autoencoder, classifier, denoiser
 from deepcache.sampling import labels_of, sample
@@ -57,11 +57,10 @@ def write_ldm_card(held_out: fashion.Painted, runs: Path, out: Path) -> dict[str
     seeds = range(NUM_SAMPLES)
     images = sample(pipe, seeds, batch_size=50, num_inference_steps=NUM_STEPS, guidance_scale=GUIDANCE)
     save_image(images[:100], out / "samples.png", nrow=10, padding=1)
-    asked = torch.tensor(labels_of(seeds, len(fashion.GARMENTS)))
     features = extract(extractor, images)
     scores = {
         "autoencoder_psnr_db": autoencoder.psnr(pipe.vqvae, held_out.images),
-        "samples_as_asked": (torch.from_numpy(features.probabilities).argmax(1) == asked).float().mean().item(),
+        "samples_as_asked": as_asked(features, labels_of(seeds, len(fashion.GARMENTS))),
         **quality(features, reference.load()),
     }
     sizes = {name: sum(p.numel() for p in getattr(pipe, name).parameters()) for name in ("unet", "vqvae")}

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from deepcache.models import fashion
 from deepcache.models.mini_features import MiniFeatures
 from deepcache.models.train import autoencoder
-from deepcache.models.train.trainer import Recipe, save_whole, train
+from deepcache.models.train.trainer import Recipe, kept, train
 
 BATCH = 128
 RECIPE = Recipe(num_steps=7_000, lr=2e-3, weight_decay=0.05)  # 91 % garments, 99 % colours on held-out images
@@ -26,7 +26,8 @@ def train_classifier(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Mi
 
     def loss(model: nn.Module, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        painted = fashion.paint(_draw(data, generator), seed=step)
+        drawn = torch.randint(len(data.grey), (BATCH // 2,), generator=generator)
+        painted = fashion.paint(data.pick(drawn), seed=step)
         chosen = torch.randint(len(seen.images), (BATCH // 2,), generator=generator)
         both = fashion.Painted(*(torch.cat([a, b[chosen].to(a.dtype)]) for a, b in zip(painted, seen, strict=True)))
         images = _augment(both.images, generator)
@@ -43,11 +44,6 @@ def train_classifier(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Mi
     return model
 
 
-def _draw(data: fashion.Garments, generator: torch.Generator) -> fashion.Garments:
-    chosen = torch.randint(len(data.grey), (BATCH // 2,), generator=generator)
-    return fashion.Garments(data.grey[chosen], data.garment[chosen])
-
-
 def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Blur a fifth, and add noise of a standard deviation up to 0.06 (of the range -1..1)."""
     count = len(images)
@@ -59,13 +55,13 @@ def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _reconstructions(data: fashion.Garments, vqvae: VQModel, folder: Path) -> fashion.Painted:
     """Painted images as the autoencoder gives them back, kept in `folder` between runs."""
-    path = folder / "reconstructions.pt"
-    if not path.exists():
-        some = fashion.Garments(data.grey[:NUM_RECONSTRUCTED], data.garment[:NUM_RECONSTRUCTED])
-        painted = fashion.paint(some, seed=1)
+
+    def make() -> tuple[Tensor, ...]:
+        painted = fashion.paint(data.pick(slice(NUM_RECONSTRUCTED)), seed=1)
         images = autoencoder.decode(vqvae, autoencoder.encode(vqvae, painted.images)).clamp(-1, 1)
-        save_whole((images.half(), *painted[1:]), path)
-    return fashion.Painted(*torch.load(path, weights_only=True))
+        return (images.half(), *painted[1:])
+
+    return fashion.Painted(*kept(folder / "reconstructions.pt", make))
 
 
 @torch.no_grad()

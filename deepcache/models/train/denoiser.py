@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from deepcache.models import fashion
 from deepcache.models.class_conditional import ClassEmbedder
 from deepcache.models.train import autoencoder
-from deepcache.models.train.trainer import Recipe, save_whole, train
+from deepcache.models.train.trainer import Recipe, kept, train
 
 BATCH = 96
 RECIPE = Recipe(num_steps=12_000, lr=8e-4)  # 1.15 M latents seen
@@ -78,9 +78,10 @@ def train_denoiser(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Cond
 
 def _latents(data: fashion.Garments, vqvae: VQModel, folder: Path) -> tuple[Tensor, Tensor]:
     """Latents before quantisation, (N, 4, 8, 8) fp16, and labels, kept in `folder` between runs."""
-    path = folder / "latents.pt"
-    if not path.exists():
+
+    def make() -> tuple[Tensor, Tensor]:
         images = torch.cat([fashion.paint(data, seed=2 + i).images for i in range(PAINTINGS)])
-        save_whole((autoencoder.encode(vqvae, images).half(), data.garment.repeat(PAINTINGS)), path)
-    latents, labels = torch.load(path, weights_only=True)
+        return autoencoder.encode(vqvae, images).half(), data.garment.repeat(PAINTINGS)
+
+    latents, labels = kept(folder / "latents.pt", make)
     return latents, labels

@@ -105,10 +105,18 @@ def _save(
         "step": step,
         "seconds": seconds,
     }
-    save_whole(state, folder / "state.pt")
+    _save_whole(state, folder / "state.pt")
 
 
-def save_whole(value: object, path: Path) -> None:
+def kept(path: Path, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What `make` gives, made once and kept in `path` between runs."""
+    if not path.exists():
+        _save_whole(make(), path)
+    found: tuple[Tensor, ...] = torch.load(path, weights_only=True)
+    return found
+
+
+def _save_whole(value: object, path: Path) -> None:
     """Save beside `path` and rename, so that a kill leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
