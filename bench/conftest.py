@@ -10,7 +10,7 @@ from workload import SCHEDULERS, Workload
 
 from deepcache import models
 from deepcache.errors import DeepCacheError
-from deepcache.macs import require_branch
+from deepcache.stages import require_branch
 from deepcache.metrics import reference as references
 
 

@@ -1,196 +1,216 @@
-"""`cached`: a U-Net whose shallow steps take the deep feature from the last full step."""
+"""`cached`: a U-Net whose shallow steps take the deep feature from earlier full steps."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, UnsupportedUNetError
-from deepcache.forward import full_forward, shallow_forward
-from deepcache.macs import Cost, cost, require_branch, to_meta
-from deepcache.plan import CachePlan, require_whole
-from deepcache.unets import StagedUNet
+from deepcache.compiling import Compile, CompiledSteps, EagerSteps, compiler, steps
+from deepcache.errors import DeepCacheError
+from deepcache.forward import require_inputs
+from deepcache.generation import Fingerprint, Generation, Run, Stream
+from deepcache.installing import install, uninstall
+from deepcache.macs import Cost, cost, one_sample
+from deepcache.plan import CachePlan, Interval
+from deepcache.predict import Node, coordinate, predicted
+from deepcache.timeline import Place, lifetime, num_left, place
+from deepcache.views import Cut
 
-
-@dataclass(frozen=True)
-class Generation:
-    """What one generation did.
-
-    Attributes:
-        num_steps: U-Net calls.
-        full_steps: those that were full, in order.
-        macs: mean over the steps, for one sample of the last size, in the paper's convention (`deepcache.macs`).
-        feature_bytes: size of the feature that was kept.
-    """
-
-    num_steps: int
-    full_steps: tuple[int, ...]
-    macs: int
-    feature_bytes: int
+_REMEMBERED = 1000  # generations
 
 
 @contextmanager
 def cached(
-    pipe_or_unet: Any, plan: CachePlan | None = None, *, interval: int | None = None, branch: int | None = None
+    pipe_or_unet: Any,
+    plan: CachePlan | None = None,
+    *,
+    interval: int | None = None,
+    branch: int | None = None,
+    order: int | None = None,
+    last_step_full: bool = False,
+    compile: Compile = None,  # noqa: A002 (torch's word)
 ) -> Iterator[Cache]:
     """Cache a U-Net's deep feature inside a `with` block, and restore the U-Net after it.
 
-        with deepcache.cached(pipe, interval=3, branch=0) as cache:
+        with deepcache.cached(pipe, interval=3, branch=0, order=1) as cache:
             image = pipe("a red sneaker").images[0]
         cache.generations[-1].full_steps
 
+    A generation begins when a pipeline passes the first element of new timesteps; whichever pipeline, scheduler or
+    thread uses the U-Net. Where timesteps are numbers or copies instead, it begins when the scheduler's are set again
+    and, of a bare U-Net, on entry and on `cache.reset()`. Blocks may be nested: the innermost of a thread counts.
+
     Args:
-        pipe_or_unet: a diffusers pipeline, anything with `.unet` and `.scheduler`, or a bare U-Net. A generation
-            begins when this scheduler's timesteps are set; for a bare U-Net, on entry and on `cache.reset()`. Call
-            that too before another pipeline uses the same U-Net inside the block.
-        plan: the full steps and the branch; its `num_steps` must be the generation's.
+        pipe_or_unet: a diffusers pipeline, anything with `.unet` and `.scheduler`, or a bare U-Net; it may be compiled.
+        plan: the full steps, branch and order; its `num_steps` must be the generation's.
         interval: instead of a plan, N: steps 0, N, 2N, ... are full; 1 caches nothing.
         branch: with `interval`: the skips 0..branch stay live on a shallow step; 0 if not given.
+        order: with `interval`: 0 reuses the last feature, as in the paper, and is taken if not given; 1 and 2 predict
+            it from the last two and three.
+        last_step_full: with `interval`: the last step is full, too; where its number is known before.
+        compile: None, a mode of `torch.compile`, or a dict of its arguments: the full and the shallow step become two
+            static graphs. A U-Net that is compiled already is so in the way that it was.
 
     Yields:
         The `Cache`, which tells what each generation did.
 
     Raises:
-        DeepCacheError: an argument out of range, or a U-Net that is cached already.
+        DeepCacheError: an argument out of range, or a U-Net whose `forward` another package has replaced.
         UnsupportedUNetError: a U-Net, or one of its inputs, that cannot be cached; before anything runs.
 
     References:
         DeepCache: Accelerating Diffusion Models for Free (Ma et al., 2024), https://arxiv.org/abs/2312.00858
     """
-    unet = getattr(pipe_or_unet, "unet", pipe_or_unet)
-    staged = StagedUNet(unet)
-    if (plan is None) == (interval is None) or (plan is not None and branch is not None):
+    outer = getattr(pipe_or_unet, "unet", pipe_or_unet)
+    unet = getattr(outer, "_orig_mod", outer)
+    extras = {"branch": branch, "order": order, "last_step_full": last_step_full or None}
+    if (plan is None) == (interval is None) or (plan is not None and any(v is not None for v in extras.values())):
         raise DeepCacheError(
-            "expected either a plan (which has its branch) or an interval (with a branch), "
-            f"got plan {plan!r}, interval {interval!r}, branch {branch!r}"
+            "expected either a plan (which has its branch, order and last step) or an interval (with these), "
+            f"got plan {plan!r}, interval {interval!r}, {', '.join(f'{k} {v!r}' for k, v in extras.items())}"
         )
-    if plan is None:
-        require_whole("interval", interval, at_least=1)
-    chosen = plan.branch if plan is not None else 0 if branch is None else branch
-    require_branch(chosen, staged.nest.num_branches)
-    _require_own_forward(unet)
-    cache = Cache(staged, pipe_or_unet, chosen, plan=plan, interval=interval or 1)
-    unet.forward = cache
+    chosen = plan or Interval(interval, branch or 0, order or 0, last_step_full)  # type: ignore[arg-type]
+    cut = Cut.of(unet, 0 if branch is None else branch) if plan is None else Cut.of(unet, plan.branch)
+    how = compiler(compile) or getattr(outer, "dynamo_ctx", None)
+    if how is None and getattr(unet, "_compiled_call_impl", None) is not None:
+        how = compiler("default")
+    cache = Cache(unet, pipe_or_unet, chosen, steps(unet, cut, how))
+    install(unet, outer, cache)
     try:
         yield cache
     finally:
-        del unet.forward
+        uninstall(unet, cache)
         cache.release()
 
 
-@dataclass
-class _Run:
-    """One generation under way, of one thread."""
-
-    timesteps: Any
-    num_steps: int | None
-    step: int = 0
-    full_steps: list[int] = field(default_factory=list)
-    feature: Tensor | None = None
-    feature_bytes: int = 0
-    fingerprint: tuple[Any, ...] = ()
-    example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-
-
 class Cache:
-    """Stands in for a U-Net's `forward` and owns the state of its generations, one a thread at a time."""
+    """Answers a U-Net's calls and owns the state of their generations, for each thread its own."""
 
-    def __init__(self, staged: StagedUNet, owner: Any, branch: int, *, plan: CachePlan | None, interval: int) -> None:
-        self.branch = branch
-        self._staged, self._owner, self._plan, self._interval = staged, owner, plan, interval
+    def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, kernel: EagerSteps | CompiledSteps) -> None:
+        self.plan = plan
+        self._unet, self._owner, self._kernel = unet, owner, kernel
         self._local = threading.local()
-        self._runs: list[_Run] = []
-        self._costs: dict[tuple[Any, ...], Cost] = {}
+        self._runs: deque[Run] = deque(maxlen=_REMEMBERED)
+        self._examples: dict[Fingerprint, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self._costs: dict[Fingerprint, Cost] = {}
 
     @property
     def generations(self) -> tuple[Generation, ...]:
-        """All generations since the block was entered, in the order in which they began."""
-        return tuple(self._describe(run) for run in self._runs if run.step)
+        """The last generations since the block was entered, at most 1000, in the order in which they began."""
+        return tuple(self._describe(run) for run in self._runs if run.calls)
 
     def reset(self) -> None:
-        """Drop this thread's feature: its next U-Net call begins a new generation."""
-        run = self._current()
-        if run is not None:
-            run.feature = None
-        self._local.run = None
+        """Drop this thread's features: its next U-Net call begins a new generation."""
+        for run in self._open().values():
+            run.drop()
+        self._open().clear()
 
     def release(self) -> None:
-        """Drop every thread's feature; the generations' facts stay."""
-        for run in self._runs:
-            run.feature = None
+        """Drop every thread's features; the generations' facts stay."""
         self._local = threading.local()
+        for run in self._runs:
+            run.drop()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = self._current()
-        scheduler = getattr(self._owner, "scheduler", None)
-        timesteps = getattr(scheduler, "timesteps", None)
-        if run is None or run.timesteps is not timesteps:
-            run = self._begin(timesteps, scheduler)
-        if run.step == run.num_steps:
-            raise DeepCacheError(
-                f"expected {run.num_steps} U-Net calls in this generation, and this is one more; make the plan for as "
-                "many steps as you sample, and call cache.reset() before a new generation of a bare U-Net or of "
-                "another pipeline on this U-Net; a pipeline that runs the U-Net twice a step (conditional and "
-                "unconditional apart) cannot be cached yet"
-            )
+        require_inputs(self._unet, args, kwargs)
+        timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
+        run, stream = self._locate(timestep)
+        try:
+            return self._step(run, stream, timestep, args, kwargs)
+        except BaseException:  # what it kept would belong to no step
+            run.drop()
+            self._local.open = {memory: other for memory, other in self._open().items() if other is not run}
+            raise
+
+    def _step(self, run: Run, stream: Stream, timestep: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         fingerprint = _fingerprint(args, kwargs)
-        if run.feature is None or fingerprint != run.fingerprint or self._is_full(run.step):
-            if fingerprint != run.fingerprint:
-                run.example = to_meta(args), to_meta(kwargs)
-            output, run.feature = full_forward(self._staged, self.branch, *args, **kwargs)
-            run.fingerprint = fingerprint
-            run.feature_bytes = run.feature.numel() * run.feature.element_size()
-            run.full_steps.append(run.step)
+        is_same = fingerprint == stream.fingerprint
+        is_full = not stream.nodes or not is_same or run.is_full()
+        if is_full:
+            stream.nodes = stream.nodes[: self.plan.order] if is_same else []
+            output, feature = self._kernel.full(*args, **kwargs)
+            stream.nodes.insert(0, Node(run.step, coordinate(timestep), feature))
+            stream.fingerprint = fingerprint
+            if fingerprint not in self._examples:
+                self._examples[fingerprint] = one_sample(args, kwargs)
         else:
-            output = shallow_forward(self._staged, self.branch, run.feature, *args, **kwargs)
-        run.step += 1
-        if run.step == run.num_steps:
-            run.feature = None
+            output = self._kernel.shallow(predicted(stream.nodes, run.step, timestep), *args, **kwargs)
+        run.count(fingerprint, is_full=is_full)
         return output
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy of a cached U-Net, pickled or deep, is an ordinary U-Net."""
-        return getattr, (self._staged.unet, "forward")
+    def _open(self) -> dict[int | None, Run]:
+        """This thread's generations by the memory of their timesteps; None for timesteps without a place."""
+        if not hasattr(self._local, "open"):
+            self._local.open = {}
+        return self._local.open  # type: ignore[no-any-return]
 
-    def _current(self) -> _Run | None:
-        return getattr(self._local, "run", None)
+    def _locate(self, timestep: Any) -> tuple[Run, Stream]:
+        """The generation and the stream that this call belongs to."""
+        timesteps = getattr(getattr(self._owner, "scheduler", None), "timesteps", None)
+        found = place(timestep, timesteps)
+        memory = None if found is None else found.memory
+        run = self._open().get(memory)
+        if run is None or not run.is_continued_at(found) or (found is None and run.timesteps is not timesteps):
+            run = self._begin(timestep, found, timesteps)
+            self._open()[memory] = run
+        return run, run.advance(found)
 
-    def _begin(self, timesteps: Any, scheduler: Any) -> _Run:
-        self.reset()
-        self._local.run = run = _Run(timesteps, self._length(timesteps, getattr(scheduler, "begin_index", None)))
+    def _begin(self, timestep: Any, found: Place | None, timesteps: Tensor | None) -> Run:
+        open_runs = self._open()
+        for memory in [memory for memory, run in open_runs.items() if run.is_over()]:
+            open_runs.pop(memory).drop()
+        before = open_runs.pop(None if found is None else found.memory, None)
+        if before is not None:
+            before.drop()
+        begin_index = getattr(getattr(self._owner, "scheduler", None), "begin_index", None)
+        num_steps, limit = self._length(num_left(found, timesteps, begin_index), is_counted=found is None)
+        alive = None if found is None else lifetime(timestep)
+        run = Run(self.plan, num_steps, limit, timesteps, alive)
         self._runs.append(run)
         return run
 
-    def _is_full(self, step: int) -> bool:
-        return step % self._interval == 0 if self._plan is None else step in self._plan.full_steps
-
-    def _length(self, timesteps: Any, begin_index: int | None) -> int | None:
-        """Of the generation that begins; a plan may be for fewer steps only where the begin is not known (img2img)."""
-        left = None if timesteps is None else len(timesteps) - (begin_index or 0)
-        if self._plan is None or left is None:
-            return left if self._plan is None else self._plan.num_steps
-        if self._plan.num_steps > left or (begin_index is not None and self._plan.num_steps < left):
+    def _length(self, left: int | None, *, is_counted: bool) -> tuple[int | None, int | None]:
+        """How many steps the generation that begins has, where that is known, and how many it may have."""
+        told = getattr(self._owner, "_num_timesteps", None)  # by diffusers' pipelines that may stop before the last
+        fits = {left, told} if isinstance(told, int) and left is not None and told < left else {left}
+        if isinstance(self.plan, CachePlan):
+            planned = self.plan.num_steps
+            if left is not None and planned not in fits and not (is_counted and planned < left):
+                raise DeepCacheError(
+                    f"the plan is for {planned} U-Net calls and this generation makes {left}; make the plan with "
+                    f"num_steps={left}, or pass interval=N, which fits any length"
+                )
+            return planned, planned
+        if left is None and self.plan.last_step_full:
             raise DeepCacheError(
-                f"the plan is for {self._plan.num_steps} U-Net calls and this generation makes {left}; make the plan "
-                f"with num_steps={left}, or pass interval=N, which fits any length"
+                "last_step_full with an interval needs a scheduler that tells the number of steps, and this call's "
+                "timestep is none of the pipeline's; pass a plan, such as deepcache.uniform(num_steps, interval, "
+                "last_step_full=True)"
             )
-        return self._plan.num_steps
+        return min(fits, key=lambda number: number or 0), left if is_counted else None
 
-    def _describe(self, run: _Run) -> Generation:
-        args, kwargs = run.example
-        if run.fingerprint not in self._costs:
-            self._costs[run.fingerprint] = cost(self._staged.unet, *args, **kwargs)
-        done = CachePlan(run.step, tuple(run.full_steps), self.branch)
-        macs = round(self._costs[run.fingerprint].mean(done))
-        return Generation(done.num_steps, done.full_steps, macs, run.feature_bytes)
+    def _describe(self, run: Run) -> Generation:
+        total = Fraction()
+        for (fingerprint, is_full), number in run.calls.items():
+            one = self._cost(fingerprint)
+            total += number * (one.full() if is_full else one.shallow(self.plan.branch))
+        num_calls = run.calls.total()
+        return Generation(run.step + 1, tuple(run.full_steps), num_calls, round(total / num_calls), run.feature_bytes)
+
+    def _cost(self, fingerprint: Fingerprint) -> Cost:
+        if fingerprint not in self._costs:
+            args, kwargs = self._examples[fingerprint]
+            self._costs[fingerprint] = cost(self._unet, *args, **kwargs)
+        return self._costs[fingerprint]
 
 
-def _fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def _fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fingerprint:
     """Shapes, types and devices of a call's tensors, and which optional inputs are there."""
     return tuple(map(_mark, args)), tuple((key, _mark(value)) for key, value in kwargs.items())
 
@@ -203,22 +223,3 @@ def _mark(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(map(_mark, value))
     return type(value)
-
-
-def _require_own_forward(unet: Any) -> None:
-    blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
-    if any(block is not None and "forward" in vars(block) for block in blocks):
-        raise UnsupportedUNetError(
-            "expected blocks with their own forward; another package replaced one; remove that first"
-        )
-    replaced = vars(unet).get("forward")
-    if isinstance(replaced, Cache):
-        raise DeepCacheError(
-            "this U-Net is cached already; leave the other `with deepcache.cached(...)` block before you enter another"
-        )
-    if replaced is not None and getattr(replaced, "__func__", None) is not type(unet).forward:
-        name = getattr(replaced, "__qualname__", type(replaced).__qualname__)
-        raise DeepCacheError(
-            f"expected a U-Net with its own forward; it was replaced by {name} (an accelerate hook or another "
-            "package); remove that first"
-        )

@@ -1,73 +1,108 @@
 """The kernel: a full and a shallow forward pass of a U-Net, as pure functions.
 
-A full step runs every stage and also returns the feature of branch b, the hidden state g_{b+1} that enters
-up stage b. A shallow step runs d_0..d_b and u_b..u_0 with a g_{b+1} given to it (DeepCache, Ma et al., 2024,
+A full step runs every stage and also returns the feature of branch b, the hidden state g_{b+1} that enters up stage b.
+A shallow step runs d_0..d_b and u_b..u_0 with a g_{b+1} given to it (DeepCache, Ma et al., 2024,
 https://arxiv.org/abs/2312.00858, section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from functools import cache
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
-from deepcache.stages import DownStage
-from deepcache.unets import Inputs, StagedUNet
+from deepcache.errors import UnsupportedUNetError
+from deepcache.views import Cut, Feature, Gate, full_view, shallow_view
+
+_NUM_COMMON = 3  # positional arguments: sample, timestep, context
 
 
-def full_forward(staged: StagedUNet, branch: int, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
+def full_forward(unet: Any, cut: Cut, *args: Any, **kwargs: Any) -> tuple[Any, Feature]:
     """The U-Net's own forward pass, and the feature of a branch.
 
     Args:
-        staged: the U-Net.
-        branch: 0 .. number of skips - 1.
+        unet: of one of the `deepcache.families.FAMILIES`.
+        cut: the branch, `Cut.of(unet, branch)`.
         *args, **kwargs: those of the U-Net's `forward`.
 
     Returns:
-        What `forward` returns, bit for bit, and the feature, (B, C, H', W').
+        What `forward` returns, bit for bit, and the feature: (B, C, H', W') with B times the frames of a video first.
+
+    Raises:
+        UnsupportedUNetError: the block at the cut has hooks or a `forward` of its own.
     """
-    inputs = staged.family.embed(staged.unet, *args, **kwargs)
-    nest = staged.nest
-    hidden, skips = _descend(nest.down, inputs)
-    hidden = nest.mid(hidden, inputs.conditions)
-    if inputs.mid_residual is not None:
-        hidden = hidden + inputs.mid_residual
-    feature = _ascend(staged, hidden, skips, inputs, range(nest.num_branches - 1, branch, -1))
-    output = _ascend(staged, feature, skips, inputs, range(branch, -1, -1))
-    return staged.family.head(staged.unet, output, inputs), feature
+    return run_full(*full_view(unet, cut), *args, **kwargs)
 
 
-def shallow_forward(staged: StagedUNet, branch: int, feature: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The outermost `branch` + 1 stages of either side around a feature from another step.
+def shallow_forward(unet: Any, cut: Cut, feature: Feature, *args: Any, **kwargs: Any) -> Any:
+    """The outermost `cut.branch` + 1 stages of either side around a feature from another step.
 
     Args:
-        staged: the U-Net.
-        branch: the one that `feature` was taken at.
-        feature: (B, C, H', W').
+        unet: of one of the `deepcache.families.FAMILIES`.
+        cut: the branch that `feature` was taken at.
+        feature: from `full_forward`; it stays as it is.
         *args, **kwargs: those of the U-Net's `forward`.
 
     Returns:
         What `forward` returns.
+
+    Raises:
+        UnsupportedUNetError: the block at the cut has hooks or a `forward` of its own.
     """
-    inputs = staged.family.embed(staged.unet, *args, **kwargs)
-    _, skips = _descend(staged.nest.down[: branch + 1], inputs)
-    output = _ascend(staged, feature, skips, inputs, range(branch, -1, -1))
-    return staged.family.head(staged.unet, output, inputs)
+    args, kwargs = live_residuals(unet, cut, args, kwargs)
+    return run_shallow(*shallow_view(unet, cut), feature, *args, **kwargs)
 
 
-def _descend(stages: Sequence[DownStage], inputs: Inputs) -> tuple[Tensor, list[Tensor]]:
-    hidden, skips = inputs.sample, []
-    for stage in stages:
-        hidden = stage(hidden, inputs.conditions)
-        skips.append(hidden)
-    if inputs.skip_residuals is not None:
-        skips = [skip + residual for skip, residual in zip(skips, inputs.skip_residuals, strict=False)]
-    return hidden, skips
+def run_full(view: Any, gate: Gate, *args: Any, **kwargs: Any) -> tuple[Any, Feature]:
+    """A full step on its view."""
+    output = view.forward(*args, **kwargs)
+    feature, gate.entered = gate.entered, None
+    return output, feature  # type: ignore[return-value]
 
 
-def _ascend(staged: StagedUNet, hidden: Tensor, skips: list[Tensor], inputs: Inputs, order: range) -> Tensor:
-    for i in order:
-        size = skips[i - 1].shape[2:] if inputs.fit_skips and i > 0 else None
-        hidden = staged.nest.up[i](hidden, skips[i], inputs.conditions, size)
-    return hidden
+def run_shallow(view: Any, gate: Gate, feature: Feature, *args: Any, **kwargs: Any) -> Any:
+    """A shallow step on its view, with its residuals alone (`live_residuals`)."""
+    gate.given = feature
+    output = view.forward(*args, **kwargs)
+    gate.given = gate.entered = None
+    return output
+
+
+def live_residuals(
+    unet: Any, cut: Cut, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A shallow step's arguments: ControlNet's mid residual and T2I-Adapter's deep ones are in the feature already."""
+    given = {**dict(zip(parameters(type(unet)), args, strict=False)), **kwargs}
+    mid, adapted = given.get("mid_block_additional_residual"), given.get("down_intrablock_additional_residuals")
+    if mid is None and adapted is None:
+        return args, kwargs
+    if mid is not None:
+        given["mid_block_additional_residual"] = 0.0
+    if adapted is not None:
+        given["down_intrablock_additional_residuals"] = list(adapted[: cut.num_adapted])
+    return (), given
+
+
+@cache
+def parameters(kind: type[nn.Module]) -> tuple[str, ...]:
+    """The names of a U-Net's positional arguments."""
+    return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
+def require_inputs(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse, before anything runs, the one input that a shallow step cannot tell apart."""
+    if len(args) <= _NUM_COMMON and kwargs.get("down_block_additional_residuals") is None:
+        return
+    given = {**dict(zip(parameters(type(unet)), args, strict=False)), **kwargs}
+    old_adapter = "down_intrablock_additional_residuals" in parameters(type(unet)) and (
+        given.get("down_block_additional_residuals") is not None
+        and given.get("mid_block_additional_residual") is None
+        and given.get("down_intrablock_additional_residuals") is None
+    )
+    if old_adapter:
+        raise UnsupportedUNetError(
+            "T2I-Adapter residuals as down_block_additional_residuals without mid_block_additional_residual, which "
+            "diffusers deprecates, cannot be cached; pass them as down_intrablock_additional_residuals"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -18,10 +19,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from deepcache.errors import DeepCacheError
-from deepcache.forward import full_forward
 from deepcache.plan import CachePlan
-from deepcache.unets import StagedUNet
+from deepcache.stages import nest, require_branch
 
 
 @dataclass(frozen=True)
@@ -108,33 +107,35 @@ def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
     """Count a U-Net's MACs on one call's inputs.
 
     Args:
-        unet: on any device; only its configuration is read.
+        unet: on any device; nothing of it is computed or changed. LoRA and IP-Adapter layers count.
         *args, **kwargs: those of the U-Net's `forward`; tensors give their shapes alone. Their first dimension
             is taken as the batch, and the cost is that of one sample.
     """
-    with torch.device("meta"):
-        twin = type(unet).from_config(unet.config)
-    staged = StagedUNet(twin.eval())
+    twin = _on_meta(unet)
+    args, kwargs = one_sample(args, kwargs)
     counts: dict[nn.Module, StageCost] = {}
     with torch.no_grad(), _counting(twin, counts):
-        full_forward(staged, 0, *to_meta(args), **to_meta(kwargs))
-    nest = staged.nest
-    down = tuple(_sum(stage.name, stage.modules, counts) for stage in nest.down)
-    mid = _sum(nest.mid.name, nest.mid.modules, counts)
-    up = tuple(_sum(stage.name, stage.modules, counts) for stage in nest.up)
-    stages = (*(stage.modules for stage in nest.down), nest.mid.modules, *(stage.modules for stage in nest.up))
-    inside = {inner for modules in stages for outer in modules for inner in outer.modules()}
+        twin(*args, **kwargs)
+    stages = nest(twin)
+    down = tuple(_sum(stage.name, stage.modules, counts) for stage in stages.down)
+    mid = _sum(stages.mid.name, stages.mid.modules, counts)
+    up = tuple(_sum(stage.name, stage.modules, counts) for stage in stages.up)
+    inside = {m for stage in (*stages.down, stages.mid, *stages.up) for outer in stage.modules for m in outer.modules()}
     outside = _sum("embeddings and head", tuple(module for module in counts if module not in inside), counts)
     return Cost(outside, down, mid, up)
 
 
-def require_branch(branch: object, num_branches: int) -> int:
-    """Refuse a branch that the U-Net does not have."""
-    if isinstance(branch, bool) or not isinstance(branch, int) or not 0 <= branch < num_branches:
-        raise DeepCacheError(
-            f"expected branch 0..{num_branches - 1}, one a skip connection of this U-Net, got {branch!r}"
-        )
-    return branch
+def _on_meta(unet: nn.Module) -> nn.Module:
+    """A copy without weights, hooks and caches: `deepcopy` takes every tensor for its twin on the meta device."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(_shape_of(p), requires_grad=False) for p in unet.parameters()}
+    memo.update({id(b): _shape_of(b) for b in unet.buffers()})
+    twin = deepcopy(unet, memo)
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        for name in ("forward", "_old_forward", "_hf_hook"):
+            vars(module).pop(name, None)
+    return twin.eval()
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def _counting(unet: nn.Module, counts: dict[nn.Module, StageCost]) -> Iterator[N
     def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         counts[module] = _module_cost(module, args, kwargs, output)
 
-    counted = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, Attention)
+    counted = (nn.Conv2d, nn.Conv3d, nn.Linear, nn.GroupNorm, nn.LayerNorm, Attention)
     handles = [m.register_forward_hook(count, with_kwargs=True) for m in unet.modules() if isinstance(m, counted)]
     try:
         yield
@@ -152,9 +153,9 @@ def _counting(unet: nn.Module, counts: dict[nn.Module, StageCost]) -> Iterator[N
 
 
 def _module_cost(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> StageCost:
-    """Of one sample, without the module's children."""
-    size = prod(output.shape[1:])
-    if isinstance(module, nn.Conv2d):
+    """Of one sample with all its frames, without the module's children."""
+    size = output.numel()
+    if isinstance(module, (nn.Conv2d, nn.Conv3d)):
         products = size * prod(module.kernel_size) * module.in_channels // module.groups
         return StageCost("", products, biases=0 if module.bias is None else size)
     if isinstance(module, nn.Linear):  # its bias once, not once a token: the paper's counter does so
@@ -170,7 +171,7 @@ def _attention_products(module: Any, args: tuple[Any, ...], kwargs: Mapping[str,
     context = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
     queries = prod(hidden.shape[2:]) if hidden.ndim == 4 else hidden.shape[1]
     keys = queries if context is None else context.shape[1]
-    return int(2 * queries * keys * module.inner_dim)
+    return int(2 * hidden.shape[0] * queries * keys * module.inner_dim)
 
 
 def _sum(name: str, modules: tuple[nn.Module, ...], counts: Mapping[nn.Module, StageCost]) -> StageCost:
@@ -180,13 +181,24 @@ def _sum(name: str, modules: tuple[nn.Module, ...], counts: Mapping[nn.Module, S
     return StageCost(name, *(sum(getattr(part, kind) for part in found) for kind in kinds))
 
 
-def to_meta(value: Any) -> Any:
-    """The value with every tensor's shape for one sample, on the meta device; floating point as float32."""
-    if isinstance(value, Tensor):
-        kind = torch.float32 if value.is_floating_point() else value.dtype
-        return torch.empty_like(value[:1] if value.ndim else value, device="meta", dtype=kind)
-    if isinstance(value, dict):
-        return {key: to_meta(inner) for key, inner in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(to_meta(inner) for inner in value)
-    return value
+def one_sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A U-Net call's arguments as shapes for one sample, on the meta device; floating point as float32.
+
+    Where a tensor has several rows a sample (a video's frames), they stay together.
+    """
+    batch = len(args[0] if args else kwargs["sample"])
+
+    def meta(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return _shape_of(value[: max(len(value) // batch, 1)] if value.ndim else value)
+        if isinstance(value, dict):
+            return {key: meta(inner) for key, inner in value.items()}
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(meta, value))
+        return value
+
+    return meta(args), meta(kwargs)
+
+
+def _shape_of(value: Tensor) -> Tensor:
+    return torch.empty_like(value, device="meta", dtype=torch.float32 if value.is_floating_point() else value.dtype)

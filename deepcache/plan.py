@@ -9,6 +9,7 @@ import numpy as np
 from deepcache.errors import DeepCacheError
 
 MAX_POWER = 10
+ORDERS = (0, 1, 2)
 _POWER_DECREMENT = 0.02  # the released code's, taken off the power until the number of full steps fits
 
 
@@ -20,6 +21,7 @@ class CachePlan:
         num_steps: T, at least 1.
         full_steps: ascending, from 0, all below `num_steps`.
         branch: the skips 0..branch stay live on a shallow step.
+        order: 0 reuses the last feature; 1 and 2 predict it from the last two and three (`deepcache.predict`).
 
     Raises:
         DeepCacheError: one of these does not hold.
@@ -28,10 +30,12 @@ class CachePlan:
     num_steps: int
     full_steps: tuple[int, ...]
     branch: int = 0
+    order: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_steps", require_whole("num_steps", self.num_steps, at_least=1))
         object.__setattr__(self, "branch", require_whole("branch", self.branch, at_least=0))
+        object.__setattr__(self, "order", require_order(self.order))
         if not isinstance(self.full_steps, (tuple, list, range)):
             raise DeepCacheError(f"expected full_steps to be a tuple of steps, got {self.full_steps!r}")
         steps = tuple(require_whole("a full step", step, at_least=0) for step in self.full_steps)
@@ -46,22 +50,63 @@ class CachePlan:
     def num_full(self) -> int:
         return len(self.full_steps)
 
+    def is_full(self, step: int, num_steps: int | None = None) -> bool:  # noqa: ARG002 (as of `Interval`)
+        return step in self.full_steps
 
-def uniform(num_steps: int, interval: int, branch: int = 0) -> CachePlan:
-    """Full steps 0, N, 2N, ...: ceil(T / N) of T.
+
+@dataclass(frozen=True)
+class Interval:
+    """Steps 0, N, 2N, ... are full, of a generation of any length; branch and order as in `CachePlan`.
+
+    Attributes:
+        interval: N, at least 1; 1 caches nothing.
+        last_step_full: so is the last step, where the number of steps is known.
+
+    Raises:
+        DeepCacheError: one of these does not hold.
+    """
+
+    interval: int
+    branch: int = 0
+    order: int = 0
+    last_step_full: bool = False
+
+    def __post_init__(self) -> None:
+        require_whole("interval", self.interval, at_least=1)
+        require_order(self.order)
+
+    def is_full(self, step: int, num_steps: int | None = None) -> bool:
+        """Whether a step is full, of `num_steps` or of a number that is not known."""
+        return step % self.interval == 0 or (self.last_step_full and step + 1 == num_steps)
+
+
+def uniform(
+    num_steps: int, interval: int, branch: int = 0, order: int = 0, *, last_step_full: bool = False
+) -> CachePlan:
+    """Full steps 0, N, 2N, ...: ceil(T / N) of T, and the last one if asked.
 
     Args:
         num_steps: T, at least 1.
         interval: N, at least 1; 1 caches nothing.
-        branch: as in `CachePlan`.
+        branch, order: as in `CachePlan`.
+        last_step_full: step T - 1 is full, too.
     """
-    require_whole("interval", interval, at_least=1)
     require_whole("num_steps", num_steps, at_least=1)
-    return CachePlan(num_steps, tuple(range(0, num_steps, interval)), branch)
+    every = Interval(interval, branch, order, last_step_full)
+    full_steps = tuple(step for step in range(num_steps) if every.is_full(step, num_steps))
+    return CachePlan(num_steps, full_steps, branch, order)
 
 
 def quadratic(
-    num_steps: int, num_full: int, center: float, power: float, branch: int = 0, *, signed_root: bool = False
+    num_steps: int,
+    num_full: int,
+    center: float,
+    power: float,
+    branch: int = 0,
+    order: int = 0,
+    *,
+    signed_root: bool = False,
+    last_step_full: bool = False,
 ) -> CachePlan:
     """Full steps dense around `center` (the paper's equation 7).
 
@@ -73,9 +118,10 @@ def quadratic(
         num_full: how many steps are full, 1 .. T.
         center: c, in 0..T.
         power: p, above 1 and at most 10 (the paper uses 1.2 to 1.6).
-        branch: as in `CachePlan`.
+        branch, order: as in `CachePlan`.
         signed_root: how to read the root of the negative number -c. False, as in the released code: the
             principal complex root, of whose points the real parts count. True: -(c^(1/p)).
+        last_step_full: step T - 1 is full, too; beyond `num_full` where it was not among them.
 
     Raises:
         DeepCacheError: an argument out of range, or no power down to 1 gives `num_full` different steps.
@@ -94,7 +140,8 @@ def quadratic(
     while lowered > 1:
         steps = _quadratic_steps(num_steps, num_full, center, lowered, signed_root=signed_root)
         if len(steps) == num_full and steps[-1] < num_steps:
-            return CachePlan(num_steps, steps, branch)
+            last = (num_steps - 1,) if last_step_full and steps[-1] < num_steps - 1 else ()
+            return CachePlan(num_steps, steps + last, branch, order)
         lowered -= _POWER_DECREMENT
     raise DeepCacheError(
         f"no power from {power} down to 1 gives {num_full} different full steps of {num_steps} around {center}; "
@@ -113,6 +160,13 @@ def _quadratic_steps(
         points = np.linspace(complex(-center) ** (1 / power), last, num_full + 1)
         offsets = np.trunc((points**power).real)
     return (0, *(int(offset + center) for offset in np.unique(offsets)[1:-1]))
+
+
+def require_order(order: object) -> int:
+    """The order of the prediction as an int; refuse one that there is not."""
+    if isinstance(order, bool) or order not in ORDERS:
+        raise DeepCacheError(f"expected order to be one of {', '.join(map(str, ORDERS))}, got {order!r}")
+    return int(order)
 
 
 def require_whole(name: str, value: object, *, at_least: int) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from deepcache.forward import full_forward, shallow_forward
 from deepcache.models.class_conditional import ClassConditionalPipeline, ClassEmbedder
-from deepcache.unets import StagedUNet
+from deepcache.views import Cut
 
 TOKENS, CONTEXT_DIM = 5, 8
 
@@ -153,14 +153,10 @@ def unet(name: str, *, seed: int = 0, **changes: Any) -> nn.Module:
         return kind(**{**config, **changes}).eval().requires_grad_(requires_grad=False)
 
 
-def staged(name: str, **changes: Any) -> StagedUNet:
-    return StagedUNet(unet(name, **changes))
-
-
 @cache
-def shared(name: str) -> StagedUNet:
+def shared(name: str) -> nn.Module:
     """One U-Net for all tests that only run it: no hooks, no `cached`."""
-    return staged(name)
+    return unet(name)
 
 
 @cache
@@ -228,13 +224,14 @@ def denoise(pipe: Any, num_steps: int, *, name: str, seed: int = 0) -> Tensor:
 
 
 def assert_full_and_shallow_equal_forward(
-    model: StagedUNet, branch: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module, branch: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Laws 1 and 2: bit for bit."""
-    expected = model.unet(*args, **kwargs).sample
+    expected = model(*args, **kwargs).sample
     assert expected.isfinite().all()
-    full, feature = full_forward(model, branch, *args, **kwargs)
-    shallow = shallow_forward(model, branch, feature, *args, **kwargs)
+    cut = Cut.of(model, branch)
+    full, feature = full_forward(model, cut, *args, **kwargs)
+    shallow = shallow_forward(model, cut, feature, *args, **kwargs)
     torch.testing.assert_close(full.sample, expected, rtol=0, atol=0, msg="a full step differs from forward")
     torch.testing.assert_close(shallow.sample, expected, rtol=0, atol=0, msg="a shallow step differs from forward")
 

@@ -15,7 +15,7 @@ from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.models.embedded import EMBEDDED, WEIGHTS
 from deepcache.plan import require_whole
-from deepcache.unets import FAMILIES
+from deepcache.families import FAMILIES
 
 
 @dataclass(frozen=True)

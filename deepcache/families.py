@@ -1,0 +1,78 @@
+"""Which U-Nets can be cut: diffusers' classes whose `forward` descends and ascends through blocks of known types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import (
+    I2VGenXLUNet,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
+)
+from diffusers.models.unets import unet_2d_blocks as flat
+from diffusers.models.unets import unet_3d_blocks as deep
+from diffusers.models.unets import unet_motion_model as motion
+from torch import nn
+
+from deepcache.errors import UnsupportedUNetError
+
+FAMILIES: tuple[type[nn.Module], ...] = (
+    UNet2DModel,
+    UNet2DConditionModel,
+    UNetSpatioTemporalConditionModel,
+    UNetMotionModel,
+    UNet3DConditionModel,
+    I2VGenXLUNet,
+)
+SKIP_UP_BLOCKS = (flat.SkipUpBlock2D, flat.AttnSkipUpBlock2D)
+DOWN_BLOCKS: tuple[type[nn.Module], ...] = (
+    flat.DownBlock2D,
+    flat.AttnDownBlock2D,
+    flat.CrossAttnDownBlock2D,
+    flat.SimpleCrossAttnDownBlock2D,
+    flat.ResnetDownsampleBlock2D,
+    flat.SkipDownBlock2D,
+    flat.AttnSkipDownBlock2D,
+    deep.DownBlock3D,
+    deep.CrossAttnDownBlock3D,
+    deep.DownBlockSpatioTemporal,
+    deep.CrossAttnDownBlockSpatioTemporal,
+    motion.DownBlockMotion,
+    motion.CrossAttnDownBlockMotion,
+)
+UP_BLOCKS: tuple[type[nn.Module], ...] = (
+    flat.UpBlock2D,
+    flat.AttnUpBlock2D,
+    flat.CrossAttnUpBlock2D,
+    flat.SimpleCrossAttnUpBlock2D,
+    flat.ResnetUpsampleBlock2D,
+    *SKIP_UP_BLOCKS,
+    deep.UpBlock3D,
+    deep.CrossAttnUpBlock3D,
+    deep.UpBlockSpatioTemporal,
+    deep.CrossAttnUpBlockSpatioTemporal,
+    motion.UpBlockMotion,
+    motion.CrossAttnUpBlockMotion,
+)
+
+
+def require_family(unet: Any) -> None:
+    """Refuse what cannot be cut.
+
+    Raises:
+        UnsupportedUNetError: not one of the `FAMILIES`, or a block of another type; a subclass may have another
+            forward pass.
+    """
+    if type(unet) not in FAMILIES:
+        names = ", ".join(kind.__name__ for kind in FAMILIES)
+        raise UnsupportedUNetError(f"expected a diffusers U-Net ({names}), got a {type(unet).__name__}")
+    for blocks, known in ((unet.down_blocks, DOWN_BLOCKS), (unet.up_blocks, UP_BLOCKS)):
+        for block in blocks:
+            if type(block) not in known:
+                names = ", ".join(kind.__name__ for kind in known)
+                raise UnsupportedUNetError(f"expected blocks of type {names}; this U-Net has a {type(block).__name__}")
+    if len({type(block) in SKIP_UP_BLOCKS for block in unet.up_blocks}) > 1:
+        raise UnsupportedUNetError("expected all up blocks of a U-Net with skip blocks to be such; some are not")
