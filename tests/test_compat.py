@@ -1,0 +1,81 @@
+"""The older package's interface. Oracles: the older package itself and `deepcache.cached`, bit for bit."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import DeepCache
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from problems import denoise, latents, pipeline, unet
+
+from deepcache import DeepCacheError, cached
+from deepcache.compat import DeepCacheSDHelper
+
+NAME = "sd-1.5"
+
+
+def _run_with(helper_class: Any, interval: int, branch: int) -> torch.Tensor:
+    """A user's program, of which one import differs."""
+    pipe = SimpleNamespace(unet=unet(NAME), scheduler=DDIMScheduler())
+    helper = helper_class(pipe=pipe)
+    helper.set_params(cache_interval=interval, cache_branch_id=branch)
+    helper.enable()
+    found = denoise(pipe, 5, name=NAME)
+    helper.disable()
+    return found
+
+
+@pytest.mark.parametrize(("interval", "branch"), [(1, 0), (2, 0), (3, 4), (2, 11)])
+def test_helper_equals_the_older_packages(interval: int, branch: int) -> None:
+    ours, theirs = (
+        _run_with(helper, interval, branch) for helper in (DeepCacheSDHelper, DeepCache.DeepCacheSDHelper)
+    )
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_enable_and_disable_are_a_block(order: int) -> None:
+    pipe = pipeline()
+    uncached = latents(pipe)
+    with cached(pipe, interval=2, order=order):
+        expected = latents(pipe)
+    helper = DeepCacheSDHelper()
+    helper.set_params(cache_interval=2, order=order)
+    cache = helper.enable(pipe)
+    assert torch.equal(latents(pipe), expected)
+    assert cache.generations[0].full_steps == (0, 2, 4)
+    helper.disable()
+    helper.disable()
+    assert "forward" not in vars(pipe.unet)
+    assert torch.equal(latents(pipe), uncached)
+
+
+def test_second_enable_takes_the_new_parameters() -> None:
+    pipe = pipeline()
+    with cached(pipe, interval=3):
+        expected = latents(pipe)
+    helper = DeepCacheSDHelper(pipe)
+    for interval in (2, 3):
+        helper.set_params(cache_interval=interval)
+        helper.enable()
+    assert torch.equal(latents(pipe), expected)
+    helper.disable()
+    assert "forward" not in vars(pipe.unet)
+
+
+def test_refused_parameters_leave_the_unet_alone() -> None:
+    pipe = pipeline()
+    helper = DeepCacheSDHelper(pipe)
+    with pytest.raises(DeepCacheError, match="call set_params before enable"):
+        helper.enable()
+    with pytest.raises(DeepCacheError, match="skip_mode 'uniform', got 'quadratic'"):
+        helper.set_params(skip_mode="quadratic")
+    helper.set_params(cache_interval=2, cache_branch_id=99)
+    with pytest.raises(DeepCacheError, match=r"expected branch 0\.\.11"):
+        helper.enable()
+    with pytest.raises(DeepCacheError, match="expected a pipeline"):
+        DeepCacheSDHelper().enable()
+    assert "forward" not in vars(pipe.unet)

@@ -1,0 +1,147 @@
+"""Compiled steps. Oracles: the eager steps, bit for bit under the eager backend, and dynamo's own counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from problems import inputs, latents, pipeline, unet
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from deepcache import DeepCacheError, cached
+from deepcache.forward import full_forward, run_full, run_shallow
+from deepcache.views import Cut, full_view, shallow_view
+
+NAMES = ("ddpm-attention", "no-mid", "sdxl")  # UNet2DModel, Stable Diffusion without and with added conditions
+INTERVAL, NUM_STEPS = 3, 7
+
+
+@pytest.fixture(autouse=True)
+def _no_graphs_of_other_tests() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def _generate(model: nn.Module, name: str, *, batch: int = 2, as_number: bool = False) -> Tensor:
+    """Seven steps of DDIM on a U-Net, whatever wraps it."""
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(NUM_STEPS)
+    (sample, _, *rest), kwargs = inputs(name, batch=batch)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            noise = model(sample, int(t) if as_number else t, *rest, **kwargs).sample
+            sample = scheduler.step(noise, t, sample).prev_sample
+    return sample
+
+
+@cache
+def _eager(name: str, order: int, batch: int = 2) -> Tensor:
+    with cached(model := unet(name), interval=INTERVAL, order=order):
+        return _generate(model, name, batch=batch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_graph_breaks_in_a_step(name: str) -> None:
+    model, (args, kwargs) = unet(name), inputs(name, timestep=torch.tensor(701))
+    cut = Cut.of(model, 1)
+    full, shallow = partial(run_full, *full_view(model, cut)), partial(run_shallow, *shallow_view(model, cut))
+    _, feature = full_forward(model, cut, *args, **kwargs)
+    with torch.no_grad():
+        for step, given in ((full, args), (shallow, (feature, *args))):
+            torch._dynamo.reset()
+            found = torch._dynamo.explain(lambda *a, step=step, **k: step(*a, **k))(*given, **kwargs)
+            assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_graphs_serve_every_generation_of_a_shape(name: str) -> None:
+    counter, model = CompileCounter(), unet(name)
+    with cached(model, interval=INTERVAL, order=2, compile={"backend": counter, "fullgraph": True}) as cache:
+        for _ in range(3):
+            assert torch.equal(_generate(model, name), _eager(name, 2))
+            assert counter.frame_count == 2
+        assert torch.equal(_generate(model, name, batch=3), _eager(name, 2, batch=3))
+        assert counter.frame_count == 4
+        assert torch.equal(_generate(model, name), _eager(name, 2))
+        assert counter.frame_count == 4
+    assert {generation.full_steps for generation in cache.generations} == {(0, 3, 6)}
+
+
+def test_timesteps_that_are_numbers_make_no_graph_of_their_own() -> None:
+    counter, model = CompileCounter(), unet("ddpm-attention")
+    with cached(model, interval=INTERVAL, compile={"backend": counter, "fullgraph": True}) as cache:
+        for _ in range(2):
+            cache.reset()
+            assert torch.equal(_generate(model, "ddpm-attention", as_number=True), _eager("ddpm-attention", 0))
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("timestep", [701, 701.75])
+@pytest.mark.parametrize("name", ["ddpm-attention", "no-mid"])
+def test_number_becomes_the_tensor_that_forward_would_make(name: str, timestep: float) -> None:
+    model, (args, kwargs) = unet(name), inputs(name, timestep=timestep)
+    expected = model(*args, **kwargs).sample
+    with cached(model, interval=2, compile={"backend": "eager"}):
+        assert torch.equal(model(*args, **kwargs).sample, expected)
+
+
+def _by_wrapper(model: nn.Module, backend: Any) -> Callable[..., Any]:
+    return torch.compile(model, backend=backend, fullgraph=True)
+
+
+def _in_place(model: nn.Module, backend: Any) -> Callable[..., Any]:
+    model.compile(backend=backend, fullgraph=True)
+    return model
+
+
+def test_compiled_unet_is_cached_in_the_way_it_was_compiled() -> None:
+    name, counter, model = "no-mid", CompileCounter(), unet("no-mid")
+    wrapper = _by_wrapper(model, counter)
+    uncached = _generate(wrapper, name)
+    assert counter.frame_count == 1
+    with cached(wrapper, interval=INTERVAL, order=1) as cache:
+        for _ in range(2):
+            assert torch.equal(_generate(wrapper, name), _eager(name, 1))
+    assert counter.frame_count == 3
+    assert [generation.full_steps for generation in cache.generations] == [(0, 3, 6)] * 2
+    assert torch.equal(_generate(wrapper, name), uncached)
+    assert counter.frame_count == 3
+
+
+def test_unet_compiled_in_place_is_cached_too() -> None:
+    name, counter, model = "ddpm-attention", CompileCounter(), unet("ddpm-attention")
+    uncached = _generate(_in_place(model, counter), name)
+    with cached(model, interval=INTERVAL, order=1, compile={"backend": counter}):
+        assert torch.equal(_generate(model, name), _eager(name, 1))
+    assert counter.frame_count == 3
+    assert torch.equal(_generate(model, name), uncached)
+    assert counter.frame_count == 3
+
+
+def test_pipeline_with_a_compiled_unet() -> None:
+    expected, pipe = pipeline(), pipeline()
+    with cached(expected, interval=2):
+        image = latents(expected)
+    pipe.unet = _by_wrapper(pipe.unet, "eager")
+    with cached(pipe, interval=2):
+        assert torch.equal(latents(pipe), image)
+
+
+def test_traced_backend_equals_eager_within_rounding() -> None:
+    """AOTAutograd traces to primitive operations, as every real backend does first."""
+    model = unet("ddpm-attention")
+    with cached(model, interval=INTERVAL, order=1, compile={"backend": "aot_eager", "fullgraph": True}):
+        torch.testing.assert_close(_generate(model, "ddpm-attention"), _eager("ddpm-attention", 1))
+
+
+@pytest.mark.parametrize("how", ["fast", True, 3])
+def test_unknown_way_to_compile_is_refused(how: Any) -> None:
+    with pytest.raises(DeepCacheError, match="expected compile to be one of default, reduce-overhead"):
+        with cached(unet("ddpm"), interval=2, compile=how):
+            pass
