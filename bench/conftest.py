@@ -10,8 +10,8 @@ from workload import SCHEDULERS, Workload
 
 from deepcache import models
 from deepcache.errors import DeepCacheError
-from deepcache.stages import require_branch
 from deepcache.metrics import reference as references
+from deepcache.stages import require_branch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -91,8 +91,8 @@ def test_table1(
     label = row.label(steps, branch, scheduler, first_seed)
     benchmark.group = "table1"
     timing = mini_ldm.time(benchmark, num_steps, plan, steps, rounds)
-    uncached = mini_ldm.uncached(scheduler, num_steps, seeds)
-    samples = uncached if row.kind == "uncached" else mini_ldm.run(seeds, steps, plan, label)
+    uncached = mini_ldm.samples(seeds, num_steps, None, f"uncached, {num_steps} steps")
+    samples = uncached if row.kind == "uncached" else mini_ldm.samples(seeds, steps, plan, label)
     change = {} if samples is uncached else drift(samples.features, uncached.features, samples.images, uncached.images)
     row_calls = mini_ldm.num_calls(steps)
     macs = cost.full() * row_calls / num_calls if samples.cache is None else samples.cache.generations[0].macs

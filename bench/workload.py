@@ -53,7 +53,7 @@ class Timing:
 
 @dataclass
 class Workload:
-    """A class-conditional pipeline with guidance, and its uncached samples, one run a seed block."""
+    """A class-conditional pipeline with guidance, and its samples, one run a seed block and plan."""
 
     pipe: ClassConditionalPipeline
     extractor: MiniFeatures
@@ -64,10 +64,12 @@ class Workload:
 
     def __post_init__(self) -> None:
         self._config = self.pipe.scheduler.config
-        self._uncached: dict[tuple[str, int, range], Samples] = {}
+        self._scheduler = "ddim"
+        self._samples: dict[tuple[str, int, range, CachePlan | None, float], Samples] = {}
 
     def use(self, scheduler: str) -> None:
         """Sample with this scheduler from now on, one of `SCHEDULERS`."""
+        self._scheduler = scheduler
         self.pipe.scheduler = SCHEDULERS[scheduler](self._config)
 
     def num_calls(self, num_steps: int) -> int:
@@ -81,21 +83,26 @@ class Workload:
         latent = torch.empty(1, config.in_channels, config.sample_size, config.sample_size)
         return cost(self.pipe.unet, latent, 0, torch.empty(1, 1, config.cross_attention_dim))
 
-    def uncached(self, scheduler: str, num_steps: int, seeds: range) -> Samples:
-        """Sampled once a session."""
-        key = (scheduler, num_steps, seeds)
-        if key not in self._uncached:
-            self._uncached[key] = self.run(seeds, num_steps, None, f"uncached, {num_steps} steps")
-        return self._uncached[key]
+    def samples(
+        self, seeds: range, num_steps: int, plan: CachePlan | None, description: str, *, disturbed: float = 0.0
+    ) -> Samples:
+        """Of the seeds under a plan, or uncached; sampled once a session.
 
-    def run(self, seeds: range, num_steps: int, plan: CachePlan | None, description: str) -> Samples:
-        """Sample the seeds under a plan, or uncached."""
+        `disturbed` is the standard deviation of what is added to the start noise, which has 1.
+        """
+        key = (self._scheduler, num_steps, seeds, plan, disturbed)
+        if key not in self._samples:
+            self._samples[key] = self._run(seeds, num_steps, plan, description, disturbed)
+        return self._samples[key]
+
+    def _run(self, seeds: range, num_steps: int, plan: CachePlan | None, description: str, disturbed: float) -> Samples:
         with self._caching(plan) as cache:
             images = sample(
                 self.pipe,
                 seeds,
                 batch_size=self.batch_size,
                 description=description,
+                disturbed=disturbed,
                 num_inference_steps=num_steps,
                 guidance_scale=self.guidance_scale,
             )

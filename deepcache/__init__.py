@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepcache import models
-    from deepcache.caching import Cache, Generation, cached
+    from deepcache.caching import Cache, cached
     from deepcache.errors import DeepCacheError, UnsupportedUNetError
+    from deepcache.generation import Generation
     from deepcache.plan import CachePlan, quadratic, uniform
 
 __all__ = [
@@ -29,8 +30,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "caching": ("Cache", "Generation", "cached"),
+    "caching": ("Cache", "cached"),
     "errors": ("DeepCacheError", "UnsupportedUNetError"),
+    "generation": ("Generation",),
     "plan": ("CachePlan", "quadratic", "uniform"),
 }
 

@@ -48,7 +48,7 @@ class CompiledSteps:
 
     def _static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """With the timestep as a tensor: a number would be a constant of the graph, and every step another graph."""
-        given = {**dict(zip(parameters(type(self._unet)), args, strict=False)), **kwargs}
+        given = {**dict(zip(parameters(self._unet.__class__), args, strict=False)), **kwargs}
         timestep = given.get("timestep")
         if timestep is None or isinstance(timestep, Tensor):
             return args, kwargs

@@ -74,7 +74,7 @@ def live_residuals(
     unet: Any, cut: Cut, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A shallow step's arguments: ControlNet's mid residual and T2I-Adapter's deep ones are in the feature already."""
-    given = {**dict(zip(parameters(type(unet)), args, strict=False)), **kwargs}
+    given = {**dict(zip(parameters(unet.__class__), args, strict=False)), **kwargs}
     mid, adapted = given.get("mid_block_additional_residual"), given.get("down_intrablock_additional_residuals")
     if mid is None and adapted is None:
         return args, kwargs
@@ -95,8 +95,8 @@ def require_inputs(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Refuse, before anything runs, the one input that a shallow step cannot tell apart."""
     if len(args) <= _NUM_COMMON and kwargs.get("down_block_additional_residuals") is None:
         return
-    given = {**dict(zip(parameters(type(unet)), args, strict=False)), **kwargs}
-    old_adapter = "down_intrablock_additional_residuals" in parameters(type(unet)) and (
+    given = {**dict(zip(parameters(unet.__class__), args, strict=False)), **kwargs}
+    old_adapter = "down_intrablock_additional_residuals" in parameters(unet.__class__) and (
         given.get("down_block_additional_residuals") is not None
         and given.get("mid_block_additional_residual") is None
         and given.get("down_intrablock_additional_residuals") is None

@@ -119,4 +119,3 @@ class Run:
     def is_over(self) -> bool:
         """Whether nobody can continue it, because its timesteps are gone."""
         return self.alive is not None and self.alive.expired()
-

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import torch
@@ -59,9 +59,7 @@ def predicted(nodes: Sequence[Node], step: int, timestep: Tensor | float) -> Fea
     if len(nodes) == 1:
         return nodes[0].feature
     at, *places = _coordinates(nodes, step, coordinate(timestep))
-    return tuple(
-        _neville(features, places, at) for features in zip(*(node.feature for node in nodes), strict=True)
-    )
+    return tuple(_neville(features, places, at) for features in zip(*(node.feature for node in nodes), strict=True))
 
 
 def _neville(features: Sequence[Tensor], places: Sequence[Coordinate], at: Coordinate) -> Tensor:
@@ -69,7 +67,7 @@ def _neville(features: Sequence[Tensor], places: Sequence[Coordinate], at: Coord
     for reach in range(1, len(column)):
         column = [
             _lerp(far, near, (at - places[i + reach]) / (places[i] - places[i + reach]))
-            for i, (near, far) in enumerate(zip(column, column[1:], strict=False))
+            for i, (near, far) in enumerate(pairwise(column))
         ]
     return column[0]
 

@@ -1,9 +1,9 @@
 """Which step of which generation a U-Net call is, told by where its timestep lies in memory.
 
 A pipeline sets its scheduler's timesteps and passes the U-Net one element of that tensor after the other. Values may
-repeat there (PNDM, Heun, KDPM2), places do not: another tensor is another generation, an earlier place a generation that
-begins anew, the same place another call of the same step (conditional and unconditional apart), a later place the next
-step. Nothing is read back from the device.
+repeat there (PNDM, Heun, KDPM2), places do not: another tensor is another generation, an earlier place one that begins
+anew, the same place another call of the same step (conditional and unconditional apart), a later place the next step.
+Nothing is read back from the device.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def place(timestep: Any, timesteps: Tensor | None) -> Place | None:
         or memory.nbytes() > timestep.numel() * timestep.element_size()
         or (timesteps is not None and timesteps.untyped_storage()._cdata == memory._cdata)
     )
-    return Place(memory._cdata, timestep.storage_offset()) if is_part else None
+    return Place(memory._cdata, int(timestep.storage_offset())) if is_part else None
 
 
 def num_left(found: Place | None, timesteps: Tensor | None, begin_index: int | None) -> int | None:
@@ -47,7 +47,7 @@ def num_left(found: Place | None, timesteps: Tensor | None, begin_index: int | N
         return len(timesteps) - (begin_index or 0)
     if found.memory != timesteps.untyped_storage()._cdata:
         return None
-    return len(timesteps) - (found.offset - timesteps.storage_offset()) // max(timesteps.stride(0), 1)
+    return len(timesteps) - int(found.offset - timesteps.storage_offset()) // max(int(timesteps.stride(0)), 1)
 
 
 def lifetime(timestep: Tensor) -> StorageWeakRef:

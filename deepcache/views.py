@@ -20,7 +20,13 @@ from deepcache.families import SKIP_UP_BLOCKS
 from deepcache.stages import nest, per_resnet, require_branch
 
 Feature = tuple[Tensor, ...]  # (hidden state,); with the image so far after it between skip blocks
-_OWN = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook", "_compiled_call_impl")  # of an instance, not of a view
+_OWN = (
+    "forward",
+    "_old_forward",
+    "_hf_hook",
+    "_diffusers_hook",
+    "_compiled_call_impl",
+)  # of an instance, not of a view
 _EMPTY = nn.ModuleList()
 
 
@@ -75,7 +81,7 @@ class Gate(nn.Module):
 
     @property
     def resnets(self) -> nn.ModuleList:
-        return self.block.resnets
+        return self.block.resnets  # type: ignore[no-any-return]
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         (hidden_states,) = self.entered = self.given or (hidden_states,)

@@ -30,9 +30,7 @@ def _run_with(helper_class: Any, interval: int, branch: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("interval", "branch"), [(1, 0), (2, 0), (3, 4), (2, 11)])
 def test_helper_equals_the_older_packages(interval: int, branch: int) -> None:
-    ours, theirs = (
-        _run_with(helper, interval, branch) for helper in (DeepCacheSDHelper, DeepCache.DeepCacheSDHelper)
-    )
+    ours, theirs = (_run_with(helper, interval, branch) for helper in (DeepCacheSDHelper, DeepCache.DeepCacheSDHelper))
     assert torch.equal(ours, theirs)
 
 

@@ -47,10 +47,13 @@ def test_psnr_is_of_the_mean_error_and_its_median_of_the_middle_seed(features):
     images = torch.zeros(100, 3, 4, 4)
     tipped = images.clone()
     tipped[:10] = 1.0  # one seed in ten is another image
+    tipped[10:20] = 0.05  # and one a little off
     found = drift(features, features, tipped, images)
-    assert found["mse"] == pytest.approx(0.1)
-    assert found["psnr_db"] == pytest.approx(10)
+    assert found["mse"] == pytest.approx(0.1 + 0.1 * 0.05**2)
+    assert found["psnr_db"] == pytest.approx(10, abs=0.02)
+    assert found["psnr_untipped_db"] == pytest.approx(-10 * math.log10(0.05**2 / 9))
     assert found["psnr_median_db"] == math.inf
+    assert found["tipped"] == pytest.approx(10)
 
 
 def test_a_saved_reference_comes_back(features, tmp_path):

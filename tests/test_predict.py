@@ -26,7 +26,9 @@ def test_order_k_reproduces_polynomials_of_degree_k_on_uneven_nodes(
     timesteps: list[int], coefficients: list[float], order: int
 ) -> None:  # law 7
     def value(t: float) -> Tensor:
-        return torch.tensor([sum(c * (t / 1000) ** k for k, c in enumerate(coefficients[: order + 1]))], dtype=torch.float64)
+        return torch.tensor(
+            [sum(c * (t / 1000) ** k for k, c in enumerate(coefficients[: order + 1]))], dtype=torch.float64
+        )
 
     at, *places = (float(t) for t in timesteps)
     (found,) = predicted(_nodes(places, list(map(value, places)))[: order + 1], 9, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from deepcache.metrics.distances import frechet_distance, inception_score, preci
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.moments import moments
 from deepcache.metrics.reference import Reference
+
+TIPPED_BELOW_DB = 20.0  # two garments of one kind are some 7 dB apart; a changed outline or pattern is below 20
 
 
 def quality(samples: Features, reference: Reference) -> dict[str, float]:
@@ -34,12 +37,16 @@ def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_
     """Of cached against uncached samples of the same seeds.
 
     `fid_drift`, the Fréchet distance between the two sets; `mse` and `psnr_db` of the mean squared error over
-    all images (in 0..1); `psnr_median_db`, the median over the seeds.
+    all images (in 0..1); `psnr_median_db`, the median over the seeds; `tipped`, the share of seeds in percent that
+    came out as another image: below `TIPPED_BELOW_DB`; `psnr_untipped_db`, of the mean error over the other seeds.
     """
     each = (cached_images.double() - uncached_images.double()).square().flatten(1).mean(dim=1).numpy()
+    is_tipped = each > 10 ** (-TIPPED_BELOW_DB / 10)
     return {
         "fid_drift": frechet_distance(moments(cached.pooled), moments(uncached.pooled)),
         "mse": float(each.mean()),
         "psnr_db": psnr(float(each.mean())),
         "psnr_median_db": psnr(float(np.median(each))),
+        "tipped": 100 * float(is_tipped.mean()),
+        "psnr_untipped_db": math.nan if is_tipped.all() else psnr(float(each[~is_tipped].mean())),
     }

@@ -74,6 +74,8 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
         values = sorted({str(record.settings[key]) for record in records if key in record.settings})
         if values:
             lines.append(f"{key.replace('_', ' ')}: {', '.join(values)}")
+    if not layout.published_table:
+        return [*lines, "a dash was not measured"]
     lines.append(f"paper: {layout.published_label}")
     lines.append("a difference is shown only where the quantity is the same; a dash was not measured, here or there")
     return lines

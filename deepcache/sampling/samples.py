@@ -22,6 +22,7 @@ def sample(
     batch_size: int,
     description: str = "sample",
     progress: bool = True,
+    disturbed: float = 0.0,
     **arguments: Any,
 ) -> Tensor:
     """Samples of a class-conditional pipeline, in the order of the seeds, with a progress bar.
@@ -32,6 +33,7 @@ def sample(
         batch_size: how many run together; changes the samples by no more than float rounding.
         description: of the progress bar.
         progress: whether to show it.
+        disturbed: standard deviation of what is added to each start noise: how chaotic a seed is without a cache.
         **arguments: passed on, e.g. `num_inference_steps`, `guidance_scale`, `output_type`.
 
     Returns:
@@ -49,8 +51,17 @@ def sample(
             for start in range(0, len(seeds), batch_size):
                 some = seeds[start : start + batch_size]
                 generators = [torch.Generator().manual_seed(seed) for seed in some]
+                if disturbed:
+                    arguments["latents"] = _disturbed(pipe.unet, generators, disturbed)
                 done.append(pipe(class_labels=labels_of(some, num_classes), generator=generators, **arguments).images)
                 bar.update(len(some))
     finally:
         pipe.set_progress_bar_config(**own_bar)
     return torch.cat(done)
+
+
+def _disturbed(unet: Any, generators: Sequence[torch.Generator], disturbed: float) -> Tensor:
+    """The start noise that the pipeline would draw, and a little more from the same generator."""
+    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    drawn = [torch.randn(2, *shape, generator=generator) for generator in generators]
+    return torch.stack([noise + disturbed * more for noise, more in drawn])

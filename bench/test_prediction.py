@@ -1,0 +1,110 @@
+"""Predicted against reused features (beyond the paper): orders 0, 1 and 2 at the same plan and cost.
+
+The mean over seeds is ruled by the few whose trajectory tips over to another image, so the median and the share of
+tipped seeds stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+import pytest
+import thresholds
+import torch
+from workload import Workload
+
+from deepcache.macs import PAPER
+from deepcache.metrics.fidelity import drift
+from deepcache.plan import uniform
+
+NUM_STEPS = {"ddim": 50, "dpm-solver++": 25}
+NUM_SEEDS = 64
+DISTURBED = 0.01  # of the start noise's standard deviation
+
+
+@pytest.mark.parametrize("solver", NUM_STEPS)
+def test_chaos_without_a_cache(record: Callable[..., None], mini_ldm: Workload, solver: str, first_seed: int) -> None:
+    """How far a seed moves, uncached, when its start noise does by a hundredth: what no plan can be blamed for."""
+    mini_ldm.use(solver)
+    num_steps, seeds = NUM_STEPS[solver], range(first_seed, first_seed + NUM_SEEDS)
+    row = f"{solver} {num_steps}, uncached, start noise moved by {DISTURBED:.0%}"
+    uncached = mini_ldm.samples(seeds, num_steps, None, f"uncached, {solver} {num_steps}")
+    moved = mini_ldm.samples(seeds, num_steps, None, row, disturbed=DISTURBED)
+    change = drift(moved.features, uncached.features, moved.images, uncached.images)
+    settings = _settings(mini_ldm, solver, first_seed)
+    record(
+        experiment="prediction", row=row, settings=settings, metrics=_finite({"macs": mini_ldm.cost().full(), **change})
+    )
+    assert change["mse"] > 0
+
+
+@pytest.mark.parametrize("order", [0, 1, 2], ids="order={}".format)
+@pytest.mark.parametrize("interval", [2, 3, 5, 10], ids="N={}".format)
+@pytest.mark.parametrize("solver", NUM_STEPS)
+def test_prediction(
+    benchmark: Any,
+    record: Callable[..., None],
+    mini_ldm: Workload,
+    solver: str,
+    interval: int,
+    order: int,
+    branch: int,
+    first_seed: int,
+    rounds: int,
+) -> None:
+    mini_ldm.use(solver)
+    num_steps, seeds = NUM_STEPS[solver], range(first_seed, first_seed + NUM_SEEDS)
+    plan = uniform(num_steps, interval, branch, order)
+    row = f"{solver} {num_steps}, N={interval}, order {order}"
+    benchmark.group = f"prediction, {solver}, N={interval}"
+    timing = mini_ldm.time(benchmark, num_steps, plan, num_steps, rounds)
+    uncached = mini_ldm.samples(seeds, num_steps, None, f"uncached, {solver} {num_steps}")
+    samples = mini_ldm.samples(seeds, num_steps, plan, row)
+    change = drift(samples.features, uncached.features, samples.images, uncached.images)
+    assert samples.cache is not None
+    generation = samples.cache.generations[0]
+    metrics = {"macs": generation.macs, "feature_bytes": generation.feature_bytes, **change}
+    if timing is not None:
+        metrics["speedup"] = timing.speedup
+    record(
+        experiment="prediction",
+        row=row,
+        settings={
+            **_settings(mini_ldm, solver, first_seed),
+            "interval": interval,
+            "branch": branch,
+            "order": order,
+            "timing": f"median of {rounds} interleaved rounds of {mini_ldm.timed_batch_size} images, decoding included",
+        },
+        metrics=_finite(metrics),
+    )
+
+    assert generation.full_steps == plan.full_steps
+    if order > 0 and interval in thresholds.PREDICTION_INTERVALS:
+        reuse = mini_ldm.samples(seeds, num_steps, uniform(num_steps, interval, branch), "reuse")
+        before = drift(reuse.features, uncached.features, reuse.images, uncached.images)
+        gain = change["psnr_median_db"] - before["psnr_median_db"]
+        assert gain >= thresholds.PREDICTION_GAINS_DB
+        assert change["mse"] <= before["mse"] * thresholds.PREDICTION_LOSES_NO_MORE_THAN
+
+
+def _settings(workload: Workload, solver: str, first_seed: int) -> dict[str, Any]:
+    return {
+        "model": workload.model,
+        "weights": "embedded",
+        "extractor": "mini-features",
+        "device": "cpu",
+        "num_threads": torch.get_num_threads(),
+        "scheduler": solver,
+        "num_steps": NUM_STEPS[solver],
+        "guidance_scale": workload.guidance_scale,
+        "first_seed": first_seed,
+        "num_samples": NUM_SEEDS,
+        "macs_convention": str(PAPER),
+    }
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isfinite(value)}
