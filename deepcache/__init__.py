@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deepcache import models
     from deepcache.caching import Cache, cached
-    from deepcache.errors import DeepCacheError, UnsupportedUNetError
+    from deepcache.errors import DeepCacheError, DeepCacheWarning, UnsupportedUNetError
     from deepcache.generation import Generation
     from deepcache.plan import CachePlan, quadratic, uniform
 
@@ -20,6 +20,7 @@ __all__ = [
     "Cache",
     "CachePlan",
     "DeepCacheError",
+    "DeepCacheWarning",
     "Generation",
     "UnsupportedUNetError",
     "cached",
@@ -31,7 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "caching": ("Cache", "cached"),
-    "errors": ("DeepCacheError", "UnsupportedUNetError"),
+    "errors": ("DeepCacheError", "DeepCacheWarning", "UnsupportedUNetError"),
     "generation": ("Generation",),
     "plan": ("CachePlan", "quadratic", "uniform"),
 }

@@ -1,4 +1,4 @@
-"""`python -m deepcache`: MACs of a U-Net under a plan; tables from a results file."""
+"""`python -m deepcache`: MACs of a U-Net under a plan; what a plan can gain; tables from a results file."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     macs.add_argument("--json", action="store_true", help="for machines: integers, 1 MAC each")
     macs.set_defaults(run=_macs)
 
+    explain = commands.add_parser("explain", help="what a plan costs and can gain on a pipeline, without weights")
+    explain.add_argument("--model", required=True, help="a known name, a diffusers folder, or a config.json")
+    explain.add_argument("--num-steps", type=int, default=50, help="U-Net calls of a generation (default 50)")
+    explain.add_argument("--interval", type=int, required=True, help="N: steps 0, N, 2N, ... are full")
+    explain.add_argument("--branch", type=int, default=0, help="the skips 0..BRANCH stay live (default 0)")
+    explain.add_argument("--order", type=int, default=0, help="of the prediction: 0 (the paper's reuse), 1 or 2")
+    explain.add_argument("--last-step-full", action="store_true", help="the last step is full, too")
+    explain.set_defaults(run=_explain)
+
     tables = commands.add_parser("tables", help="Markdown, CSV and LaTeX tables from a results file")
     tables.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
     tables.add_argument("--out", type=Path, default=Path("tables"), help="folder to write to (default tables)")
@@ -60,6 +69,16 @@ def _macs(options: argparse.Namespace) -> str:
         num_steps=options.num_steps,
     )
     return json.dumps(found, indent=2) if options.json else to_text(found, layer_wise=options.layer_wise)
+
+
+def _explain(options: argparse.Namespace) -> str:
+    from deepcache.explain import explain
+    from deepcache.models.skeletons import skeleton
+    from deepcache.plan import Interval
+
+    plan = Interval(options.interval, options.branch, options.order, options.last_step_full)
+    pipeline, context_tokens = skeleton(options.model)
+    return str(explain(pipeline, plan, options.num_steps, name=options.model, context_tokens=context_tokens))
 
 
 def _tables(options: argparse.Namespace) -> str:

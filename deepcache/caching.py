@@ -13,13 +13,15 @@ from torch import Tensor
 
 from deepcache.compiling import Compile, CompiledSteps, EagerSteps, compiler, steps
 from deepcache.errors import DeepCacheError
+from deepcache.explain import explain, warn_if_it_cannot_pay
+from deepcache.explanation import Explanation
 from deepcache.forward import require_inputs
-from deepcache.generation import Fingerprint, Generation, Run, Stream
+from deepcache.generation import Facts, Fingerprint, Generation, Run, Stream
 from deepcache.installing import install, uninstall
 from deepcache.macs import Cost, cost, one_sample
 from deepcache.plan import CachePlan, Interval
 from deepcache.predict import Node, coordinate, predicted
-from deepcache.timeline import Place, lifetime, num_left, place
+from deepcache.timeline import Place, lifetime, num_after, num_left, place
 from deepcache.views import Cut
 
 _REMEMBERED = 1000  # generations
@@ -96,26 +98,36 @@ class Cache:
         self.plan = plan
         self._unet, self._owner, self._kernel = unet, owner, kernel
         self._local = threading.local()
-        self._runs: deque[Run] = deque(maxlen=_REMEMBERED)
+        self._facts: deque[Facts] = deque(maxlen=_REMEMBERED)
         self._examples: dict[Fingerprint, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._costs: dict[Fingerprint, Cost] = {}
+        self._warned = False
 
     @property
     def generations(self) -> tuple[Generation, ...]:
         """The last generations since the block was entered, at most 1000, in the order in which they began."""
-        return tuple(self._describe(run) for run in self._runs if run.calls)
+        return tuple(self._describe(facts) for facts in tuple(self._facts) if facts.calls)
+
+    def explain(self, num_steps: int | None = None) -> Explanation:
+        """What the plan costs on this pipeline and the bound on its speedup; `print` it.
+
+        Args:
+            num_steps: U-Net calls of a generation; if None, the plan's, else the pipeline's default.
+
+        Raises:
+            DeepCacheError: no number of steps: an interval on a bare U-Net.
+            UnsupportedUNetError: a U-Net whose inputs its configuration does not tell; generate once before.
+        """
+        call = next(reversed(self._examples.values()), None)
+        return explain(self._owner, self.plan, num_steps, call=call)
 
     def reset(self) -> None:
         """Drop this thread's features: its next U-Net call begins a new generation."""
-        for run in self._open().values():
-            run.drop()
         self._open().clear()
 
     def release(self) -> None:
         """Drop every thread's features; the generations' facts stay."""
         self._local = threading.local()
-        for run in self._runs:
-            run.drop()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         require_inputs(self._unet, args, kwargs)
@@ -124,7 +136,6 @@ class Cache:
         try:
             return self._step(run, stream, timestep, args, kwargs)
         except BaseException:  # what it kept would belong to no step
-            run.drop()
             self._local.open = {memory: other for memory, other in self._open().items() if other is not run}
             raise
 
@@ -158,50 +169,53 @@ class Cache:
         run = self._open().get(memory)
         if run is None or not run.is_continued_at(found) or (found is None and run.timesteps is not timesteps):
             run = self._begin(timestep, found, timesteps)
-            self._open()[memory] = run
         return run, run.advance(found)
 
     def _begin(self, timestep: Any, found: Place | None, timesteps: Tensor | None) -> Run:
-        open_runs = self._open()
-        for memory in [memory for memory, run in open_runs.items() if run.is_over()]:
-            open_runs.pop(memory).drop()
-        before = open_runs.pop(None if found is None else found.memory, None)
-        if before is not None:
-            before.drop()
-        begin_index = getattr(getattr(self._owner, "scheduler", None), "begin_index", None)
-        num_steps, limit = self._length(num_left(found, timesteps, begin_index), is_counted=found is None)
-        alive = None if found is None else lifetime(timestep)
-        run = Run(self.plan, num_steps, limit, timesteps, alive)
-        self._runs.append(run)
-        return run
-
-    def _length(self, left: int | None, *, is_counted: bool) -> tuple[int | None, int | None]:
-        """How many steps the generation that begins has, where that is known, and how many it may have."""
-        told = getattr(self._owner, "_num_timesteps", None)  # by diffusers' pipelines that may stop before the last
-        fits = {left, told} if isinstance(told, int) and left is not None and told < left else {left}
+        memory = None if found is None else found.memory
+        self._local.open = {k: run for k, run in self._open().items() if k != memory and not run.is_over()}
+        scheduler = getattr(self._owner, "scheduler", None)
+        left = num_left(found, timesteps, getattr(scheduler, "begin_index", None))
+        num_steps, limit = left, left if found is None else None
         if isinstance(self.plan, CachePlan):
-            planned = self.plan.num_steps
-            if left is not None and planned not in fits and not (is_counted and planned < left):
-                raise DeepCacheError(
-                    f"the plan is for {planned} U-Net calls and this generation makes {left}; make the plan with "
-                    f"num_steps={left}, or pass interval=N, which fits any length"
-                )
-            return planned, planned
-        if left is None and self.plan.last_step_full:
+            self._require_fit(self.plan, left, timestep, found)
+            num_steps = limit = self.plan.num_steps
+        elif left is None and self.plan.last_step_full:
             raise DeepCacheError(
                 "last_step_full with an interval needs a scheduler that tells the number of steps, and this call's "
                 "timestep is none of the pipeline's; pass a plan, such as deepcache.uniform(num_steps, interval, "
                 "last_step_full=True)"
             )
-        return min(fits, key=lambda number: number or 0), left if is_counted else None
+        self._warned = self._warned or warn_if_it_cannot_pay(self.plan, num_steps)
+        by_object, by_memory = (timesteps, None) if found is None else (None, lifetime(timestep))
+        run = self._local.open[memory] = Run(self.plan, num_steps, limit, by_object, by_memory)
+        self._facts.append(run.facts)
+        return run
 
-    def _describe(self, run: Run) -> Generation:
+    def _require_fit(self, plan: CachePlan, left: int | None, timestep: Any, found: Place | None) -> None:
+        """Refuse a plan for more or fewer steps than the generation will have, as far as that is known."""
+        told = getattr(self._owner, "_num_timesteps", None)  # by diffusers' pipelines, which may stop before the last
+        if found is None:  # numbers may begin later, as image-to-image does
+            fits = left is None or plan.num_steps <= left
+        elif left is None:
+            left = num_after(timestep)
+            fits = plan.num_steps <= left
+        else:
+            fits = plan.num_steps in (left, told) and plan.num_steps <= left
+        if not fits:
+            raise DeepCacheError(
+                f"the plan is for {plan.num_steps} steps and this generation makes {left}; make the plan with "
+                f"num_steps={left}, or pass interval=N, which fits any length"
+            )
+
+    def _describe(self, facts: Facts) -> Generation:
         total = Fraction()
-        for (fingerprint, is_full), number in run.calls.items():
+        for (fingerprint, is_full), number in facts.calls.items():
             one = self._cost(fingerprint)
             total += number * (one.full() if is_full else one.shallow(self.plan.branch))
-        num_calls = run.calls.total()
-        return Generation(run.step + 1, tuple(run.full_steps), num_calls, round(total / num_calls), run.feature_bytes)
+        num_calls = facts.calls.total()
+        macs = round(total / num_calls)
+        return Generation(facts.num_steps, tuple(facts.full_steps), num_calls, macs, facts.feature_bytes)
 
     def _cost(self, fingerprint: Fingerprint) -> Cost:
         if fingerprint not in self._costs:

@@ -9,3 +9,7 @@ class DeepCacheError(Exception):
 
 class UnsupportedUNetError(DeepCacheError):
     """This U-Net, or one of its inputs, cannot be cached; refused before anything ran."""
+
+
+class DeepCacheWarning(UserWarning):
+    """What was asked for can be done, and does not pay."""

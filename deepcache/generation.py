@@ -49,6 +49,16 @@ class Stream:
 
 
 @dataclass
+class Facts:
+    """What a generation has done so far; it holds no features."""
+
+    num_steps: int = 0
+    full_steps: list[int] = field(default_factory=list)
+    calls: Counter[tuple[Fingerprint, bool]] = field(default_factory=Counter)
+    feature_bytes: int = 0
+
+
+@dataclass
 class Run:
     """One generation under way.
 
@@ -56,8 +66,8 @@ class Run:
         plan: which steps are full.
         num_steps: after which the features are dropped, where it is known.
         limit: more steps than this are refused.
-        timesteps: the scheduler's, by which a generation of unplaced timesteps is known.
-        alive: expires with the placed timesteps.
+        timesteps: the scheduler's, by which a generation whose timesteps have no place is known.
+        alive: expires with the timesteps that have one.
     """
 
     plan: CachePlan | Interval
@@ -69,9 +79,7 @@ class Run:
     turn: int = 0
     offset: int | None = None
     streams: list[Stream] = field(default_factory=list)
-    full_steps: list[int] = field(default_factory=list)
-    calls: Counter[tuple[Fingerprint, bool]] = field(default_factory=Counter)
-    feature_bytes: int = 0
+    facts: Facts = field(default_factory=Facts)
 
     def is_continued_at(self, found: Place | None) -> bool:
         """Whether a call at this place belongs to this generation: it lies no earlier than the last one."""
@@ -104,17 +112,15 @@ class Run:
 
     def count(self, fingerprint: Fingerprint, *, is_full: bool) -> None:
         """Take a call that was made into the facts, and drop the features after the last step."""
-        self.calls[fingerprint, is_full] += 1
+        facts = self.facts
+        facts.num_steps = self.step + 1
+        facts.calls[fingerprint, is_full] += 1
         if is_full:
-            self.feature_bytes = max(self.feature_bytes, sum(stream.num_bytes for stream in self.streams))
-            if self.full_steps[-1:] != [self.step]:
-                self.full_steps.append(self.step)
+            facts.feature_bytes = max(facts.feature_bytes, sum(stream.num_bytes for stream in self.streams))
+            if facts.full_steps[-1:] != [self.step]:
+                facts.full_steps.append(self.step)
         if self.num_steps is not None and self.step >= self.num_steps - 1:
             self.streams[self.turn].nodes.clear()
-
-    def drop(self) -> None:
-        """Forget the features; the facts stay."""
-        self.streams = [Stream() for _ in self.streams]
 
     def is_over(self) -> bool:
         """Whether nobody can continue it, because its timesteps are gone."""

@@ -51,13 +51,22 @@ class Installed:
     def leave(self, handler: Callable[..., Any]) -> None:
         self._entered = [entry for entry in self._entered if entry[1] is not handler]
 
-    def put(self, outer: Any) -> None:
-        """Take the place of the innermost `forward`, below accelerate's hook, and set compiled calls aside."""
+    def put(self) -> None:
+        """Take the place of the innermost `forward`, below accelerate's hook."""
         slot = "_old_forward" if "_old_forward" in vars(self.unet) else "forward"
         vars(self.unet)[slot] = self
-        _set_aside(self.unet, "_compiled_call_impl", None, self._undo)
-        if outer is not self.unet:  # of torch.compile
-            _set_aside(outer, "forward", self.unet.__call__, self._undo)
+
+    def set_compiled_calls_aside(self, outer: Any) -> None:
+        """Let torch.compile's wrapper, and a U-Net compiled in place, call the U-Net as it is."""
+        self._set_aside(self.unet, "_compiled_call_impl", None)
+        if outer is not self.unet:
+            self._set_aside(outer, "forward", self.unet.__call__)
+
+    def _set_aside(self, module: Any, name: str, value: Any) -> None:
+        before = vars(module).get(name)
+        if before is not None and before != value:
+            vars(module)[name] = value
+            self._undo.append(lambda: vars(module).update({name: before}))
 
     def take_out(self) -> None:
         """Give the original `forward` back, wherever hooks that came or went meanwhile have moved this one."""
@@ -85,7 +94,8 @@ def install(unet: Any, outer: Any, handler: Callable[..., Any]) -> None:
         installed = _innermost(unet)
         if not isinstance(installed, Installed):
             installed = Installed(unet)
-            installed.put(outer)
+            installed.put()
+        installed.set_compiled_calls_aside(outer)
         installed.enter(handler)
 
 
@@ -107,10 +117,3 @@ def _innermost(unet: Any) -> Any:
         f"expected a U-Net with its own forward; it was replaced by {name} (another package, or group offloading); "
         "remove that first"
     )
-
-
-def _set_aside(module: Any, name: str, value: Any, undo: list[Callable[[], None]]) -> None:
-    before = vars(module).get(name)
-    if before is not None:
-        vars(module)[name] = value
-        undo.append(lambda: vars(module).update({name: before}))

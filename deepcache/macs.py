@@ -111,10 +111,10 @@ def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
         *args, **kwargs: those of the U-Net's `forward`; tensors give their shapes alone. Their first dimension
             is taken as the batch, and the cost is that of one sample.
     """
-    twin = _on_meta(unet)
+    twin = on_meta(unet)
     args, kwargs = one_sample(args, kwargs)
     counts: dict[nn.Module, StageCost] = {}
-    with torch.no_grad(), _counting(twin, counts):
+    with torch.no_grad(), counting(twin, counts):
         twin(*args, **kwargs)
     stages = nest(twin)
     down = tuple(_sum(stage.name, stage.modules, counts) for stage in stages.down)
@@ -125,7 +125,7 @@ def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
     return Cost(outside, down, mid, up)
 
 
-def _on_meta(unet: nn.Module) -> nn.Module:
+def on_meta(unet: nn.Module) -> nn.Module:
     """A copy without weights, hooks and caches: `deepcopy` takes every tensor for its twin on the meta device."""
     memo: dict[int, Any] = {id(p): nn.Parameter(_shape_of(p), requires_grad=False) for p in unet.parameters()}
     memo.update({id(b): _shape_of(b) for b in unet.buffers()})
@@ -139,7 +139,7 @@ def _on_meta(unet: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _counting(unet: nn.Module, counts: dict[nn.Module, StageCost]) -> Iterator[None]:
+def counting(unet: nn.Module, counts: dict[nn.Module, StageCost]) -> Iterator[None]:
     def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         counts[module] = _module_cost(module, args, kwargs, output)
 

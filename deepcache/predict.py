@@ -36,9 +36,9 @@ def coordinate(timestep: Tensor | float) -> Coordinate:
     if not isinstance(timestep, Tensor):
         return float(timestep)
     if timestep.numel() > 1 and any(timestep.stride()):  # one a sample
-        return timestep.reshape(-1, 1, 1, 1)
+        return timestep.reshape(-1, 1, 1, 1).clone()  # its own memory, so that the scheduler's can go
     first = timestep.reshape(-1)[0]
-    return float(first) if first.device.type == "cpu" else first
+    return float(first) if first.device.type == "cpu" else first.clone()
 
 
 def predicted(nodes: Sequence[Node], step: int, timestep: Tensor | float) -> Feature:

@@ -50,6 +50,12 @@ def num_left(found: Place | None, timesteps: Tensor | None, begin_index: int | N
     return len(timesteps) - int(found.offset - timesteps.storage_offset()) // max(int(timesteps.stride(0)), 1)
 
 
+def num_after(timestep: Tensor) -> int:
+    """How many timesteps there can be at most from a placed one on."""
+    memory = timestep.untyped_storage()
+    return memory.nbytes() // timestep.element_size() - int(timestep.storage_offset())
+
+
 def lifetime(timestep: Tensor) -> StorageWeakRef:
     """Expires with the tensor that a timestep is a part of; until then no other memory has its number."""
     return StorageWeakRef(timestep.untyped_storage())

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from examples import RECORDS
 
+from deepcache import uniform
 from deepcache.__main__ import main
+from deepcache.explain import explain
 from deepcache.models.architectures import ARCHITECTURES
 from deepcache.models.embedded import WEIGHTS
+from deepcache.models.skeletons import skeleton
 
 
 def run(capsys, *arguments: str) -> str:
@@ -60,6 +64,43 @@ def test_the_embedded_model_has_a_name(capsys):
     assert "mini-ldm" in run(capsys, "macs", "--model", "mini-ldm", "--interval", "3")
 
 
+def test_explain_prints_what_the_options_ask_for(capsys):
+    options = ["--num-steps", "20", "--interval", "4", "--branch", "2", "--order", "1", "--last-step-full"]
+    out = run(capsys, "explain", "--model", "ddpm-cifar10", *options)
+    plan = uniform(20, 4, 2, 1, last_step_full=True)
+    unet = ARCHITECTURES["ddpm-cifar10"].meta()
+    assert out.rstrip("\n") == str(explain(SimpleNamespace(unet=unet), plan, name="ddpm-cifar10"))
+    assert "20 steps, of which 6 are full: 0, 4, 8, 12, 16, 19\n" in out
+    assert "\n>      2  " in out
+
+
+def test_explain_counts_the_decoder_of_the_embedded_model(capsys):
+    out = run(capsys, "explain", "--model", "mini-ldm", "--interval", "3")
+    assert "50 steps, of which 17 are full" in out
+    assert "vqvae decoder" in out
+    folder = str(WEIGHTS / "mini-ldm")
+    assert run(capsys, "explain", "--model", folder, "--interval", "3").replace(folder, "mini-ldm") == out
+
+
+def test_a_diffusers_folder_is_explained_as_the_name_is(capsys, tmp_path):
+    networks, _ = skeleton("sd-1.5")
+    index = {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None]}
+    for name, library in (("unet", "diffusers"), ("vae", "diffusers"), ("text_encoder", "transformers")):
+        network = getattr(networks, name)
+        index[name] = [library, type(network).__name__]
+        (network.save_config if library == "diffusers" else network.config.save_pretrained)(tmp_path / name)
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    expected = run(capsys, "explain", "--model", "sd-1.5", "--interval", "3")
+    assert "text_encoder" in expected
+    assert "vae decoder" in expected
+    found = run(capsys, "explain", "--model", str(tmp_path), "--interval", "3")
+    assert found.replace(str(tmp_path), "sd-1.5") == expected
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "vae": ["diffusers", "DDIMScheduler"]}))
+    assert "DDIMScheduler is no network" in mistake(capsys, "explain", "--model", str(tmp_path), "--interval", "3")
+    (tmp_path / "model_index.json").write_text("{")
+    assert "cannot be read" in mistake(capsys, "explain", "--model", str(tmp_path), "--interval", "3")
+
+
 def test_tables_renders_a_results_file(capsys, tmp_path):
     results = tmp_path / "records.jsonl"
     results.write_text("".join(json.dumps(record.as_dict()) + "\n" for record in RECORDS))
@@ -75,6 +116,12 @@ def test_tables_renders_a_results_file(capsys, tmp_path):
         (["macs", "--model", "ldm-4-g", "--interval", "0"], "expected interval to be a whole number of at least 1"),
         (["macs", "--model", "ldm-4-g", "--num-steps", "0"], "expected num_steps to be a whole number of at least 1"),
         (["macs", "--model", str(WEIGHTS / "mini-ldm" / "vqvae")], "expected a configuration of UNet2DModel"),
+        (["explain", "--model", "ldm-5", "--interval", "3"], "expected a model out of ldm-4-g"),
+        (["explain", "--model", "mini-ldm", "--interval", "3", "--branch", "9"], "expected branch 0..8"),
+        (["explain", "--model", "mini-ldm", "--interval", "3", "--branch", "-1"], "expected branch"),
+        (["explain", "--model", "mini-ldm", "--interval", "3", "--order", "3"], "expected order to be one of 0, 1, 2"),
+        (["explain", "--model", "mini-ldm", "--interval", "0"], "expected interval to be a whole number of at least 1"),
+        (["explain", "--model", "mini-ldm", "--interval", "3", "--num-steps", "0"], "expected num_steps to be a whole"),
         (["tables", "none.json"], "expected a results file"),
     ],
 )

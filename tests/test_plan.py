@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcache import CachePlan, DeepCacheError, quadratic, uniform
+from deepcache.plan import Interval
 
 lawful = settings(deadline=None, database=None)  # a busy machine is slow, and a test run leaves no files
 
@@ -29,6 +30,39 @@ def test_uniform_plan_is_every_nth_step_from_zero(num_steps: int, interval: int,
 @given(num_steps=NUM_STEPS)
 def test_interval_one_makes_every_step_full(num_steps: int) -> None:
     assert uniform(num_steps, 1).full_steps == tuple(range(num_steps))
+
+
+@lawful
+@given(num_steps=NUM_STEPS, interval=st.integers(1, 400))
+def test_last_step_full_adds_the_last_step_and_no_other(num_steps: int, interval: int) -> None:
+    plain, more = uniform(num_steps, interval), uniform(num_steps, interval, last_step_full=True)
+    assert more.full_steps == tuple(sorted({*plain.full_steps, num_steps - 1}))
+
+
+@lawful
+@given(num_steps=NUM_STEPS, interval=st.integers(1, 400), last=st.booleans())
+def test_interval_makes_the_steps_of_the_uniform_plan_full(num_steps: int, interval: int, last: bool) -> None:  # noqa: FBT001
+    every, plan = Interval(interval, last_step_full=last), uniform(num_steps, interval, last_step_full=last)
+    found = [every.is_full(step, num_steps) for step in range(num_steps)]
+    assert found == [plan.is_full(step) for step in range(num_steps)]
+    assert every.is_full(num_steps - 1) == ((num_steps - 1) % interval == 0)  # where their number is not known
+
+
+def test_quadratic_plan_with_the_last_step_full() -> None:
+    plain, more = (quadratic(50, 10, center=15, power=1.4, last_step_full=last) for last in (False, True))
+    assert more.full_steps == (*plain.full_steps, 49)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_plan_has_its_order(order: int) -> None:
+    assert {plan.order for plan in (uniform(9, 2, 1, order), quadratic(9, 3, 4, 1.2, 1, order))} == {order}
+
+
+@pytest.mark.parametrize("order", [-1, 3, 1.5, True, "1", None])
+def test_order_that_there_is_not_is_refused(order: Any) -> None:
+    for make in (lambda: uniform(9, 2, order=order), lambda: Interval(2, order=order)):
+        with pytest.raises(DeepCacheError, match="expected order to be one of 0, 1, 2, got"):
+            make()
 
 
 @lawful

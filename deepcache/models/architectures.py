@@ -12,10 +12,11 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError, UnsupportedUNetError
+from deepcache.example import CLIP_TOKENS, example, guessed
+from deepcache.families import FAMILIES
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.models.embedded import EMBEDDED, WEIGHTS
 from deepcache.plan import require_whole
-from deepcache.families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,8 @@ class Architecture:
             return self.build.from_config(self.config)
 
     def arguments(self) -> tuple[Tensor | int, ...]:
-        """Inputs for one sample, on the meta device."""
-        config = self.meta().config
-        side = config.sample_size
-        sides = (side, side) if isinstance(side, int) else tuple(side)
-        sample = torch.empty(1, config.in_channels, *sides, device="meta")
-        if not self.context_tokens:
-            return sample, 0
-        return sample, 0, torch.empty(1, self.context_tokens, config.cross_attention_dim, device="meta")
+        """Positional inputs for one sample, on the meta device."""
+        return example(self.meta(), context_tokens=self.context_tokens or None)[0]
 
     def cost(self) -> Cost:
         """MACs of a step on one sample.
@@ -52,14 +47,10 @@ class Architecture:
         Raises:
             UnsupportedUNetError: a configuration that is wrong, or that needs inputs which cannot be guessed.
         """
-        try:
-            return cost(self.meta(), *self.arguments())
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UnsupportedUNetError(
-                f"this configuration cannot be counted from its latent, timestep and context alone ({reason}); "
-                "call deepcache.macs.cost(unet, ...) with the U-Net's own inputs"
-            ) from error
+        with guessed("call deepcache.macs.cost(unet, ...) with the U-Net's own inputs"):
+            unet = self.meta()
+            args, kwargs = example(unet, context_tokens=self.context_tokens or None)
+            return cost(unet, *args, **kwargs)
 
 
 def _ddpm(sample_size: int, widths: tuple[int, ...], attention_at: int) -> Architecture:
@@ -122,8 +113,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
-SD_TOKENS = 77  # CLIP's; the length assumed for a conditional U-Net whose pipeline is not known
-
 
 def architecture(name: str, *, context_tokens: int | None = None) -> Architecture:
     """A known name, an embedded model, a diffusers folder, or a U-Net's `config.json`.
@@ -151,9 +140,12 @@ def _find(name: str) -> Architecture:
         return ARCHITECTURES[name]
     if name in EMBEDDED:
         return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=1)
-    for path in (Path(name), Path(name) / "unet" / "config.json", Path(name) / "config.json"):
+    folder = Path(name)
+    index = read(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    has_text = not index or not index.keys().isdisjoint(("text_encoder", "tokenizer"))
+    for path in (folder, folder / "unet" / "config.json", folder / "config.json"):
         if path.is_file():
-            return from_config(path, context_tokens=SD_TOKENS)
+            return from_config(path, context_tokens=CLIP_TOKENS if has_text else 1)
     raise DeepCacheError(
         f"expected a model out of {', '.join([*ARCHITECTURES, *EMBEDDED])}, a diffusers folder or a config.json; "
         f"got {name!r}, which is neither"
@@ -161,16 +153,29 @@ def _find(name: str) -> Architecture:
 
 
 def from_config(path: Path, *, context_tokens: int) -> Architecture:
-    """From a U-Net's `config.json`; `context_tokens` counts where its class takes a context."""
+    """From a U-Net's `config.json`; `context_tokens` counts where its class takes a text."""
     classes = {family.__name__: family for family in FAMILIES}
-    try:
-        config = json.loads(path.read_text())
-        kind = config["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DeepCacheError(
-            f"expected a diffusers configuration in {path}, which cannot be read: {error!r}"
-        ) from error
+    config = read(path)
+    kind = config.get("_class_name")
     if kind not in classes:
         raise UnsupportedUNetError(f"expected a configuration of {', '.join(classes)} in {path}, got {kind}")
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    return Architecture(classes[kind], settings, context_tokens if kind == "UNet2DConditionModel" else 0)
+    own = {"UNet2DModel": 0, "UNetSpatioTemporalConditionModel": 1}  # none, and an image
+    return Architecture(classes[kind], settings, own.get(kind, context_tokens))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A configuration file of diffusers or transformers.
+
+    Raises:
+        DeepCacheError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DeepCacheError(
+            f"expected a diffusers configuration in {path}, which cannot be read: {error!r}"
+        ) from error
+    if not isinstance(found, dict):
+        raise DeepCacheError(f"expected a diffusers configuration in {path}, got a {type(found).__name__}")
+    return found

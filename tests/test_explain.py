@@ -1,0 +1,321 @@
+"""What a plan costs on a pipeline. Oracles: what a cached generation tells, inputs by hand, and arithmetic."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from problems import FRAMES, NAMES, TOKENS, inputs, latents, pipeline, shared, unet
+from topologies import CONDITION, CONTEXT_DIM
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, uniform
+from deepcache.errors import DeepCacheWarning
+from deepcache.example import example
+from deepcache.explain import explain, warn_if_it_cannot_pay
+from deepcache.explanation import Explanation
+from deepcache.forward import parameters
+from deepcache.macs import EVERYTHING, cost
+from deepcache.models.skeletons import skeleton
+from deepcache.parts import decoder_macs, num_tokens, text_encoder_macs
+from deepcache.plan import Interval
+
+CLIP = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+MAX_TOKENS = 12
+
+
+def stable(**parts: Any) -> StableDiffusionPipeline:
+    """A tiny Stable Diffusion pipeline; its tokenizer is not there, its text encoder takes 12 tokens."""
+    parts = {"safety_checker": None, "feature_extractor": None, "tokenizer": None, **parts}
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(4, 8),
+            norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+        ),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**CLIP, max_position_embeddings=MAX_TOKENS)),
+        unet=UNet2DConditionModel(**CONDITION).eval(),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        requires_safety_checker=False,
+        **parts,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@cache
+def known(name: str) -> Explanation:
+    """50 steps at interval 3, branch 0, order 0."""
+    networks, tokens = skeleton(name)
+    return explain(networks, 3, 50, name=name, context_tokens=tokens)
+
+
+def planned(name: str, *, num_steps: int = 50, interval: int = 3, branch: int = 0, order: int = 0) -> Explanation:
+    return replace(known(name), plan=uniform(num_steps, interval, branch, order))
+
+
+def test_mini_ldms_skeleton_costs_what_the_pipeline_costs() -> None:
+    from deepcache import models
+
+    loaded = explain(models.load("mini-ldm"), 3, name="mini-ldm")
+    assert loaded == known("mini-ldm")
+    assert loaded.plan.num_steps == 50  # the pipeline's default
+    assert [part.name for part in loaded.parts] == ["vqvae decoder"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_configuration_tells_the_inputs(name: str) -> None:
+    """Independent: inputs written by hand."""
+    model = shared(name)
+    told = example(model, context_tokens=1 if name == "svd" else TOKENS, num_frames=FRAMES)
+    expected = shapes(model, inputs(name, batch=1))
+    if name == "kandinsky-2.2":  # an image stands for the context, which is not looked at
+        expected["encoder_hidden_states"] = None
+    assert shapes(model, told) == expected
+
+
+def shapes(model: nn.Module, call: Any) -> dict[str, Any]:
+    """What the U-Net is given, by name, as shapes."""
+    given = {**dict(zip(parameters(type(model)), call[0], strict=False)), **call[1]}
+    given |= given.pop("added_cond_kwargs", {})
+    given.pop("timestep")
+    return {key: value.shape if isinstance(value, Tensor) else value for key, value in given.items()}
+
+
+@pytest.mark.parametrize("name", ["ddpm", "animatediff"])
+def test_a_call_that_was_made_gives_what_the_configuration_gives(name: str) -> None:
+    args, kwargs = inputs(name, batch=2)
+    told = explain(shared(name), 2, 5, call=(args, kwargs))
+    assert told == explain(shared(name), 2, 5, context_tokens=TOKENS, num_frames=FRAMES)
+    counted = cost(shared(name), *args, **kwargs)
+    assert told.full == counted.full(EVERYTHING)
+    assert [branch.macs for branch in told.branches] == [
+        counted.shallow(b, EVERYTHING) for b in range(counted.num_branches)
+    ]
+
+
+@pytest.mark.parametrize(("branch", "order"), [(0, 0), (3, 1), (1, 2)])
+def test_a_cached_generation_does_what_was_explained(branch: int, order: int) -> None:
+    """Exact law: the plan's full steps ran, and as much was kept."""
+    pipe, embeds = stable(), torch.randn(1, MAX_TOKENS, CONTEXT_DIM, generator=torch.Generator().manual_seed(0))
+    told = explain(pipe, Interval(2, branch, order, last_step_full=True), 6)
+    with cached(pipe, interval=2, branch=branch, order=order, last_step_full=True) as cache:
+        pipe(prompt_embeds=embeds, num_inference_steps=6, guidance_scale=1.0, output_type="latent")
+    generation = cache.generations[-1]
+    assert (told.plan.num_steps, told.plan.full_steps) == (generation.num_steps, generation.full_steps)
+    assert told.feature_bytes == generation.feature_bytes
+    assert told.mean() == cost(pipe.unet, torch.empty(1, 4, 8, 8), 0, embeds).mean(told.plan, EVERYTHING)
+
+
+def test_half_precision_keeps_half_of_the_bytes() -> None:
+    assert 2 * explain(unet("ddpm").half(), 2, 5).feature_bytes == explain(unet("ddpm"), 2, 5).feature_bytes
+
+
+def test_no_more_features_are_kept_than_there_are_full_steps() -> None:
+    assert [planned("sd-1.5", interval=30, order=order).num_kept for order in (0, 1, 2)] == [1, 2, 2]
+    assert planned("sd-1.5", order=2).feature_bytes == 3 * known("sd-1.5").feature_bytes
+
+
+@pytest.mark.parametrize("branch", range(6))
+def test_the_feature_enters_where_the_branch_cuts(branch: int) -> None:
+    """Exact law of two levels with two resnets: six skips, the last first up."""
+    told = explain(shared("ddpm"), Interval(2, branch), 5)
+    assert told.enters == f"up_blocks.{1 - branch // 3}.resnets.{2 - branch % 3}"
+    assert [b.up for b in told.branches] == [f"up_blocks.{1 - b // 3}.{2 - b % 3}" for b in range(6)]
+    side, channels = (8, 8) if branch < 2 else (8, 16) if branch == 2 else (4, 16)
+    assert told.feature == ((channels, side, side),)
+
+
+def test_stable_diffusions_feature_has_the_known_size() -> None:
+    assert known("sd-1.5").feature == ((320, 64, 64),)
+    assert known("sd-1.5").feature_bytes == 4 * 320 * 64 * 64
+
+
+def test_bounds_are_macs_uncached_over_cached() -> None:
+    """Arithmetic by hand."""
+    told = known("sd-1.5")
+    text, vae = (part.macs for part in told.parts)
+    cached_macs = 17 * told.full + 33 * told.shallow()
+    assert told.bound(whole=False) == pytest.approx(50 * told.full / cached_macs)
+    assert told.bound(whole=False, guided=True) == told.bound(whole=False)
+    assert told.bound() == pytest.approx((50 * told.full + text + vae) / (cached_macs + text + vae))
+    assert told.bound(guided=True) == pytest.approx(
+        (100 * told.full + 2 * text + vae) / (2 * cached_macs + 2 * text + vae)
+    )
+    assert 1 < told.bound() < told.bound(guided=True) < told.bound(whole=False) < 50 / 17
+
+
+def test_a_size_in_pixels_is_that_of_the_image() -> None:
+    pipe = stable()
+    assert explain(pipe, 2, 5, height=16, width=16) == explain(pipe, 2, 5)  # two pixels a place of the sample
+    wide = explain(pipe, 2, 5, height=16, width=32)
+    assert wide.sample == (1, 4, 8, 16)
+    assert wide.parts[-1].macs == decoder_macs(pipe.vae, (8, 16))
+    assert explain(pipe.unet, 2, 5, height=8, width=16).full == explain(pipe.unet, 2, 5, call=inputs_of(8, 16)).full
+
+
+def inputs_of(height: int, width: int) -> Any:
+    return (torch.empty(2, 4, height, width), 0, torch.empty(2, 77, 8)), {}
+
+
+def test_a_prompt_is_as_long_as_the_tokenizer_says() -> None:
+    pipe = stable()
+    assert num_tokens(pipe) == MAX_TOKENS  # the text encoder's limit
+    pipe.tokenizer = SimpleNamespace(model_max_length=10**30)  # transformers' word for no limit
+    assert num_tokens(pipe) == MAX_TOKENS
+    pipe.tokenizer = SimpleNamespace(model_max_length=7)
+    told = explain(pipe, 2, 5)
+    assert told.context_tokens == 7
+    assert told.parts[0].macs == text_encoder_macs(pipe.text_encoder, 7)
+    assert explain(pipe, 2, 5, context_tokens=3).context_tokens == 3
+    assert explain(pipeline(), 2, 5).context_tokens == 1  # a class
+    assert explain(shared("no-attention"), 2, 5).context_tokens == 77
+
+
+def test_networks_that_are_not_counted_are_named() -> None:
+    pipe = stable()
+    pipe.controlnet, pipe.vae = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+    told = explain(pipe, 2, 5)
+    assert set(told.uncounted) == {"controlnet", "vae"}  # and the latter has no decoder
+    assert [part.name for part in told.parts] == ["text_encoder"]
+    assert "not counted: " in str(told)
+
+
+def test_guidance_is_an_option_of_conditional_unets_without_a_guidance_embedding() -> None:
+    assert known("sd-1.5").may_guide
+    assert not known("ddpm-cifar10").may_guide
+    assert not explain(unet("timestep-cond"), 2, 5).may_guide
+    assert "with guidance" in str(known("sd-1.5"))
+    assert "guidance" not in str(known("ddpm-cifar10"))
+
+
+def test_nothing_of_the_pipeline_changes() -> None:
+    pipe = stable()
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    with cached(pipe, interval=2) as cache:
+        assert explain(pipe, cache.plan, 5) == explain(stable(), 2, 5)
+    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
+    assert not any(
+        module._forward_hooks for part in (pipe.unet, pipe.vae, pipe.text_encoder) for module in part.modules()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"interval": 1}, "all 50 steps are full, so that nothing is cached"),
+        ({"interval": 3, "num_steps": 1}, "the only step is full"),
+        ({"interval": 2, "num_steps": 4}, "4 steps, as few-step models (LCM, Turbo) take"),
+        ({"interval": 3, "branch": 11}, "1.01 times faster at best"),
+        ({"interval": 50}, "step 0 alone is full"),
+        ({"interval": 30, "order": 2}, "order 2 takes 3 full steps to come into force; this plan has 2"),
+    ],
+)
+def test_a_plan_that_cannot_pay_is_warned_of(arguments: dict[str, int], reason: str) -> None:
+    told = planned("sd-1.5", **arguments)
+    assert [line for line in told.warnings if reason in line]
+    assert "warning: " in str(told)
+
+
+def test_a_plan_that_can_pay_has_no_warning() -> None:
+    assert known("sd-1.5").warnings == planned("sd-1.5", num_steps=5).warnings == ()
+    assert "warning" not in str(known("sd-1.5"))
+
+
+@pytest.mark.parametrize("name", ["sd-1.5", "mini-ldm", "ddpm-cifar10"])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"order": 2, "num_steps": 250}, {"num_steps": 4, "branch": 2}, {"interval": 1}]
+)
+def test_the_page_has_aligned_columns_and_at_most_100_characters_a_line(name: str, arguments: dict[str, int]) -> None:
+    told = planned(name, **arguments)
+    lines = str(told).splitlines()
+    assert max(map(len, lines)) <= 100
+    table = lines[lines.index("") + 1 :]
+    table = table[: table.index("")]
+    assert len({len(line) for line in table}) == 1
+    assert [line.split()[0] for line in table[1:] if not line.startswith(">")] == [
+        str(b) for b in range(len(told.branches)) if b != told.plan.branch
+    ]
+    assert table[told.plan.branch + 1].startswith(f">      {told.plan.branch}")
+    assert all(branch.down in line and branch.up in line for branch, line in zip(told.branches, table[1:], strict=True))
+
+
+def test_a_video_and_an_image_score_network_have_pages() -> None:
+    assert "MACs of one video" in str(explain(unet("svd"), 2, 25))
+    assert " x " in str(explain(unet("ncsn++"), 2, 25))
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda: explain(unet("ddpm"), 2), DeepCacheError, "expected num_steps"),
+        (lambda: explain(unet("ddpm"), 0, 5), DeepCacheError, "expected interval to be a whole number"),
+        (lambda: explain(unet("ddpm"), 2, 0), DeepCacheError, "expected num_steps to be a whole number"),
+        (lambda: explain(unet("ddpm"), uniform(9, 2), 5), DeepCacheError, "the plan is for 9 U-Net calls"),
+        (lambda: explain(unet("ddpm"), Interval(2, 6), 5), DeepCacheError, r"expected branch 0\.\.5"),
+        (lambda: explain(unet("ddpm"), 2, 5, height=8), DeepCacheError, "expected height and width together"),
+        (lambda: explain(unet("ddpm", sample_size=None), 2, 5), DeepCacheError, "pass height and width"),
+        (lambda: explain(unet("svd"), 2, 5, num_frames=0), DeepCacheError, "expected num_frames"),
+        (lambda: explain(nn.Conv2d(1, 1, 1), 2, 5), UnsupportedUNetError, "expected a diffusers U-Net"),
+        (
+            lambda: explain(unet("kandinsky-2.2", addition_embed_type="image_hint"), 2, 5),
+            UnsupportedUNetError,
+            "does not tell all inputs .* pass call=",
+        ),
+    ],
+)
+def test_what_cannot_be_explained_is_one_line(run: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        run()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("plan", "num_steps"),
+    [
+        (Interval(3), 1),
+        (Interval(2), 4),
+        (Interval(2, last_step_full=True), 2),
+        (CachePlan(4, (0, 2)), 4),
+        (CachePlan(1, (0,)), 1),
+    ],
+)
+def test_a_generation_that_cannot_pay_is_warned_of_when_it_begins(plan: Any, num_steps: int) -> None:
+    with pytest.warns(DeepCacheWarning, match="so that nothing is cached|too far apart"):
+        assert warn_if_it_cannot_pay(plan, num_steps)
+
+
+@pytest.mark.parametrize(
+    ("plan", "num_steps"),
+    [(Interval(2), 5), (Interval(3), None), (Interval(1), 2), (CachePlan(3, (0, 1, 2)), 3), (uniform(50, 3), 50)],
+)
+def test_a_generation_that_can_pay_or_caches_nothing_on_purpose_begins_in_silence(plan: Any, num_steps: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not warn_if_it_cannot_pay(plan, num_steps)
+
+
+def test_block_warns_once_of_generations_too_short_to_pay() -> None:
+    pipe = pipeline()
+    with pytest.warns(DeepCacheWarning, match="too far apart to share a feature") as caught, cached(pipe, interval=2):
+        for _ in range(2):
+            latents(pipe, num_steps=4)
+    assert len(caught) == 1
+
+
+def test_block_explains_its_plan_before_and_after_a_generation() -> None:
+    pipe = pipeline()
+    with cached(pipe, interval=3, branch=1, order=1) as cache:
+        before = str(cache.explain(7))
+        latents(pipe, num_steps=7)
+        assert str(cache.explain(7)) == before
+    assert "order 1 keeps 2" in before
+    assert cache.explain(7).plan.full_steps == cache.generations[0].full_steps
