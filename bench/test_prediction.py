@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import thresholds
 import torch
-from workload import Workload
+from workload import Samples, Workload
 
 from deepcache.macs import PAPER
-from deepcache.metrics.fidelity import drift
+from deepcache.metrics.fidelity import drift, tipped
 from deepcache.plan import uniform
 
 NUM_STEPS = {"ddim": 50, "dpm-solver++": 25}
@@ -33,10 +33,9 @@ def test_chaos_without_a_cache(record: Callable[..., None], mini_ldm: Workload, 
     uncached = mini_ldm.samples(seeds, num_steps, None, f"uncached, {solver} {num_steps}")
     moved = mini_ldm.samples(seeds, num_steps, None, row, disturbed=DISTURBED)
     change = drift(moved.features, uncached.features, moved.images, uncached.images)
+    facts = {"macs": mini_ldm.cost().full(), "tipped_seeds": _tipped_seeds(moved, uncached, seeds)}
     settings = _settings(mini_ldm, solver, first_seed)
-    record(
-        experiment="prediction", row=row, settings=settings, metrics=_finite({"macs": mini_ldm.cost().full(), **change})
-    )
+    record(experiment="prediction", row=row, settings=settings, metrics={**facts, **_finite(change)})
     assert change["mse"] > 0
 
 
@@ -65,7 +64,7 @@ def test_prediction(
     change = drift(samples.features, uncached.features, samples.images, uncached.images)
     assert samples.cache is not None
     generation = samples.cache.generations[0]
-    metrics = {"macs": generation.macs, "feature_bytes": generation.feature_bytes, **change}
+    metrics = {"macs": generation.macs, "feature_bytes": generation.feature_bytes, **_finite(change)}
     if timing is not None:
         metrics["speedup"] = timing.speedup
     record(
@@ -78,7 +77,7 @@ def test_prediction(
             "order": order,
             "timing": f"median of {rounds} interleaved rounds of {mini_ldm.timed_batch_size} images, decoding included",
         },
-        metrics=_finite(metrics),
+        metrics={**metrics, "tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
     )
 
     assert generation.full_steps == plan.full_steps
@@ -104,6 +103,10 @@ def _settings(workload: Workload, solver: str, first_seed: int) -> dict[str, Any
         "num_samples": NUM_SEEDS,
         "macs_convention": str(PAPER),
     }
+
+
+def _tipped_seeds(samples: Samples, uncached: Samples, seeds: range) -> str:
+    return " ".join(str(seeds[i]) for i in tipped(samples.images, uncached.images).nonzero()[0])
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float]:

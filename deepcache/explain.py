@@ -13,7 +13,7 @@ from deepcache.errors import DeepCacheError, DeepCacheWarning
 from deepcache.example import Call, example, guessed
 from deepcache.explanation import FEW_STEPS, Branch, Explanation, reason
 from deepcache.forward import full_forward, parameters
-from deepcache.macs import EVERYTHING, Cost, on_meta, cost, one_sample
+from deepcache.macs import EVERYTHING, Cost, cost, on_meta, one_sample
 from deepcache.parts import num_tokens, parts, pixels_a_side
 from deepcache.plan import CachePlan, Interval, uniform
 from deepcache.stages import nest

@@ -7,8 +7,21 @@ from examples import RECORDS, table1_record
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import published
-from deepcache.results.layout import LAYOUTS, TABLE1
+from deepcache.results.layout import LAYOUTS, PREDICTION, TABLE1
+from deepcache.results.record import Record
 from deepcache.results.tables import build, render
+
+
+def test_table_beyond_the_paper_has_no_published_lines(tmp_path):
+    metrics = {"macs": 4e7, "psnr_db": 27.1, "psnr_median_db": 48.7, "tipped": 1.5625, "tipped_seeds": "20"}
+    record = Record("prediction", "ddim 50, N=2, order 1", {"model": "mini-ldm"}, metrics, {"torch": "0"}, "passed")
+    table = build(PREDICTION, [record])
+    assert len(table) == 1
+    render([record], tmp_path)
+    page = (tmp_path / "prediction.md").read_text()
+    assert "paper" not in page
+    assert "difference" not in page
+    assert "| 27.1 " in page.replace("  ", " ").replace("  ", " ").replace("  ", " ")
 
 
 @pytest.mark.parametrize("suffix", ["md", "csv", "tex"])
@@ -44,7 +57,7 @@ def test_every_layout_names_published_rows_that_exist():
 def test_records_of_no_known_experiment_are_refused_and_nothing_is_written(tmp_path):
     record = table1_record("uncached")
     object.__setattr__(record, "experiment", "table99")
-    with pytest.raises(DeepCacheError, match="expected records of the experiments table1; found table99"):
+    with pytest.raises(DeepCacheError, match="expected records of the experiments table1, prediction; found table99"):
         render([record], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

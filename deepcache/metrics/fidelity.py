@@ -40,8 +40,8 @@ def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_
     all images (in 0..1); `psnr_median_db`, the median over the seeds; `tipped`, the share of seeds in percent that
     came out as another image: below `TIPPED_BELOW_DB`; `psnr_untipped_db`, of the mean error over the other seeds.
     """
-    each = (cached_images.double() - uncached_images.double()).square().flatten(1).mean(dim=1).numpy()
-    is_tipped = each > 10 ** (-TIPPED_BELOW_DB / 10)
+    each = _errors(cached_images, uncached_images)
+    is_tipped = tipped(cached_images, uncached_images)
     return {
         "fid_drift": frechet_distance(moments(cached.pooled), moments(uncached.pooled)),
         "mse": float(each.mean()),
@@ -50,3 +50,13 @@ def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_
         "tipped": 100 * float(is_tipped.mean()),
         "psnr_untipped_db": math.nan if is_tipped.all() else psnr(float(each[~is_tipped].mean())),
     }
+
+
+def tipped(images: Tensor, uncached_images: Tensor) -> np.ndarray:
+    """Which images came out as another one: (B,) of bool, true where the PSNR is below `TIPPED_BELOW_DB`."""
+    return np.asarray(_errors(images, uncached_images) > 10 ** (-TIPPED_BELOW_DB / 10))
+
+
+def _errors(images: Tensor, uncached_images: Tensor) -> np.ndarray:
+    """The squared error of each image, (B,)."""
+    return np.asarray((images.double() - uncached_images.double()).square().flatten(1).mean(dim=1))
