@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import thresholds
 import torch
+from PIL import Image
 from workload import Samples, Workload
 
 from deepcache.macs import PAPER
@@ -87,6 +88,26 @@ def test_prediction(
         gain = change["psnr_median_db"] - before["psnr_median_db"]
         assert gain >= thresholds.PREDICTION_GAINS_DB
         assert change["mse"] <= before["mse"] * thresholds.PREDICTION_LOSES_NO_MORE_THAN
+
+
+def test_picture_of_tipped_seeds(pytestconfig: pytest.Config, mini_ldm: Workload, first_seed: int) -> None:
+    """TABLES/tipped.png: a column a seed that reuse tips at N = 3; uncached, then orders 0, 1 and 2 downwards."""
+    folder = pytestconfig.getoption("tables")
+    if folder is None:
+        pytest.skip("needs --tables DIR to write to")
+    mini_ldm.use("ddim")
+    num_steps, seeds = NUM_STEPS["ddim"], range(first_seed, first_seed + NUM_SEEDS)
+    plans = [None, *(uniform(num_steps, 3, order=order) for order in (0, 1, 2))]
+    uncached, reuse, *others = (mini_ldm.samples(seeds, num_steps, plan, "picture") for plan in plans)
+    columns = tipped(reuse.images, uncached.images).nonzero()[0]
+    if not len(columns):
+        pytest.skip("no seed of this block tips")
+    grid = torch.stack([row.images[columns] for row in (uncached, reuse, *others)])  # (rows, columns, 3, H, W)
+    rows, width, _, height, side = grid.shape
+    pixels = grid.permute(0, 3, 1, 4, 2).reshape(rows * height, width * side, 3)
+    picture = Image.fromarray((255 * pixels).round().byte().numpy())
+    enlarged = picture.resize((3 * picture.width, 3 * picture.height), Image.Resampling.NEAREST)
+    enlarged.save(pytestconfig.invocation_params.dir / folder / "tipped.png")
 
 
 def _settings(workload: Workload, solver: str, first_seed: int) -> dict[str, Any]:
