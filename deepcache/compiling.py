@@ -11,7 +11,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.forward import full_forward, live_residuals, parameters, run_full, run_shallow, shallow_forward
+from deepcache.forward import full_forward, live_residuals, named, replaced, run_full, run_shallow, shallow_forward
 from deepcache.views import Cut, Feature, full_view, shallow_view
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -23,6 +23,7 @@ class EagerSteps:
     """The kernel on one U-Net and cut; nothing is kept between calls, so threads may share it."""
 
     def __init__(self, unet: Any, cut: Cut) -> None:
+        shallow_view(unet, cut)  # refuses hooks on the blocks that the branch cuts, before anything runs
         self.full = partial(full_forward, unet, cut)
         self.shallow = partial(shallow_forward, unet, cut)
 
@@ -48,14 +49,13 @@ class CompiledSteps:
 
     def _static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """With the timestep as a tensor: a number would be a constant of the graph, and every step another graph."""
-        given = {**dict(zip(parameters(self._unet.__class__), args, strict=False)), **kwargs}
-        timestep = given.get("timestep")
+        timestep = named(self._unet, args, kwargs).get("timestep")
         if timestep is None or isinstance(timestep, Tensor):
             return args, kwargs
         if isinstance(self._unet, UNet2DModel):
             timestep = int(timestep)  # as its forward cuts it
         kind = torch.float64 if isinstance(timestep, float) else torch.int64
-        return (), {**given, "timestep": torch.tensor(timestep, dtype=kind)}
+        return replaced(self._unet, args, kwargs, {"timestep": torch.tensor(timestep, dtype=kind)})
 
 
 def steps(unet: Any, cut: Cut, compiler: Compiler | None) -> EagerSteps | CompiledSteps:

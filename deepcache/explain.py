@@ -12,7 +12,7 @@ from torch import Tensor
 from deepcache.errors import DeepCacheError, DeepCacheWarning
 from deepcache.example import Call, example, guessed
 from deepcache.explanation import FEW_STEPS, Branch, Explanation, reason
-from deepcache.forward import full_forward, parameters
+from deepcache.forward import full_forward, named
 from deepcache.macs import EVERYTHING, Cost, cost, on_meta, one_sample
 from deepcache.parts import num_tokens, parts, pixels_a_side
 from deepcache.plan import CachePlan, Interval, uniform
@@ -116,7 +116,7 @@ def _count(unet: Any, branch: int, call: Call) -> tuple[Cost, str, tuple[Tensor,
 
 def _shapes(unet: Any, call: Call) -> tuple[tuple[int, ...], int]:
     """Of the sample; and the length of the context."""
-    given = {**dict(zip(parameters(unet.__class__), call[0], strict=False)), **call[1]}
+    given = named(unet, *call)
     context = given.get("encoder_hidden_states")
     return tuple(given["sample"].shape), context.shape[1] if isinstance(context, Tensor) else 0
 

@@ -74,15 +74,27 @@ def live_residuals(
     unet: Any, cut: Cut, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A shallow step's arguments: ControlNet's mid residual and T2I-Adapter's deep ones are in the feature already."""
-    given = {**dict(zip(parameters(unet.__class__), args, strict=False)), **kwargs}
-    mid, adapted = given.get("mid_block_additional_residual"), given.get("down_intrablock_additional_residuals")
-    if mid is None and adapted is None:
-        return args, kwargs
-    if mid is not None:
-        given["mid_block_additional_residual"] = 0.0
-    if adapted is not None:
-        given["down_intrablock_additional_residuals"] = list(adapted[: cut.num_adapted])
-    return (), given
+    given = named(unet, args, kwargs)
+    changed: dict[str, Any] = {}
+    if given.get("mid_block_additional_residual") is not None:
+        changed["mid_block_additional_residual"] = 0.0
+    if (adapted := given.get("down_intrablock_additional_residuals")) is not None:
+        changed["down_intrablock_additional_residuals"] = list(adapted[: cut.num_adapted])
+    return replaced(unet, args, kwargs, changed)
+
+
+def named(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name."""
+    return {**dict(zip(parameters(unet.__class__), args, strict=False)), **kwargs}
+
+
+def replaced(
+    unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments with some changed; each keeps its form, as diffusers reads a LoRA scale from keywords alone."""
+    names = parameters(unet.__class__)
+    positional = tuple(changed.get(name, value) for name, value in zip(names, args, strict=False))
+    return positional, {name: changed.get(name, value) for name, value in kwargs.items()}
 
 
 @cache
@@ -95,7 +107,7 @@ def require_inputs(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Refuse, before anything runs, the one input that a shallow step cannot tell apart."""
     if len(args) <= _NUM_COMMON and kwargs.get("down_block_additional_residuals") is None:
         return
-    given = {**dict(zip(parameters(unet.__class__), args, strict=False)), **kwargs}
+    given = named(unet, args, kwargs)
     old_adapter = "down_intrablock_additional_residuals" in parameters(unet.__class__) and (
         given.get("down_block_additional_residuals") is not None
         and given.get("mid_block_additional_residual") is None

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from deepcache.plan import CachePlan
 from deepcache.stages import nest, require_branch
 
+_OWN = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook")  # of hooks that wrap a module
+
 
 @dataclass(frozen=True)
 class Convention:
@@ -129,12 +131,18 @@ def on_meta(unet: nn.Module) -> nn.Module:
     """A copy without weights, hooks and caches: `deepcopy` takes every tensor for its twin on the meta device."""
     memo: dict[int, Any] = {id(p): nn.Parameter(_shape_of(p), requires_grad=False) for p in unet.parameters()}
     memo.update({id(b): _shape_of(b) for b in unet.buffers()})
+    memo.update(
+        {id(vars(m)[name]): None for m in unet.modules() for name in _OWN if name in vars(m)}
+    )  # may hold weights
     twin = deepcopy(unet, memo)
+    module: Any
     for module in twin.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
-        for name in ("forward", "_old_forward", "_hf_hook"):
+        for name in _OWN:
             vars(module).pop(name, None)
+        if hasattr(module, "set_chunk_feed_forward"):  # a layer that runs once a chunk would be counted once
+            module.set_chunk_feed_forward(chunk_size=None, dim=0)
     return twin.eval()
 
 
@@ -169,8 +177,11 @@ def _module_cost(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
 def _attention_products(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     hidden = args[0] if args else kwargs["hidden_states"]
     context = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
+    context, images = context if isinstance(context, tuple) else (context, ())  # IP-Adapter's beside the text
     queries = prod(hidden.shape[2:]) if hidden.ndim == 4 else hidden.shape[1]
-    keys = queries if context is None else context.shape[1]
+    has_own = module.added_kv_proj_dim is not None and not module.only_cross_attention  # beside the context's
+    keys = queries if context is None else context.shape[1] + queries * has_own
+    keys += sum(prod(image.shape[1:-1]) for image in images)
     return int(2 * hidden.shape[0] * queries * keys * module.inner_dim)
 
 

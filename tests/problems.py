@@ -22,7 +22,7 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
     VQModel,
 )
-from topologies import CONTEXT_DIM, TOPOLOGIES
+from topologies import CONTEXT_DIM, PROBLEMS
 from torch import Tensor, nn
 
 from deepcache.forward import full_forward, shallow_forward
@@ -32,7 +32,6 @@ from deepcache.views import Cut
 torch.set_num_threads(1)  # on models this small, threads wait for each other
 
 TOKENS, FRAMES = 5, 3
-PROBLEMS = TOPOLOGIES
 NAMES = tuple(PROBLEMS)
 SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": DDIMScheduler,
@@ -120,13 +119,6 @@ def denoise(pipe: Any, num_steps: int, *, name: str, seed: int = 0) -> Tensor:
         noise = pipe.unet(sample, t, *rest, **kwargs).sample
         sample = pipe.scheduler.step(noise, t, sample).prev_sample
     return sample
-
-
-def assert_full_and_shallow_equal_forward(
-    model: nn.Module, branch: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Laws 1 and 2 at one branch."""
-    assert_laws_of_kernel(model, (branch,), args, kwargs)
 
 
 def assert_laws_of_kernel(

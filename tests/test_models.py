@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from deepcache.unets import StagedUNet
 
 import deepcache
 from deepcache import models
@@ -15,7 +16,6 @@ from deepcache.metrics.extractors import extract
 from deepcache.metrics.fidelity import as_asked
 from deepcache.models.embedded import WEIGHTS
 from deepcache.sampling import labels_of, sample
-from deepcache.unets import StagedUNet
 
 
 @pytest.fixture(scope="module")

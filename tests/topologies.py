@@ -88,7 +88,7 @@ VIDEO = {  # norms of 32 groups are built in
 }
 
 # name: family, configuration, what the forward pass needs beside its positional arguments
-TOPOLOGIES: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
+PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
     "ddpm": (UNet2DModel, {**DDPM, "layers_per_block": 2, "downsample_padding": 0}, _none),
     "ddpm-attention": (UNet2DModel, {**DDPM, **_blocks("DownBlock2D", "AttnDownBlock2D")}, _none),
     "ddpm-classes": (UNet2DModel, {**DDPM, "num_class_embeds": 10}, _labels),
