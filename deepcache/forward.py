@@ -91,7 +91,7 @@ def named(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
 def replaced(
     unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A call's arguments with some changed; each keeps its form, as diffusers reads a LoRA scale from keywords alone."""
+    """A call's arguments with some changed; each keeps its form: diffusers reads a LoRA scale from keywords alone."""
     names = parameters(unet.__class__)
     positional = tuple(changed.get(name, value) for name, value in zip(names, args, strict=False))
     return positional, {name: changed.get(name, value) for name, value in kwargs.items()}
