@@ -15,6 +15,7 @@ from deepcache.compiling import Compile, CompiledSteps, EagerSteps, compiler, st
 from deepcache.errors import DeepCacheError
 from deepcache.explain import explain, warn_if_it_cannot_pay
 from deepcache.explanation import Explanation
+from deepcache.families import require_pipeline
 from deepcache.forward import require_inputs
 from deepcache.generation import Facts, Fingerprint, Generation, Run, Stream
 from deepcache.installing import install, uninstall
@@ -64,13 +65,14 @@ def cached(
 
     Raises:
         DeepCacheError: an argument out of range, or a U-Net whose `forward` another package has replaced.
-        UnsupportedUNetError: a U-Net, or one of its inputs, that cannot be cached; before anything runs.
+        UnsupportedUNetError: a pipeline, U-Net or input of it that cannot be cached; before anything runs.
 
     References:
         DeepCache: Accelerating Diffusion Models for Free (Ma et al., 2024), https://arxiv.org/abs/2312.00858
     """
     outer = getattr(pipe_or_unet, "unet", pipe_or_unet)
     unet = getattr(outer, "_orig_mod", outer)
+    require_pipeline(pipe_or_unet)
     extras = {"branch": branch, "order": order, "last_step_full": last_step_full or None}
     if (plan is None) == (interval is None) or (plan is not None and any(v is not None for v in extras.values())):
         raise DeepCacheError(
@@ -176,6 +178,8 @@ class Cache:
         self._local.open = {k: run for k, run in self._open().items() if k != memory and not run.is_over()}
         scheduler = getattr(self._owner, "scheduler", None)
         left = num_left(found, timesteps, getattr(scheduler, "begin_index", None))
+        if left is not None and getattr(self._owner, "denoising_end", None) is not None:
+            left = min(left, self._owner._num_timesteps)  # SDXL's base stops before the last timestep
         num_steps, limit = left, left if found is None else None
         if isinstance(self.plan, CachePlan):
             self._require_fit(self.plan, left, timestep, found)
@@ -194,14 +198,13 @@ class Cache:
 
     def _require_fit(self, plan: CachePlan, left: int | None, timestep: Any, found: Place | None) -> None:
         """Refuse a plan for more or fewer steps than the generation will have, as far as that is known."""
-        told = getattr(self._owner, "_num_timesteps", None)  # by diffusers' pipelines, which may stop before the last
         if found is None:  # numbers may begin later, as image-to-image does
             fits = left is None or plan.num_steps <= left
         elif left is None:
             left = num_after(timestep)
             fits = plan.num_steps <= left
         else:
-            fits = plan.num_steps in (left, told) and plan.num_steps <= left
+            fits = plan.num_steps == left
         if not fits:
             raise DeepCacheError(
                 f"the plan is for {plan.num_steps} steps and this generation makes {left}; make the plan with "

@@ -58,6 +58,28 @@ UP_BLOCKS: tuple[type[nn.Module], ...] = (
     motion.CrossAttnUpBlockMotion,
 )
 
+READERS = (  # pipelines that read, on every step, what happens inside the deep blocks
+    "LEditsPPPipelineStableDiffusion",
+    "LEditsPPPipelineStableDiffusionXL",
+    "StableDiffusionAttendAndExcitePipeline",
+    "StableDiffusionPix2PixZeroPipeline",
+    "StableDiffusionSAGPipeline",
+)
+
+
+def require_pipeline(owner: Any) -> None:
+    """Refuse a pipeline that needs the attention of the deep blocks on every step.
+
+    Raises:
+        UnsupportedUNetError: one of the `READERS`.
+    """
+    for kind in type(owner).__mro__:
+        if kind.__name__ in READERS:
+            raise UnsupportedUNetError(
+                f"{kind.__name__} reads the attention of deep blocks on every step, which shallow steps do not run; "
+                "run it outside deepcache.cached"
+            )
+
 
 def require_family(unet: Any) -> None:
     """Refuse what cannot be cut.

@@ -1,0 +1,264 @@
+"""What `cached` does where: cells of docs/support.md, each of which runs it against what it caches.
+
+A cell is one of: `exact` (bit for bit what comes without a cache, and the mid block runs on the steps of the plan and
+on no other), `refused: ...` (by name, before the U-Net ran), or `-` (diffusers itself has no such thing: without a
+cache it raises, gives no finite number, or takes no notice). Anything else is an AssertionError.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from functools import cache, partial
+from typing import Any
+
+import diffusers
+import torch
+from optional import OPTIONAL, TIMESTEPS, TRIED
+from pipelines import Workload, counted, workload
+from problems import NAMES as UNETS
+from problems import PROBLEMS, inputs, num_branches, shared, unet
+from schedulers import options, scheduler, takes
+from torch import Tensor, nn
+
+from deepcache import UnsupportedUNetError, cached
+from deepcache.forward import parameters
+
+EXACT, NOTHING, REFUSED = "exact", "-", "refused: "
+NUM_STEPS = 4  # PNDM's fewest
+BRANCHES = ("branch 0", "half way", "deepest branch")
+Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]  # a U-Net and the arguments of its forward
+
+
+def verdict(
+    work: Workload,
+    intervals: Sequence[int] = (2,),
+    num_steps: int = NUM_STEPS,
+    also_full: Iterable[int] = (),
+    **changes: Any,
+) -> str:
+    """The cell of a pipeline.
+
+    Args:
+        work: the pipeline and its conditions.
+        intervals: those with which the full steps are counted.
+        num_steps: as the pipeline is asked for.
+        also_full: steps that must be full for another reason than the interval.
+        **changes: to the conditions.
+    """
+    try:
+        expected = work.run(num_steps, **changes)
+    except Warning:
+        raise
+    except Exception:  # whatever diffusers raises
+        return NOTHING
+    if not expected.isfinite().all():
+        return NOTHING
+    with counted(work.pipe.unet) as ran:
+        try:
+            with cached(work.pipe, interval=1):
+                found = work.run(num_steps, **changes)
+        except UnsupportedUNetError as refusal:
+            assert not ran, "refused after the U-Net ran"
+            return f"{REFUSED}{refusal}"
+    assert torch.equal(found, expected), "interval 1 differs from uncached"
+    for interval in intervals:
+        with counted(work.pipe.unet) as ran, cached(work.pipe, interval=interval):
+            work.run(num_steps, **changes)
+        assert ran == work.pattern(len(ran), interval, also_full), f"at interval {interval} the mid block ran {ran}"
+    return EXACT
+
+
+@cache
+def of_scheduler(name: str, pipeline: str, option: str | None = None) -> str:
+    if not takes(name, option):
+        return NOTHING
+    return verdict(workload(pipeline, scheduler(name, option)), (2, 3) if pipeline == "text2img" else (2,))
+
+
+def of_option(name: str, option: str) -> str:
+    return of_scheduler(name, "text2img", option) if option in options(name) else NOTHING
+
+
+@cache
+def of_pipeline(name: str, way: str) -> str:
+    return WAYS[way](workload(name))
+
+
+def _plain(work: Workload) -> str:
+    return verdict(work, (2, 3), 6)
+
+
+def _unguided(work: Workload) -> str:
+    return verdict(work, guided=False) if work.guidance else NOTHING
+
+
+def _several(work: Workload) -> str:
+    return verdict(work, **work.several) if work.several else NOTHING
+
+
+def _dynamic(work: Workload) -> str:
+    """Guidance turned off after step 1, as diffusers documents it: the batch shrinks, and step 2 is full."""
+    if work.parts == 1:
+        return NOTHING
+
+    def last_part(value: Any) -> Any:
+        if isinstance(value, list):
+            return [last_part(inner) for inner in value]
+        return value.chunk(work.parts)[-1] if len(value) % work.parts == 0 else value
+
+    def turn_off(pipe: Any, step: int, _: Any, given: dict[str, Any]) -> dict[str, Any]:
+        if step == 1:
+            pipe._guidance_scale = 0.0
+        return {name: last_part(value) if step == 1 else value for name, value in given.items()}
+
+    names = getattr(work.pipe, "_callback_tensor_inputs", [])
+    callback = {"callback_on_step_end": turn_off, "callback_on_step_end_tensor_inputs": names}
+    return verdict(work, (3,), 6, also_full=(2,), **callback)
+
+
+def _interrupted(work: Workload) -> str:
+    """Stopped after two steps; the next generation is what it is without that one."""
+
+    def stop(pipe: Any, step: int, _: Any, given: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 1
+        return given
+
+    with counted(work.pipe.unet) as ran:
+        cell = verdict(work, (), callback_on_step_end=stop)
+    if cell != EXACT or len(ran) != 2 * 2 * work.calls:
+        return cell if cell.startswith(REFUSED) else NOTHING
+    with cached(work.pipe, interval=3):
+        expected = work.run()
+    with cached(work.pipe, interval=3):
+        work.run(callback_on_step_end=stop)
+        assert torch.equal(work.run(), expected), "an interrupted generation changes the next one"
+    return EXACT
+
+
+WAYS: dict[str, Callable[[Workload], str]] = {
+    "plain": _plain,
+    "without guidance": _unguided,
+    "two at once": _several,
+    "guidance off midway": _dynamic,
+    "interrupted before": _interrupted,
+}
+
+
+def of_unet(name: str, branch: str) -> str:
+    """Of a small U-Net of a known family, or of another class of diffusers' as its defaults make it."""
+    if name not in UNETS:
+        return _of_foreign(name)
+    last = num_branches(name) - 1
+    depth = dict(zip(BRANCHES, (0, last // 2, last), strict=True))
+    return _of_call((shared(name), *inputs(name)), depth[branch])
+
+
+def _of_foreign(name: str) -> str:
+    with torch.device("meta"):
+        model = getattr(diffusers, name)()
+    refusals = []
+    try:
+        with cached(model, interval=2):
+            pass
+    except UnsupportedUNetError as refusal:
+        refusals.append(str(refusal))
+    assert refusals, f"{name} is of no known family, and was not refused"
+    assert name in refusals[0], f"refused, but not by name: {refusals[0]}"
+    return REFUSED + refusals[0]
+
+
+@cache
+def of_input(option: str, family: str) -> str:
+    """Of an optional input, on the U-Nets of a family that it is tried on; on one, where that is none."""
+    known = [name for name in UNETS if PROBLEMS[name][0].__name__ == family]
+    tried = [name for name in _TRIED.get(option, ()) if name in known] or [n for n in _ONE_A_FAMILY if n in known]
+    cells = {_of_input(option, name) for name in tried} - {NOTHING}
+    assert len(cells) <= 1, f"{option} of {family}: {cells}"
+    return cells.pop() if cells else NOTHING
+
+
+def _of_input(option: str, name: str) -> str:
+    try:
+        call, other = INPUTS[option](name), INPUTS[option](name, seed=1)
+        is_noticed = not torch.equal(_output(call), _output(other))
+    except Warning:
+        raise
+    except Exception:  # whatever diffusers raises
+        return NOTHING
+    return _of_call(call, 0) if is_noticed else NOTHING
+
+
+def _of_call(call: Call, branch: int) -> str:
+    """A full and a shallow step on the inputs of a call give what the U-Net gives."""
+    model, ran = call[0], []
+    expected = _output(call)
+    with model.conv_in.register_forward_pre_hook(lambda *_: ran.append(1)):
+        try:
+            with cached(model, interval=2, branch=branch):
+                found = [_output(call) for _ in range(2)]
+        except UnsupportedUNetError as refusal:
+            assert not ran, "refused after the U-Net ran"
+            return f"{REFUSED}{refusal}"
+    for kind, output in zip(("full", "shallow"), found, strict=True):
+        assert torch.equal(output, expected), f"a {kind} step differs from forward"
+    return EXACT
+
+
+def _output(call: Call) -> Tensor:
+    model, args, kwargs = call
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of forms that diffusers deprecates
+        return model(*deepcopy(args), **deepcopy(kwargs))[0]  # type: ignore[no-any-return]
+
+
+def _with_timestep(form: str, name: str, *, seed: int = 0) -> Call:
+    return shared(name), *inputs(name, seed=seed, timestep=TIMESTEPS[form])
+
+
+def _class_labels(name: str, *, seed: int = 0) -> Call:
+    args, kwargs = inputs(name)
+    return unet(name, num_class_embeds=10), args, {**kwargs, "class_labels": torch.tensor([3, 4 + seed])}
+
+
+def _timestep_condition(name: str, *, seed: int = 0) -> Call:
+    args, kwargs = inputs(name)
+    condition = torch.randn((2, 6), generator=torch.Generator().manual_seed(seed))
+    return unet(name, time_cond_proj_dim=6), args, {**kwargs, "timestep_cond": condition}
+
+
+def _as_tuple(name: str, *, seed: int = 0) -> Call:
+    args, kwargs = inputs(name, seed=seed)
+    return shared(name), args, {**kwargs, "return_dict": False}
+
+
+def _by_keyword(name: str, *, seed: int = 0) -> Call:
+    args, kwargs = inputs(name, seed=seed)
+    return shared(name), (), {**dict(zip(parameters(type(shared(name))), args, strict=False)), **kwargs}
+
+
+def _by_position(name: str, *, seed: int = 0) -> Call:
+    model, _, given = _by_keyword(name, seed=seed)
+    names = parameters(type(model))
+    return model, tuple(given.get(key) for key in names[: 1 + max(map(names.index, given))]), {}
+
+
+def _deprecated_adapter(name: str, *, seed: int = 0) -> Call:
+    model, args, kwargs = OPTIONAL["T2I-Adapter"](name, seed=seed)
+    return model, args, {"down_block_additional_residuals": kwargs["down_intrablock_additional_residuals"]}
+
+
+INPUTS: dict[str, Callable[..., Call]] = {
+    **OPTIONAL,
+    "class labels": _class_labels,
+    "timestep condition": _timestep_condition,
+    "T2I-Adapter, deprecated form": _deprecated_adapter,
+    **{f"timestep: {form}": partial(_with_timestep, form) for form in TIMESTEPS},
+    "all by position": _by_position,
+    "all by keyword": _by_keyword,
+    "return_dict=False": _as_tuple,
+}
+_TRIED = {name: names for name, names in TRIED.items() if INPUTS[name] is OPTIONAL[name]}
+_TRIED["T2I-Adapter, deprecated form"] = TRIED["T2I-Adapter"]
+_ONE_A_FAMILY = ("ddpm-classes", "sdxl", "animatediff-sdxl", "modelscope", "svd", "i2vgen-xl")

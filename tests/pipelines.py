@@ -1,0 +1,220 @@
+"""Small random diffusers pipelines by name, each with its conditions, and what counts their U-Net's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import Any
+
+import components as small
+import diffusers
+import torch
+from components import image, noise, text
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, LCMScheduler, UNetControlNetXSModel
+from problems import CONTEXT_DIM
+from torch import Tensor
+
+from deepcache.models.class_conditional import ClassConditionalPipeline, ClassEmbedder
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A pipeline with its conditions.
+
+    Attributes:
+        pipe: the pipeline.
+        conditions: what it is called with.
+        guidance: its argument for the guidance scale; None where it has none.
+        several: what makes it sample two at once; None where it cannot.
+        parts: of which guidance makes the batch.
+        calls: of the U-Net, a step.
+    """
+
+    pipe: Any
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    guidance: str | None = "guidance_scale"
+    several: Mapping[str, Any] | None = field(default_factory=lambda: {"num_images_per_prompt": 2})
+    parts: int = 2
+    calls: int = 1
+
+    def run(self, num_steps: int = 5, seed: int = 0, *, guided: bool = True, **changes: Any) -> Tensor:
+        """What the pipeline samples from a seed, before decoding; `changes` go into the conditions."""
+        scale = {self.guidance: 5.0 if guided else 1.0} if self.guidance else {}
+        conditions = {"output_type": "latent", **self.conditions, **scale, **changes}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # some pipelines do not hand their generator to the scheduler
+            generator = torch.Generator().manual_seed(seed)
+            output = self.pipe(num_inference_steps=num_steps, generator=generator, **conditions)
+        return output.frames if hasattr(output, "frames") else output.images  # type: ignore[no-any-return]
+
+    def pattern(self, num_calls: int, interval: int, also_full: Iterable[int] = ()) -> list[int]:
+        """What `counted` finds where steps 0, N, 2N, ... and some others are full."""
+        steps = (call // self.calls for call in range(num_calls))
+        return [int(step % interval == 0 or step in also_full) for step in steps]
+
+
+@contextmanager
+def counted(unet: Any) -> Iterator[list[int]]:
+    """A list that grows by one entry a call of the U-Net: how often its mid block ran in it."""
+    ran: list[int] = []
+
+    def count(*_: Any) -> None:
+        ran[-1] += 1
+
+    first = unet.base_conv_in if isinstance(unet, UNetControlNetXSModel) else unet.conv_in
+    with first.register_forward_hook(lambda *_: ran.append(0)), unet.mid_block.register_forward_hook(count):
+        yield ran
+
+
+def workload(name: str, scheduler: Any = None) -> Workload:
+    """Weights that all tests share, and a pipeline of one's own around them, with its own scheduler."""
+    made = _built(name)
+    pipe = copy(made.pipe)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config) if scheduler is None else scheduler
+    return replace(made, pipe=pipe)
+
+
+@cache
+def _built(name: str) -> Workload:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = _BUILDERS[name]()
+    made.pipe.set_progress_bar_config(disable=True)
+    return made
+
+
+def _pipe(kind: str, **components: Any) -> Any:
+    """A pipeline of Stable Diffusion's components, beside the given ones."""
+    absent = small.no("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
+    made = {"unet": small.unet(), "vae": small.vae(), "scheduler": small.ddim(), "requires_safety_checker": False}
+    return getattr(diffusers, kind)(**{**absent, **made, **components})
+
+
+def _stable(kind: str = "StableDiffusionPipeline", unet: Any = None, parts: int = 2, **conditions: Any) -> Workload:
+    return Workload(_pipe(kind, unet=unet or small.unet()), {**text(), **conditions}, parts=parts)
+
+
+def _from_image(work: Workload) -> Workload:
+    """Two at once need two images."""
+    conditions = {**work.conditions, "image": image()}
+    return replace(work, conditions=conditions, several={"num_images_per_prompt": 2, "image": image(2)})
+
+
+def _inpaint(in_channels: int) -> Workload:
+    unet = small.unet(in_channels=in_channels)
+    given = {"image": image(), "mask_image": small.mask(), "strength": 0.8}
+    return _stable("StableDiffusionInpaintPipeline", unet, **given)
+
+
+def _controlled(num_nets: int) -> Workload:
+    nets, images = [small.controlnet() for _ in range(num_nets)], [image()] * num_nets
+    pipe = _pipe("StableDiffusionControlNetPipeline", controlnet=nets if num_nets > 1 else nets[0])
+    return Workload(pipe, {**text(), "image": images if num_nets > 1 else images[0]})
+
+
+def _controlled_from_image() -> Workload:
+    pipe = _pipe("StableDiffusionControlNetImg2ImgPipeline", controlnet=small.controlnet())
+    return _from_image(Workload(pipe, {**text(), "control_image": image(), "strength": 0.8}))
+
+
+def _controlled_inside() -> Workload:
+    """ControlNet-XS, whose U-Net is a class of its own."""
+    base = small.unet(layers_per_block=2)
+    net = diffusers.ControlNetXSAdapter.from_unet(base, size_ratio=0.5, conditioning_embedding_out_channels=(4,))
+    unet = small.random(UNetControlNetXSModel.from_unet(base, net))
+    pipe = _pipe("StableDiffusionControlNetXSPipeline", unet=unet, controlnet=net)
+    return Workload(pipe, {**text(), "image": image()})
+
+
+def _adapted() -> Workload:
+    pipe = _pipe("StableDiffusionAdapterPipeline", adapter=small.adapter())
+    return Workload(pipe, {**text(), "image": image()})
+
+
+def _panorama() -> Workload:
+    """Of two overlapping views: two calls a step."""
+    work = _stable("StableDiffusionPanoramaPipeline", height=32, width=8 * 72)
+    work.pipe.vae_scale_factor = 8
+    return replace(work, calls=2)
+
+
+def _consistent() -> Workload:
+    """Guided by an input of the U-Net instead of a second half of the batch."""
+    pipe = _pipe("LatentConsistencyModelPipeline", unet=small.unet(time_cond_proj_dim=6))
+    pipe.scheduler = LCMScheduler(original_inference_steps=10)
+    return Workload(pipe, {"prompt_embeds": text()["prompt_embeds"]}, parts=1)
+
+
+def _xl(kind: str = "StableDiffusionXLPipeline", **conditions: Any) -> Workload:
+    absent = small.no("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    made = {"vae": small.vae(), "unet": small.unet_xl(), "scheduler": EulerDiscreteScheduler()}
+    return Workload(
+        getattr(diffusers, kind)(**absent, **made, add_watermarker=False), {**small.text_xl(), **conditions}
+    )
+
+
+def _svd() -> Workload:
+    made = {"unet": small.unet_of_frames(), "scheduler": EulerDiscreteScheduler(), **small.vision()}
+    vae = small.random(diffusers.AutoencoderKLTemporalDecoder(block_out_channels=(32,)))
+    pipe = diffusers.StableVideoDiffusionPipeline(vae=vae, **made)
+    return Workload(pipe, {"image": image(), **small.VIDEO}, "max_guidance_scale", {"num_videos_per_prompt": 2})
+
+
+def _video(kind: str, unet: Any, components: Mapping[str, Any], several: Any, **conditions: Any) -> Workload:
+    made = {"vae": small.vae(), "unet": unet, "scheduler": small.ddim(), **small.no("text_encoder", "tokenizer")}
+    pipe = getattr(diffusers, kind)(**made, **components)
+    return Workload(pipe, {**text(), **small.VIDEO, **conditions}, several=several)
+
+
+def _pixels(kind: str, scheduler: Any) -> Workload:
+    pipe = getattr(diffusers, kind)(small.unet_of_pixels(), scheduler)
+    return Workload(pipe, {"output_type": "pt"}, None, {"batch_size": 2}, parts=1)
+
+
+def _classes() -> Workload:
+    config = {"block_out_channels": (4,), "norm_num_groups": 4, "latent_channels": 4, "vq_embed_dim": 4}
+    embedder = small.random(ClassEmbedder(num_classes=3, embedding_dim=CONTEXT_DIM))
+    vqvae = small.random(diffusers.VQModel(**config))
+    pipe = ClassConditionalPipeline(vqvae, small.unet(), embedder, DDIMScheduler())
+    return Workload(pipe, {"class_labels": (1,)}, several={"class_labels": (1, 2)})
+
+
+_TWO_VIDEOS = {"num_videos_per_prompt": 2}
+_BUILDERS: dict[str, Callable[[], Workload]] = {
+    "text2img": _stable,
+    "img2img": lambda: _from_image(_stable("StableDiffusionImg2ImgPipeline", strength=0.8)),
+    "inpaint": partial(_inpaint, 4),
+    "inpaint, 9 channels": partial(_inpaint, 9),
+    "InstructPix2Pix": lambda: _from_image(
+        _stable("StableDiffusionInstructPix2PixPipeline", small.unet(in_channels=8), parts=3)
+    ),
+    "ControlNet": partial(_controlled, 1),
+    "two ControlNets": partial(_controlled, 2),
+    "ControlNet img2img": _controlled_from_image,
+    "ControlNet-XS": _controlled_inside,
+    "self-attention guidance": partial(_stable, "StableDiffusionSAGPipeline"),
+    "T2I-Adapter": _adapted,
+    "IP-Adapter": lambda: _stable(unet=small.unet_of_images(), ip_adapter_image_embeds=[noise(2, 1, 6)]),
+    "PAG": partial(_stable, "StableDiffusionPAGPipeline", parts=3),
+    "panorama": _panorama,
+    "LCM": _consistent,
+    "SDXL text2img": _xl,
+    "SDXL img2img": lambda: _xl("StableDiffusionXLImg2ImgPipeline", image=image(), strength=0.8),
+    "SDXL base": partial(_xl, denoising_end=0.6),
+    "SDXL refiner": lambda: _xl("StableDiffusionXLImg2ImgPipeline", image=noise(1, 4, 8, 8), denoising_start=0.4),
+    "SVD": _svd,
+    "AnimateDiff": lambda: _video(
+        "AnimateDiffPipeline", small.unet_of_motion(), small.no("motion_adapter"), _TWO_VIDEOS
+    ),
+    "text-to-video": lambda: _video("TextToVideoSDPipeline", small.unet_of_video(), {}, None),
+    "I2VGen-XL": lambda: _video(
+        "I2VGenXLPipeline", small.unet_of_image_and_text(), small.vision(), _TWO_VIDEOS, image=image()
+    ),
+    "DDPM": lambda: _pixels("DDPMPipeline", DDPMScheduler()),
+    "DDIM": lambda: _pixels("DDIMPipeline", DDIMScheduler()),
+    "LDM": _classes,
+}
+NAMES = tuple(_BUILDERS)

@@ -1,0 +1,140 @@
+"""The tables of docs/support.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import diffusers
+from cells import BRANCHES, INPUTS, NOTHING, REFUSED, WAYS, of_input, of_option, of_pipeline, of_scheduler, of_unet
+from pipelines import NAMES, workload
+from problems import NAMES as UNETS
+from problems import PROBLEMS
+from schedulers import OPTIONS, classes
+
+from deepcache.families import FAMILIES
+
+LOOPS = (  # pipelines on which every scheduler is tried: the others call the U-Net as one of these does
+    "text2img",
+    "img2img",
+    "inpaint",
+    "ControlNet",
+    "SDXL text2img",
+    "SDXL img2img",
+    "SVD",
+    "AnimateDiff",
+    "text-to-video",
+    "I2VGen-XL",
+    "DDPM",
+    "DDIM",
+    "LDM",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by columns of cells.
+
+    Attributes:
+        title: the heading.
+        text: what stands beneath it.
+        corner: what the rows are.
+        rows, columns: names; a row of nothing but `-` is left out.
+        cell: makes a cell of a row's and a column's name.
+        facts: further columns, which are told of a row's name and not tried.
+    """
+
+    title: str
+    text: str
+    corner: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cell: Callable[[str, str], str]
+    facts: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+
+    def render(self) -> str:
+        lines = [[self.corner, *self.facts, *self.columns], ["---"] * (1 + len(self.facts) + len(self.columns))]
+        for row in self.rows:
+            cells = [_shortened(self.cell(row, column)) for column in self.columns]
+            if set(cells) != {NOTHING}:
+                lines.append([row, *(fact(row) for fact in self.facts.values()), *cells])
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"## {self.title}\n\n{self.text}\n\n{table}\n"
+
+
+def _shortened(cell: str) -> str:
+    """With the first words of the message."""
+    return f"{re.split(' [(]|[,;]', cell)[0]} ..." if cell.startswith(REFUSED) else cell
+
+
+def _foreign() -> tuple[str, ...]:
+    """U-Nets that diffusers has beside the families."""
+    known = {kind.__name__ for kind in FAMILIES}
+    return tuple(name for name in dir(diffusers) if name not in known and ("UNet" in name or "UVit" in name))
+
+
+TABLES = (
+    Table(
+        "U-Nets",
+        "Small ones with the blocks of those they are named after, and every other class of U-Net in diffusers. A full "
+        "step, and a shallow one on the same inputs, give what `forward` gives.",
+        "U-Net",
+        (*UNETS, *_foreign()),
+        BRANCHES,
+        of_unet,
+        {"class": lambda name: PROBLEMS[name][0].__name__ if name in UNETS else name},
+    ),
+    Table(
+        "Optional inputs",
+        "The same at branch 0 for calls with one input more, or in another form.",
+        "input",
+        tuple(INPUTS),
+        tuple(kind.__name__ for kind in FAMILIES),
+        of_input,
+    ),
+    Table(
+        "Pipelines",
+        "Interval 1 gives what the pipeline gives without a cache, and with intervals 2 and 3 the mid block runs on "
+        "steps 0, N, 2N, ... alone. Guidance that a callback turns off midway shrinks the batch: that step is full, "
+        "too. After a generation that was interrupted, the next one is as it would have been.",
+        "pipeline",
+        NAMES,
+        tuple(WAYS),
+        of_pipeline,
+        {
+            "class": lambda name: type(workload(name).pipe).__name__,
+            "U-Net": lambda name: type(workload(name).pipe.unet).__name__,
+        },
+    ),
+    Table(
+        "Schedulers by pipeline",
+        "The same with every scheduler in diffusers that one of the pipelines runs with: a step is a U-Net call.",
+        "scheduler",
+        tuple(classes()),
+        LOOPS,
+        of_scheduler,
+    ),
+    Table(
+        "Schedulers by option",
+        "The same for text2img, with every option that the scheduler's constructor knows.",
+        "scheduler",
+        tuple(classes()),
+        tuple(OPTIONS),
+        of_option,
+    ),
+)
+
+
+def document() -> str:
+    """docs/support.md."""
+    introduction = f"""# What can be cached
+
+Every cell was run, on small random models with diffusers {diffusers.__version__}: `tests/test_support.py` makes this
+file (`pytest tests/test_support.py --force-regen`), and fails where a cell is no longer what it was.
+
+- `exact`: bit for bit what comes without a cache, as the text above each table says.
+- `refused: ...`: an `UnsupportedUNetError` that begins so, before the U-Net ran.
+- `-`: diffusers itself has no such thing. Without a cache it raises, gives no finite number, or takes no notice.
+"""
+    return "\n".join([introduction, *(table.render() for table in TABLES)])

@@ -1,0 +1,241 @@
+"""Laws of whole pipelines. The oracle is the pipeline without a cache or afresh, bit for bit, or an exact count."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from cells import EXACT, of_pipeline, verdict
+from pipelines import NAMES, Workload, counted, workload
+from schedulers import scheduler
+from torch import Tensor
+
+from deepcache import DeepCacheError, UnsupportedUNetError, cached, uniform
+from deepcache.forward import full_forward, shallow_forward
+from deepcache.views import Cut
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:[0-9]+ steps, as few-step models"),  # few are enough here
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # of diffusers
+]
+REFUSED = {
+    "ControlNet-XS": "got a UNetControlNetXSModel",
+    "self-attention guidance": "StableDiffusionSAGPipeline reads",
+}
+SUPPORTED = tuple(name for name in NAMES if name not in REFUSED)
+ONE_CALL_A_STEP = tuple(name for name in SUPPORTED if name != "panorama")
+WITHOUT_GUIDANCE = ("DDPM", "DDIM")
+WITH_CALLBACKS = (  # and with the prompt among what a callback may change
+    "text2img",
+    "img2img",
+    "inpaint",
+    "inpaint, 9 channels",
+    "ControlNet",
+    "two ControlNets",
+    "ControlNet img2img",
+    "IP-Adapter",
+    "SDXL text2img",
+    "SDXL img2img",
+    "SDXL base",
+    "SDXL refiner",
+    "AnimateDiff",
+)
+
+
+@cache
+def _num_steps(name: str) -> int:
+    """That a pipeline makes of six asked for."""
+    work = workload(name)
+    with counted(work.pipe.unet) as ran:
+        work.run(6)
+    return len(ran) // work.calls
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_interval_one_equals_uncached_and_deep_stages_run_on_steps_of_the_plan(name: str) -> None:  # laws 3, 5, 6
+    assert of_pipeline(name, "plain") == EXACT
+
+
+@pytest.mark.parametrize("name", [name for name in SUPPORTED if name not in WITHOUT_GUIDANCE])
+def test_the_same_without_guidance(name: str) -> None:
+    assert of_pipeline(name, "without guidance") == EXACT
+
+
+@pytest.mark.parametrize("name", [name for name in SUPPORTED if name != "text-to-video"])
+def test_the_same_for_two_images_at_once(name: str) -> None:
+    assert of_pipeline(name, "two at once") == EXACT
+
+
+@pytest.mark.parametrize("name", WITH_CALLBACKS)
+def test_guidance_turned_off_midway_makes_that_step_full_and_leaves_the_plan(name: str) -> None:
+    assert of_pipeline(name, "guidance off midway") == EXACT
+
+
+@pytest.mark.parametrize("name", [*WITH_CALLBACKS, "PAG", "panorama"])
+def test_interrupted_generation_leaks_nothing_into_the_next(name: str) -> None:
+    assert of_pipeline(name, "interrupted before") == EXACT
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_pipeline_is_refused_by_name_before_anything_ran(name: str) -> None:
+    work = workload(name)
+    refused = pytest.raises(UnsupportedUNetError, match=REFUSED[name])
+    with counted(work.pipe.unet) as ran, refused, cached(work.pipe, interval=3):
+        work.run()
+    assert not ran
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_generation_tells_its_steps_and_calls(name: str) -> None:
+    work = workload(name)
+    with counted(work.pipe.unet) as ran, cached(work.pipe, interval=3) as cache:
+        work.run(8)
+    (generation,) = cache.generations
+    num_steps = len(ran) // work.calls
+    assert num_steps >= 4
+    assert (generation.num_steps, generation.num_calls) == (num_steps, len(ran))
+    assert generation.full_steps == tuple(range(0, num_steps, 3))
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_runs_before_do_not_change_an_image(name: str) -> None:  # law 8
+    work, fresh = workload(name), workload(name)
+    with cached(fresh.pipe, interval=3):
+        expected = fresh.run(4, seed=1)
+    with cached(work.pipe, interval=3):
+        for num_steps in (4, 3, 6):
+            assert torch.equal(work.run(4, seed=1), expected)
+            work.run(num_steps, seed=2)
+    assert not torch.equal(expected, fresh.run(4, seed=1))  # without a cache
+
+
+@pytest.mark.parametrize(
+    ("name", "difference"),
+    [*product(ONE_CALL_A_STEP, (-1, 1)), ("SDXL base", 3), ("panorama", 1)],  # the base stops after three of six steps
+)
+def test_plan_of_another_length_is_refused_before_the_unet_ran(name: str, difference: int) -> None:
+    work = workload(name)
+    num_steps = _num_steps(name)
+    plan = uniform(num_steps + difference, 2)
+    refused = pytest.raises(DeepCacheError, match=f"for {plan.num_steps} .* makes {num_steps}")
+    with counted(work.pipe.unet) as ran, cached(work.pipe, plan), refused:
+        work.run(6)
+    assert not ran
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_plan_of_the_length_is_followed(name: str) -> None:
+    work = workload(name)
+    num_steps = _num_steps(name)
+    with counted(work.pipe.unet) as ran, cached(work.pipe, uniform(num_steps, 2, last_step_full=True)):
+        work.run(6)
+    assert ran == work.pattern(len(ran), 2, also_full=[num_steps - 1])
+
+
+@pytest.mark.parametrize("name", ["text2img", "img2img", "SDXL base", "SDXL refiner"])
+def test_last_step_is_full_where_an_interval_asks_for_it(name: str) -> None:
+    work, num_steps = workload(name), _num_steps(name)
+    with counted(work.pipe.unet) as ran, cached(work.pipe, interval=4, last_step_full=True):
+        work.run(6)
+    assert ran == work.pattern(num_steps, 4, also_full=[num_steps - 1])
+
+
+def test_every_round_of_free_init_is_a_generation() -> None:
+    """And the last round of its fast sampling has more steps than those before."""
+    work = workload("AnimateDiff")
+    work.pipe.enable_free_init(num_iters=2, use_fast_sampling=True)
+    expected = work.run(6)
+    with cached(work.pipe, interval=1):
+        assert torch.equal(work.run(6), expected)
+    with cached(work.pipe, interval=2) as cache:
+        work.run(6)
+    assert [generation.full_steps for generation in cache.generations] == [(0, 2), (0, 2, 4)]
+
+
+def test_inference_mode_is_as_no_grad() -> None:
+    work = workload("text2img")
+    with cached(work.pipe, interval=3):
+        expected = work.run()
+    with torch.inference_mode(), counted(work.pipe.unet) as ran, cached(work.pipe, interval=3):
+        assert all(torch.equal(work.run(), expected) for _ in range(2))
+    assert ran == 2 * work.pattern(5, 3)
+
+
+@pytest.mark.parametrize("name", ["img2img", "SDXL img2img"])
+@pytest.mark.parametrize("tenths", range(1, 11))
+def test_strength_leaves_the_full_steps_at_0_n_2n_of_those_that_run(name: str, tenths: int) -> None:
+    _assert_strength(workload(name), tenths)
+
+
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler"])
+@pytest.mark.parametrize("tenths", [1, 4, 7, 10])
+def test_the_same_under_solvers_that_repeat_timesteps(kind: str, tenths: int) -> None:
+    _assert_strength(workload("img2img", scheduler(kind)), tenths)
+
+
+def _assert_strength(work: Workload, tenths: int) -> None:
+    strength, order = tenths / 10, work.pipe.scheduler.order
+    with counted(work.pipe.unet) as ran:
+        work.run(10, strength=strength)
+    num_steps = len(ran)
+    assert num_steps in {order * tenths, order * tenths - 1}  # a second-order solver ends with a first-order step
+    for plan in ({"interval": 3}, {"plan": uniform(num_steps, 3)}):
+        with counted(work.pipe.unet) as ran, cached(work.pipe, **plan):
+            work.run(10, strength=strength)
+        assert ran == work.pattern(num_steps, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("DDPMScheduler", {"timesteps": [900, 700, 650, 300, 20]}),
+        ("EulerDiscreteScheduler", {"timesteps": [900, 700, 650, 300, 20]}),
+        ("EulerDiscreteScheduler", {"sigmas": [14.0, 5.0, 2.0, 0.5]}),
+        ("DPMSolverMultistepScheduler", {"timesteps": [900, 700, 650, 300, 20]}),
+    ],
+)
+def test_users_own_timesteps_are_steps_like_others(kind: str, given: dict[str, Any]) -> None:
+    work = workload("text2img", scheduler(kind))
+    assert verdict(work, (2, 3), **given) == EXACT
+
+
+@pytest.mark.parametrize("num_calls", [2, 3])
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "PNDMScheduler", "HeunDiscreteScheduler"])
+def test_calls_of_a_step_apart_each_have_a_feature_of_their_own(kind: str, num_calls: int) -> None:
+    """Conditional and unconditional one after the other. Oracle: the kernel on each by hand, in step with the calls."""
+    pipe = workload("text2img", scheduler(kind)).pipe
+    cut = Cut.of(pipe.unet, 1)
+    contexts = torch.randn((num_calls, 1, 5, 8), generator=torch.Generator().manual_seed(3))
+
+    def by_hand(streams: list[int]) -> Tensor:
+        """`streams`: whose feature each call takes."""
+        features: list[Any] = [None] * num_calls
+
+        def call(sample: Tensor, t: Tensor, turn: int, step: int) -> Tensor:
+            if step % 3 == 0:
+                output, features[turn] = full_forward(pipe.unet, cut, sample, t, contexts[turn])
+                return output.sample
+            return shallow_forward(pipe.unet, cut, features[streams[turn]], sample, t, contexts[turn]).sample
+
+        return denoised(call)
+
+    def denoised(call: Any) -> Tensor:
+        pipe.scheduler.set_timesteps(4)
+        sample = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(4))
+        for step, t in enumerate(pipe.scheduler.timesteps):
+            scaled = pipe.scheduler.scale_model_input(sample, t)
+            noise = sum((-1.0) ** turn * call(scaled, t, turn, step) for turn in range(num_calls))
+            sample = pipe.scheduler.step(noise, t, sample).prev_sample
+        return sample
+
+    expected = by_hand(list(range(num_calls)))
+    with cached(pipe, interval=3, branch=1) as cache:
+        found = denoised(lambda sample, t, turn, _: pipe.unet(sample, t, contexts[turn]).sample)
+    assert torch.equal(found, expected)
+    generation, num_steps = cache.generations[-1], len(pipe.scheduler.timesteps)
+    assert (generation.num_steps, generation.num_calls) == (num_steps, num_steps * num_calls)
+    assert generation.full_steps == tuple(range(0, num_steps, 3))
+    assert not torch.equal(expected, by_hand([0] * num_calls))  # test of the test: one feature for all

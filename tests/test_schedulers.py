@@ -1,0 +1,74 @@
+"""Every scheduler that Stable Diffusion accepts. The oracle is the pipeline without a cache, or an exact count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cells import EXACT, NOTHING, of_option, of_scheduler, verdict
+from pipelines import counted, workload
+from schedulers import classes, options, scheduler, takes
+
+from deepcache import cached
+from deepcache.timeline import Place
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:[0-9]+ steps, as few-step models"),  # few are enough here
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # of diffusers
+    pytest.mark.filterwarnings("ignore:Should have t[ab][<>]=t[01] but got"),  # of torchsde, under a rounded time
+]
+ACCEPTED = sorted(kind.__name__ for kind in workload("text2img").pipe.scheduler.compatibles)
+BESIDE = [  # which it runs without naming them
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "LCMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+]
+NAMES = sorted({*ACCEPTED, *BESIDE})
+VARIANTS = [(name, option) for name in NAMES for option in (None, *options(name))]
+
+
+def test_every_accepted_scheduler_is_installed() -> None:
+    """Test of the test: one whose requirements are missing would not be tried."""
+    assert set(NAMES) <= set(classes())
+    assert len(ACCEPTED) >= 15
+
+
+@pytest.mark.parametrize(("name", "option"), VARIANTS)
+def test_interval_one_equals_uncached_and_full_steps_count_unet_calls(name: str, option: str | None) -> None:
+    assert of_scheduler(name, "text2img", option) == (EXACT if takes(name, option) else NOTHING)  # laws 3 and 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generation_has_a_step_for_each_timestep(name: str) -> None:
+    work = workload("text2img", scheduler(name))
+    with counted(work.pipe.unet) as ran, cached(work.pipe, interval=3) as cache:
+        work.run(6)
+    generation = cache.generations[-1]
+    assert generation.num_steps == len(ran) == len(work.pipe.scheduler.timesteps)
+    assert generation.full_steps == tuple(range(0, len(ran), 3))
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "PNDMScheduler"])
+def test_a_step_looked_up_by_its_timestep_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test of the test: so did the older package, and schedulers that repeat timesteps then have fewer steps."""
+
+    def looked_up(timestep: Any, timesteps: Any) -> Place:
+        return Place(timesteps.untyped_storage()._cdata, int((timesteps == timestep).nonzero()[0]))
+
+    monkeypatch.setattr("deepcache.caching.place", looked_up)
+    assert verdict(workload("text2img"), (2, 3)) == EXACT
+    with pytest.raises(AssertionError, match="the mid block ran"):
+        verdict(workload("text2img", scheduler(name)), (2, 3))
+
+
+def test_an_option_that_a_scheduler_does_not_know_is_none() -> None:
+    assert of_option("DDIMScheduler", "Karras sigmas") == NOTHING
+
+
+def test_a_scheduler_that_gives_no_finite_number_is_none() -> None:
+    work = workload("text2img")
+    assert verdict(work, latents=torch.full((1, 4, 8, 8), torch.nan)) == NOTHING

@@ -1,0 +1,94 @@
+"""docs/support.md: a snapshot (`pytest --force-regen` makes it anew) of cells that each ran; and what fails a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells import EXACT, NOTHING, of_unet, verdict
+from diffusers.utils import logging
+from pipelines import workload
+from support import Table, document
+
+from deepcache import UnsupportedUNetError
+from deepcache.forward import full_forward, shallow_forward
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:[0-9]+ steps, as few-step models"),  # few are enough here
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # of diffusers
+    pytest.mark.filterwarnings("ignore:Should have t[ab][<>]=t[01] but got"),  # of torchsde, under a rounded time
+]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """diffusers logs that it would not combine some schedulers and pipelines."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    yield
+    logging.set_verbosity(level)
+
+
+def test_document_is_what_its_cells_give(file_regression: Any) -> None:
+    file_regression.check(document(), extension=".md", fullpath=DOCUMENT)
+
+
+def test_row_of_nothing_is_left_out_and_a_refusal_has_its_first_words() -> None:
+    cells = {"a": EXACT, "b": NOTHING, "c": "refused: expected this (or that), got another"}
+    table = Table("Title", "Text.", "row", tuple(cells), ("column",), lambda row, _: cells[row], {"fact": str.upper})
+    assert table.render().splitlines()[4:] == [
+        "| row | fact | column |",
+        "| --- | --- | --- |",
+        "| a | A | exact |",
+        "| c | C | refused: expected this ... |",
+    ]
+
+
+def test_full_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test of the test, as all that follow."""
+
+    def off(*args: Any, **kwargs: Any) -> Any:
+        output, feature = full_forward(*args, **kwargs)
+        return (output[0] + 1e-6,), feature
+
+    monkeypatch.setattr("deepcache.compiling.full_forward", off)
+    with pytest.raises(AssertionError, match="interval 1 differs from uncached"):
+        verdict(workload("text2img"))
+    with pytest.raises(AssertionError, match="a full step differs from forward"):
+        of_unet("bk-sdm-tiny", "branch 0")
+
+
+def test_shallow_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "deepcache.compiling.shallow_forward", lambda *args, **more: (shallow_forward(*args, **more)[0] + 1e-6,)
+    )
+    with pytest.raises(AssertionError, match="a shallow step differs from forward"):
+        of_unet("bk-sdm-tiny", "branch 0")
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_plan_that_is_not_followed_fails_a_cell(monkeypatch: pytest.MonkeyPatch, always: bool) -> None:  # noqa: FBT001
+    monkeypatch.setattr("deepcache.plan.Interval.is_full", lambda *_: always)
+    with pytest.raises(AssertionError, match=r"interval (1 differs|2 the mid block ran)"):
+        verdict(workload("text2img"))
+
+
+def test_refusal_after_the_unet_ran_fails_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*args: Any, **kwargs: Any) -> Any:
+        full_forward(*args, **kwargs)
+        raise UnsupportedUNetError("too late")
+
+    monkeypatch.setattr("deepcache.compiling.full_forward", late)
+    for cell in (lambda: verdict(workload("text2img")), lambda: of_unet("bk-sdm-tiny", "branch 0")):
+        with pytest.raises(AssertionError, match="refused after the U-Net ran"):
+            cell()
+
+
+def test_foreign_unet_that_is_taken_fails_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cells.cached", lambda *_, **__: nullcontext())
+    with pytest.raises(AssertionError, match="UNet1DModel is of no known family, and was not refused"):
+        of_unet("UNet1DModel", "branch 0")
