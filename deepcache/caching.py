@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deepcache.compiling import Compile, CompiledSteps, EagerSteps, compiler, steps
+from deepcache.compiling import Compile, CompiledSteps, EagerSteps, compiler, compiler_of, steps
 from deepcache.errors import DeepCacheError
 from deepcache.explain import explain, warn_if_it_cannot_pay
 from deepcache.explanation import Explanation
@@ -47,7 +47,9 @@ def cached(
 
     A generation begins when a pipeline passes the first element of new timesteps; whichever pipeline, scheduler or
     thread uses the U-Net. Where timesteps are numbers or copies instead, it begins when the scheduler's are set again
-    and, of a bare U-Net, on entry and on `cache.reset()`. Blocks may be nested: the innermost of a thread counts.
+    and, of a bare U-Net, on entry and on `cache.reset()`; use a block a thread there. Blocks may be nested: the innermost
+    of a thread counts. A loop of your own that stops after its first step and begins again on the same timesteps must call
+    `cache.reset()` before, since the same timestep again means another call of the same step.
 
     Args:
         pipe_or_unet: a diffusers pipeline, anything with `.unet` and `.scheduler`, or a bare U-Net; it may be compiled.
@@ -81,15 +83,13 @@ def cached(
         )
     chosen = plan or Interval(interval, branch or 0, order or 0, last_step_full)  # type: ignore[arg-type]
     cut = Cut.of(unet, 0 if branch is None else branch) if plan is None else Cut.of(unet, plan.branch)
-    how = compiler(compile) or getattr(outer, "dynamo_ctx", None)
-    if how is None and getattr(unet, "_compiled_call_impl", None) is not None:
-        how = compiler("default")
+    how = compiler(compile) or compiler_of(outer)
     cache = Cache(unet, pipe_or_unet, chosen, steps(unet, cut, how))
-    install(unet, outer, cache)
+    installed = install(unet, outer, cache)
     try:
         yield cache
     finally:
-        uninstall(unet, cache)
+        uninstall(installed, cache)
         cache.release()
 
 
@@ -159,9 +159,7 @@ class Cache:
 
     def _open(self) -> dict[int | None, Run]:
         """This thread's generations by the memory of their timesteps; None for timesteps without a place."""
-        if not hasattr(self._local, "open"):
-            self._local.open = {}
-        return self._local.open  # type: ignore[no-any-return]
+        return vars(self._local).setdefault("open", {})  # type: ignore[no-any-return]
 
     def _locate(self, timestep: Any) -> tuple[Run, Stream]:
         """The generation and the stream that this call belongs to."""
@@ -175,7 +173,7 @@ class Cache:
 
     def _begin(self, timestep: Any, found: Place | None, timesteps: Tensor | None) -> Run:
         memory = None if found is None else found.memory
-        self._local.open = {k: run for k, run in self._open().items() if k != memory and not run.is_over()}
+        still_open = {k: run for k, run in self._open().items() if k != memory and not run.is_over()}
         scheduler = getattr(self._owner, "scheduler", None)
         left = num_left(found, timesteps, getattr(scheduler, "begin_index", None))
         if left is not None and getattr(self._owner, "denoising_end", None) is not None:
@@ -192,7 +190,8 @@ class Cache:
             )
         self._warned = self._warned or warn_if_it_cannot_pay(self.plan, num_steps)
         by_object, by_memory = (timesteps, None) if found is None else (None, lifetime(timestep))
-        run = self._local.open[memory] = Run(self.plan, num_steps, limit, by_object, by_memory)
+        run = still_open[memory] = Run(self.plan, num_steps, limit, by_object, by_memory)
+        self._local.open = still_open
         self._facts.append(run.facts)
         return run
 
@@ -213,10 +212,11 @@ class Cache:
 
     def _describe(self, facts: Facts) -> Generation:
         total = Fraction()
-        for (fingerprint, is_full), number in facts.calls.items():
+        calls = facts.calls.copy()  # another thread may be counting
+        for (fingerprint, is_full), number in calls.items():
             one = self._cost(fingerprint)
             total += number * (one.full() if is_full else one.shallow(self.plan.branch))
-        num_calls = facts.calls.total()
+        num_calls = calls.total()
         macs = round(total / num_calls)
         return Generation(facts.num_steps, tuple(facts.full_steps), num_calls, macs, facts.feature_bytes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -29,23 +30,28 @@ class EagerSteps:
 
 
 class CompiledSteps:
-    """The kernel as two graphs. They are of the U-Net as it was: load LoRA or enable FreeU before."""
+    """The kernel as two graphs. They are of the U-Net as it was: load LoRA or enable FreeU before.
+
+    Threads take turns, since a step that torch runs eagerly after all keeps its feature in the view for a moment.
+    """
 
     def __init__(self, unet: Any, cut: Cut, compiler: Compiler) -> None:
-        self._unet, self._cut = unet, cut
+        self._unet, self._cut, self._turn = unet, cut, threading.Lock()
         self._run_full = compiler(_bound(run_full, *full_view(unet, cut)))
         self._run_shallow = compiler(_bound(run_shallow, *shallow_view(unet, cut)))
 
     def full(self, *args: Any, **kwargs: Any) -> tuple[Any, Feature]:
         args, kwargs = self._static(args, kwargs)
-        torch.compiler.cudagraph_mark_step_begin()
-        output, feature = self._run_full(*args, **kwargs)
+        with self._turn:
+            torch.compiler.cudagraph_mark_step_begin()
+            output, feature = self._run_full(*args, **kwargs)
         return _own(output), tuple(part.clone() for part in feature) if feature[0].is_cuda else feature
 
     def shallow(self, feature: Feature, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = live_residuals(self._unet, self._cut, *self._static(args, kwargs))
-        torch.compiler.cudagraph_mark_step_begin()
-        return _own(self._run_shallow(feature, *args, **kwargs))
+        with self._turn:
+            torch.compiler.cudagraph_mark_step_begin()
+            return _own(self._run_shallow(feature, *args, **kwargs))
 
     def _static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """With the timestep as a tensor: a number would be a constant of the graph, and every step another graph."""
@@ -81,6 +87,17 @@ def compiler(how: Compile) -> Compiler | None:
             f"expected compile to be one of {', '.join(MODES)}, or a dict of torch.compile's arguments, got {how!r}"
         )
     return partial(torch.compile, mode=how, dynamic=False)
+
+
+def compiler_of(outer: Any) -> Compiler | None:
+    """What compiled a U-Net already, by `torch.compile(unet)` or `unet.compile()`; None where nothing did."""
+    in_place = getattr(outer, "_compiled_call_impl", None)
+    if in_place is None:
+        return getattr(outer, "dynamo_ctx", None)
+    for name, cell in zip(in_place.__code__.co_freevars, in_place.__closure__, strict=True):
+        if name == "self":  # the context that torch.compile made; torch has no public way to it
+            return cell.cell_contents  # type: ignore[no-any-return]
+    return compiler("default")
 
 
 def _bound(run: Callable[..., Any], view: Any, gate: Any) -> Callable[..., Any]:

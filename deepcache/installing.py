@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from deepcache.errors import DeepCacheError
 
 _LOCK = threading.Lock()
@@ -24,6 +26,7 @@ class Installed:
         self._entered: list[tuple[int, Callable[..., Any]]] = []
         self._undo: list[Callable[[], None]] = []
 
+    @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._handler()(*args, **kwargs)
 
@@ -34,12 +37,18 @@ class Installed:
     def _handler(self) -> Callable[..., Any]:
         entered, thread = list(self._entered), threading.get_ident()
         own = [handler for owner, handler in entered if owner == thread]
+        if not entered:  # still called: by a wrapper that came within the block, or by another thread as it ended
+            return self.original
         if own or len(entered) == 1:
             return own[-1] if own else entered[0][1]
         raise DeepCacheError(
             f"{len(entered)} blocks are open on this U-Net and this thread has entered none of them; enter "
             "deepcache.cached in the thread that generates, or let all threads share one block"
         )
+
+    @property
+    def original(self) -> Callable[..., Any]:
+        return type(self.unet).forward.__get__(self.unet)  # type: ignore[no-any-return]
 
     @property
     def is_idle(self) -> bool:
@@ -74,18 +83,21 @@ class Installed:
             undo()
         names = vars(self.unet)
         if names.get("_old_forward") is self:  # accelerate's hook calls it
-            names["_old_forward"] = type(self.unet).forward.__get__(self.unet)
+            names["_old_forward"] = self.original
         if names.get("forward") is self:
             del names["forward"]
 
 
-def install(unet: Any, outer: Any, handler: Callable[..., Any]) -> None:
+def install(unet: Any, outer: Any, handler: Callable[..., Any]) -> Installed:
     """Let a block's handler answer the U-Net's calls.
 
     Args:
         unet: the U-Net.
         outer: what the pipeline calls: the U-Net, or `torch.compile`'s wrapper of it.
         handler: takes the arguments of `forward`.
+
+    Returns:
+        What `uninstall` takes.
 
     Raises:
         DeepCacheError: another package has replaced the U-Net's `forward`.
@@ -97,12 +109,12 @@ def install(unet: Any, outer: Any, handler: Callable[..., Any]) -> None:
             installed.put()
         installed.set_compiled_calls_aside(outer)
         installed.enter(handler)
+        return installed
 
 
-def uninstall(unet: Any, handler: Callable[..., Any]) -> None:
+def uninstall(installed: Installed, handler: Callable[..., Any]) -> None:
     """The reverse of `install`; the last one gives the original `forward` back."""
     with _LOCK:
-        installed = _innermost(unet)
         installed.leave(handler)
         if installed.is_idle:
             installed.take_out()

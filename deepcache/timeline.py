@@ -8,6 +8,7 @@ Nothing is read back from the device.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -31,11 +32,11 @@ def place(timestep: Any, timesteps: Tensor | None) -> Place | None:
     if not isinstance(timestep, Tensor):
         return None
     memory = timestep.untyped_storage()
-    is_part = (
-        timestep._is_view()
-        or memory.nbytes() > timestep.numel() * timestep.element_size()
-        or (timesteps is not None and timesteps.untyped_storage()._cdata == memory._cdata)
-    )
+    is_part = memory.nbytes() > _num_elements(timestep) * timestep.element_size()
+    if timesteps is None:
+        is_part = is_part or timestep._is_view()  # of a generation of one step
+    else:
+        is_part = is_part or timesteps.untyped_storage()._cdata == memory._cdata
     return Place(memory._cdata, int(timestep.storage_offset())) if is_part else None
 
 
@@ -59,3 +60,8 @@ def num_after(timestep: Tensor) -> int:
 def lifetime(timestep: Tensor) -> StorageWeakRef:
     """Expires with the tensor that a timestep is a part of; until then no other memory has its number."""
     return StorageWeakRef(timestep.untyped_storage())
+
+
+def _num_elements(timestep: Tensor) -> int:
+    """How many places in memory a timestep has: one, where it is expanded to the batch."""
+    return prod(int(size) for size, stride in zip(timestep.shape, timestep.stride(), strict=True) if stride)

@@ -152,7 +152,12 @@ def _cut_up(block: Any, cut: Cut) -> tuple[list[Any], Gate]:
 
 
 def _slice(block: Any, resnets: slice, **changes: nn.Module | list[nn.Module] | None) -> Any:
-    if block._forward_hooks or block._forward_pre_hooks or "forward" in vars(block):
+    forward = vars(block).get("forward", type(block).forward)
+    if (
+        block._forward_hooks
+        or block._forward_pre_hooks
+        or getattr(forward, "__func__", forward) is not type(block).forward
+    ):
         raise UnsupportedUNetError(
             f"expected a {type(block).__name__} without hooks, because this branch cuts through it; found a hook, or a "
             "forward that another package put there; remove it, hook its resnets instead, or take another branch"

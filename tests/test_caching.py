@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from problems import SCHEDULERS, Aborted, aborting, denoise, inputs, latents, num_branches, pipeline, shared, unet
-from torch import nn
+from problems import SCHEDULERS, Aborted, aborting, denoise, latents, num_branches, pipeline, shared, unet
+from torch import Tensor, nn
 
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, uniform
 from deepcache.forward import full_forward, shallow_forward
+from deepcache.predict import Node, coordinate, predicted
+from deepcache.views import Cut
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
@@ -39,27 +39,65 @@ def test_cached_differs_from_uncached(branch: int) -> None:
 @pytest.mark.parametrize("name", ["ddpm", "sd-1.5", "sdxl"])
 def test_cached_is_full_steps_of_the_plan_and_shallow_ones_between(name: str, full_steps: tuple[int, ...]) -> None:
     """Exact law: a loop that calls the kernel by hand."""
-    plan = CachePlan(5, full_steps, branch=1)
-    pipe = SimpleNamespace(unet=unet(name), scheduler=DDIMScheduler())
-    with cached(pipe, plan):
-        found = denoise(pipe, 5, name=name)
-    model, calls, feature = shared(name), iter(range(5)), torch.empty(0)
+    assert torch.equal(_cached(name, full_steps, order=0), _by_hand(name, full_steps, order=0))
 
-    def by_hand(*args: Any, **kwargs: Any) -> Any:
-        nonlocal feature
-        if next(calls) not in full_steps:
-            return shallow_forward(model, 1, feature, *args, **kwargs)
-        output, feature = full_forward(model, 1, *args, **kwargs)
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("full_steps", [(0,), (0, 2), (0, 1, 3, 4)])
+def test_shallow_step_takes_the_feature_predicted_from_the_last_full_ones(
+    full_steps: tuple[int, ...], order: int
+) -> None:
+    """The same loop, with `predicted` by hand; of a lower order while too few features are known."""
+    assert torch.equal(_cached("ddpm", full_steps, order), _by_hand("ddpm", full_steps, order))
+
+
+def test_orders_differ() -> None:
+    """Test of the test."""
+    zero, one, two = (_cached("ddpm", (0, 1, 3, 4), order) for order in (0, 1, 2))
+    assert not torch.equal(zero, one)
+    assert not torch.equal(one, two)
+
+
+def _cached(name: str, full_steps: tuple[int, ...], order: int) -> Tensor:
+    pipe = SimpleNamespace(unet=unet(name), scheduler=DDIMScheduler())
+    with cached(pipe, CachePlan(7, full_steps, branch=1, order=order)):
+        return denoise(pipe, 7, name=name)
+
+
+def _by_hand(name: str, full_steps: tuple[int, ...], order: int) -> Tensor:
+    model, steps, nodes = shared(name), iter(range(7)), []
+    cut = Cut.of(model, 1)
+
+    def forward(sample: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+        step = next(steps)
+        if step not in full_steps:
+            feature = predicted(nodes[: order + 1], step, t)
+            return shallow_forward(model, cut, feature, sample, t, *args, **kwargs)
+        output, feature = full_forward(model, cut, sample, t, *args, **kwargs)
+        nodes.insert(0, Node(step, coordinate(t), feature))
         return output
 
-    assert torch.equal(found, denoise(SimpleNamespace(unet=by_hand, scheduler=DDIMScheduler()), 5, name=name))
+    return denoise(SimpleNamespace(unet=forward, scheduler=DDIMScheduler()), 7, name=name)
+
+
+@pytest.mark.parametrize("last_step_full", [False, True])
+@pytest.mark.parametrize("order", [0, 2])
+def test_interval_equals_the_uniform_plan(order: int, last_step_full: bool) -> None:  # noqa: FBT001
+    """Any length fits an interval; a plan is for one."""
+    pipe, how = pipeline(), {"branch": 2, "order": order, "last_step_full": last_step_full}
+    for num_steps in (5, 6):
+        with cached(pipe, uniform(num_steps, 3, **how)):
+            expected = latents(pipe, num_steps=num_steps)
+        with cached(pipe, interval=3, **how) as cache:
+            assert torch.equal(latents(pipe, num_steps=num_steps), expected)
+        assert cache.generations[0].full_steps == uniform(num_steps, 3, **how).full_steps
 
 
 def test_unet_is_what_it_was_after_the_block() -> None:
     model = unet("ddpm")
     before = set(vars(model))
-    with cached(model, interval=2) as cache:
-        assert model.forward is cache
+    with cached(model, interval=2):
+        assert set(vars(model)) == {*before, "forward"}
     _assert_own_forward(model)
     assert set(vars(model)) == before
 
@@ -83,24 +121,45 @@ def test_unet_is_what_it_was_after_an_exception_in_a_step(call: int) -> None:
     assert torch.equal(latents(pipe), expected)
 
 
-def test_second_block_on_one_unet_is_refused_in_one_line() -> None:
-    pipe = pipeline()
-    with cached(pipe, interval=2):
-        with pytest.raises(DeepCacheError, match="cached already") as caught, cached(pipe.unet, interval=3):
-            pass
-        assert pipe.unet.forward.branch == 0
-    assert "\n" not in str(caught.value)
-    with cached(pipe, interval=2):
-        pass
-    _assert_own_forward(pipe.unet)
+def test_innermost_block_counts_and_the_outer_one_goes_on_after_it() -> None:
+    """A generation with other arguments, from within the outer one's; both are what they are alone."""
+    outer, inner = pipeline(), pipeline(seed=1)
+    with cached(outer, interval=4):
+        expected_outer = latents(outer, num_steps=8)
+    with cached(outer.unet, interval=2, branch=3, order=1):
+        inner.unet = outer.unet
+        expected_inner = latents(inner, num_steps=4)
+
+    def callback(*_: Any) -> None:
+        with cached(inner, interval=2, branch=3, order=1) as cache:
+            found.append(latents(inner, num_steps=4))
+            full_steps.append(cache.generations[0].full_steps)
+
+    found, full_steps, scheduler_step, calls = [], [], outer.scheduler.step, iter(range(8))
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) in (0, 5):
+            callback()
+        return scheduler_step(*args, **kwargs)
+
+    with cached(outer, interval=4) as cache:
+        outer.scheduler.step = step
+        assert torch.equal(latents(outer, num_steps=8), expected_outer)
+        assert [g.full_steps for g in cache.generations] == [(0, 4)]
+    assert full_steps == [(0, 2)] * 2
+    torch.testing.assert_close(found, [expected_inner] * 2, rtol=0, atol=0)
+    _assert_own_forward(outer.unet)
 
 
-def test_foreign_forward_is_refused_and_left_alone() -> None:
+def test_block_left_before_one_that_was_entered_after_it_takes_nothing_from_that() -> None:
     model = unet("ddpm")
-    model.forward = foreign = lambda *_: None
-    with pytest.raises(DeepCacheError, match="expected a U-Net with its own forward"), cached(model, interval=2):
-        pass
-    assert model.forward is foreign
+    first, second = cached(model, interval=2), cached(model, interval=3)
+    with first as outer:
+        inner = second.__enter__()
+    denoise(SimpleNamespace(unet=model, scheduler=DDIMScheduler()), 4, name="ddpm")
+    assert [len(cache.generations) for cache in (outer, inner)] == [0, 1]
+    second.__exit__(None, None, None)
+    _assert_own_forward(model)
 
 
 @pytest.mark.parametrize(
@@ -111,42 +170,30 @@ def test_foreign_forward_is_refused_and_left_alone() -> None:
         ({"interval": True}, "got True"),
         ({"interval": 2, "branch": 6}, r"expected branch 0\.\.5, .* got 6"),
         ({"interval": 2, "branch": -1}, "got -1"),
+        ({"interval": 2, "branch": 1.0}, r"got 1\.0"),
+        ({"interval": 2, "order": 3}, "expected order to be one of 0, 1, 2, got 3"),
+        ({"interval": 2, "order": True}, "got True"),
+        ({"interval": 2, "compile": "fast"}, "expected compile to be one of .* got 'fast'"),
         ({"plan": uniform(4, 2, branch=6)}, r"expected branch 0\.\.5, .* got 6"),
         ({}, "either a plan .* or an interval"),
         ({"branch": 1}, "either a plan .* or an interval"),
         ({"plan": uniform(4, 2), "interval": 2}, "either a plan .* or an interval"),
         ({"plan": uniform(4, 2), "branch": 2}, "either a plan .* or an interval"),
+        ({"plan": uniform(4, 2), "order": 0}, "either a plan .* or an interval"),
+        ({"plan": uniform(4, 2), "last_step_full": True}, "either a plan .* or an interval"),
     ],
 )
-def test_bad_argument_is_refused_and_the_unet_left_alone(arguments: dict[str, Any], message: str) -> None:
+def test_bad_argument_is_refused_in_one_line_and_the_unet_left_alone(arguments: dict[str, Any], message: str) -> None:
     model = unet("ddpm")
-    with pytest.raises(DeepCacheError, match=message), cached(model, **arguments):
+    with pytest.raises(DeepCacheError, match=message) as caught, cached(model, **arguments):
         pass
+    assert "\n" not in str(caught.value)
     _assert_own_forward(model)
 
 
 def test_foreign_object_is_refused() -> None:
     with pytest.raises(UnsupportedUNetError, match="got a Linear"), cached(nn.Linear(1, 1), interval=2):
         pass
-
-
-@pytest.mark.parametrize(
-    "clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deep", "pickle"]
-)
-def test_copy_of_a_cached_unet_is_an_ordinary_unet(clone: Any) -> None:
-    model, (args, kwargs) = unet("ddpm"), inputs("ddpm")
-    expected = model(*args, **kwargs).sample
-    with cached(model, interval=9) as cache:
-        model(*inputs("ddpm", seed=1)[0])
-        twin = clone(model)
-        assert torch.equal(twin(*args, **kwargs).sample, expected)
-        assert model.forward is cache
-        assert cache.generations[0].num_steps == 1
-    with torch.no_grad():
-        model.conv_in.weight.zero_()
-    assert torch.equal(twin(*args, **kwargs).sample, expected)
-    with cached(twin, interval=1):
-        assert torch.equal(twin(*args, **kwargs).sample, expected)
 
 
 def _assert_own_forward(model: nn.Module) -> None:

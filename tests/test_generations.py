@@ -11,12 +11,22 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
-from problems import CONTEXT_DIM, SCHEDULERS, Aborted, aborting, inputs, latents, pipeline, staged, unet
-from torch import Tensor
+from problems import CONTEXT_DIM, SCHEDULERS, Aborted, aborting, inputs, latents, pipeline, shared, unet
+from torch import Tensor, nn
 
 from deepcache import DeepCacheError, cached, quadratic, uniform
 from deepcache.forward import full_forward
 from deepcache.macs import cost
+from deepcache.views import Cut
+
+TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
+
+
+def _loop(model: nn.Module, timesteps: Any, *, seed: int = 0) -> Tensor:
+    (sample, _), _ = inputs("ddpm", seed=seed)
+    for t in timesteps:
+        sample = sample - 0.3 * model(sample, t).sample
+    return sample
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 3])
@@ -37,21 +47,29 @@ def test_generation_tells_what_it_did() -> None:
     with cached(pipe, plan) as cache:
         latents(pipe, num_steps=8)
     (generation,) = cache.generations
-    channels = full_forward(staged("ldm-4-g"), 2, *inputs("ldm-4-g")[0])[1].shape[1]
-    assert (generation.num_steps, generation.full_steps) == (8, plan.full_steps)
+    (feature,) = full_forward(shared("ldm-4-g"), Cut.of(shared("ldm-4-g"), 2), *inputs("ldm-4-g")[0])[1]
+    assert (generation.num_steps, generation.num_calls, generation.full_steps) == (8, 8, plan.full_steps)
     assert generation.macs == round(
         cost(unet("ldm-4-g"), *inputs("ldm-4-g", batch=1)[0][:2], torch.empty(1, 1, CONTEXT_DIM)).mean(plan)
     )
-    assert generation.feature_bytes == 4 * channels * 8 * 8 * torch.float32.itemsize  # two images, guided
+    assert generation.feature_bytes == 4 * feature[0].numel() * torch.float32.itemsize  # two images, guided
     assert all(type(value) is int for value in (generation.macs, generation.feature_bytes))
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_as_many_features_are_kept_as_the_order_and_one(order: int) -> None:
+    model = unet("ddpm")
+    with cached(model, interval=1, order=order) as cache:
+        _loop(model, TIMESTEPS)
+    one = full_forward(model, Cut.of(model, 0), *inputs("ddpm")[0])[1][0]
+    assert cache.generations[0].feature_bytes == (order + 1) * one.numel() * one.element_size()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_generation_of_another_type_costs_the_same(dtype: torch.dtype) -> None:
     model, (args, _) = unet("ddpm"), inputs("ddpm")
-    plan = uniform(2, 2)
-    with cached(model.to(dtype), plan) as cache:
-        for _ in range(2):
+    with cached(model.to(dtype), plan := uniform(6, 2)) as cache:
+        for _ in range(6):
             model(args[0].to(dtype), args[1])
     assert cache.generations[0].macs == round(cost(unet("ddpm"), *args).mean(plan))
 
@@ -73,24 +91,38 @@ def test_step_is_a_call_of_the_unet(scheduler: str, calls: int) -> None:
     pipe = pipeline(SCHEDULERS[scheduler]())
     with cached(pipe, interval=2) as cache:
         latents(pipe, num_steps=4)
-    assert cache.generations[0].num_steps == calls
-    assert cache.generations[0].full_steps == uniform(calls, 2).full_steps
-    with cached(pipe, uniform(calls, 2)) as by_plan:
+    (generation,) = cache.generations
+    assert generation.num_steps == generation.num_calls == calls
+    assert generation.full_steps == tuple(range(0, calls, 2))
+    with cached(pipe, uniform(calls, 2)):
         latents(pipe, num_steps=4)
-    assert by_plan.generations == cache.generations
 
 
-@pytest.mark.parametrize("changed", [{"size": (16, 8)}, {"batch": 3}], ids=["size", "batch"])
-def test_changed_input_makes_a_step_full(changed: dict[str, Any]) -> None:
-    model, (args, kwargs) = unet("ddpm-classes"), inputs("ddpm-classes")
-    other, other_kwargs = inputs("ddpm-classes", **changed)
-    expected = model(*other, **other_kwargs).sample
+@pytest.mark.parametrize("changed", [{"batch": 1}, {"size": (16, 8)}])
+def test_changed_shape_makes_a_step_full(changed: dict[str, Any]) -> None:
+    model, (args, _), (other, _) = unet("ddpm"), inputs("ddpm"), inputs("ddpm", **changed)
+    expected = model(*other).sample
     with cached(model, interval=9) as cache:
-        for _ in range(2):
-            model(*args, **kwargs)
-        assert torch.equal(model(*other, **other_kwargs).sample, expected)
-        assert torch.equal(model(*other, **other_kwargs).sample, expected)
+        for given in (args, args):
+            model(*given)
+        assert torch.equal(model(*other).sample, expected)
+        assert torch.equal(model(*other).sample, expected)
     assert cache.generations[0].full_steps == (0, 2)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_changed_shape_forgets_the_features_of_the_other(order: int) -> None:
+    """What is predicted after it is predicted from features of one shape."""
+    model, (small, _), (large, _) = unet("ddpm"), inputs("ddpm"), inputs("ddpm", size=(16, 8))
+    with cached(model, interval=2, order=order) as cache:
+        expected = [model(large[0], t).sample for t in TIMESTEPS]
+        cache.reset()
+        for t in TIMESTEPS[:3]:
+            model(small[0], t.item())
+        found = [model(large[0], t.item()).sample for t in TIMESTEPS]
+    assert cache.generations[1].full_steps == (0, 2, 3, 4, 6)
+    assert torch.equal(found[0], expected[0])
+    assert all(image.isfinite().all() for image in found)
 
 
 def test_changed_type_makes_a_step_full() -> None:
@@ -122,43 +154,52 @@ def test_generation_of_one_size_costs_the_same_after_one_of_two_sizes() -> None:
 
 
 def test_reset_begins_a_generation_of_a_bare_unet() -> None:
-    model, (args, kwargs) = unet("ddpm"), inputs("ddpm")
-    expected = model(*args, **kwargs).sample
+    model, (args, _) = unet("ddpm"), inputs("ddpm")
+    expected = model(*args).sample
     with cached(model, interval=4) as cache:
         for seed in (1, 2):
             model(*inputs("ddpm", seed=seed)[0])
         cache.reset()
-        assert torch.equal(model(*args, **kwargs).sample, expected)
+        assert torch.equal(model(*args).sample, expected)
     assert [generation.full_steps for generation in cache.generations] == [(0,), (0,)]
 
 
-def test_longer_plan_is_refused_before_anything_ran() -> None:
+@pytest.mark.parametrize("planned", [4, 6])
+def test_plan_of_another_length_is_refused_before_anything_ran(planned: int) -> None:
     pipe, calls = pipeline(), []
-    for module in pipe.unet.modules():
-        if module is not pipe.unet:
-            module.register_forward_pre_hook(lambda *_: calls.append(1))
+    for module in (pipe.unet.time_embedding, pipe.unet.conv_in, pipe.unet.mid_block):
+        module.register_forward_pre_hook(lambda *_: calls.append(1))
     with (
-        cached(pipe, uniform(6, 2)),
-        pytest.raises(DeepCacheError, match="for 6 U-Net calls and this generation makes 5"),
+        cached(pipe, uniform(planned, 2)),
+        pytest.raises(DeepCacheError, match=f"for {planned} .* and this generation makes 5"),
     ):
         latents(pipe, num_steps=5)
     assert not calls
 
 
-def test_call_beyond_the_plan_is_refused() -> None:
-    pipe = pipeline()
-    with (
-        cached(pipe, uniform(4, 2)),
-        pytest.raises(DeepCacheError, match="expected 4 U-Net calls in this generation, and this is one more"),
-    ):
-        latents(pipe, num_steps=5)
-    model, (args, _) = unet("ddpm"), inputs("ddpm")
-    with cached(model, uniform(1, 1)) as cache:
-        model(*args)
-        with pytest.raises(DeepCacheError, match=r"cache\.reset\(\)"):
-            model(*args)
-        cache.reset()
-        model(*args)
+def test_step_beyond_the_plan_is_refused() -> None:
+    """Where nobody tells the number of steps before: timesteps that are numbers, or of another scheduler."""
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    with cached(model, uniform(5, 2)) as cache:
+        for timesteps in ([*range(900, 0, -150)], torch.arange(900, 0, -150)):
+            for t in timesteps[:5]:
+                model(sample, t)
+            with pytest.raises(DeepCacheError, match="expected 5 steps in this generation") as caught:
+                model(sample, timesteps[5])
+            assert "\n" not in str(caught.value)
+            cache.reset()
+
+
+def test_counted_step_beyond_the_schedulers_is_refused() -> None:
+    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    pipe.scheduler.set_timesteps(5)
+    with cached(pipe, interval=2):
+        for t in pipe.scheduler.timesteps.tolist():
+            pipe.unet(sample, t)
+        with pytest.raises(DeepCacheError, match=r"cache\.reset\(\).*elements of scheduler\.timesteps"):
+            pipe.unet(sample, 0)
+        pipe.scheduler.set_timesteps(5)
+        pipe.unet(sample, 0)
 
 
 @pytest.mark.parametrize("num_steps", [3, 5, 6])
@@ -166,98 +207,82 @@ def test_plan_is_for_the_steps_after_the_begin_index(num_steps: int) -> None:
     """As image-to-image does: four of six timesteps are left, and a plan for another number is refused."""
     model, ((sample, _), _) = unet("ddpm"), inputs("ddpm")
     pipe = SimpleNamespace(unet=model, scheduler=EulerDiscreteScheduler())
-    pipe.scheduler.set_timesteps(6)
-    pipe.scheduler.set_begin_index(2)
-    with cached(pipe, uniform(4, 3)) as cache:
-        for t in pipe.scheduler.timesteps[2:]:
-            model(sample, t)
-    assert cache.generations[0].full_steps == (0, 3)
+    for begin_index in (2, 1, 2):  # another strength: a generation of its own
+        pipe.scheduler.set_timesteps(4 + begin_index)
+        pipe.scheduler.set_begin_index(begin_index)
+        with cached(pipe, uniform(4, 3)) as cache:
+            for t in pipe.scheduler.timesteps[begin_index:]:
+                model(sample, t)
+        assert cache.generations[0].full_steps == (0, 3)
     with cached(pipe, uniform(num_steps, 3)), pytest.raises(DeepCacheError, match="this generation makes 4"):
-        model(sample, 1)
+        model(sample, pipe.scheduler.timesteps[2])
 
 
-def test_threads_on_one_unet_keep_their_own_generations() -> None:  # law 8
-    model, found = unet("ddpm"), {}
-    turns = threading.Barrier(2, timeout=60)
-
-    def loop(seed: int, *, alone: bool) -> Tensor:
-        (sample, _), _ = inputs("ddpm", seed=seed)
-        for t in (900, 600, 300, 100, 50):
-            if not alone:
-                turns.wait()
-            sample = sample - 0.3 * model(sample, t).sample
-        return sample
-
-    with cached(model, interval=3) as cache:
-        expected = {}
-        for seed in (1, 2):
-            expected[seed] = loop(seed, alone=True)
-            cache.reset()
-        threads = [threading.Thread(target=lambda s=s: found.update({s: loop(s, alone=False)})) for s in (1, 2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    torch.testing.assert_close(dict(sorted(found.items())), expected, rtol=0, atol=0)
-    assert [generation.full_steps for generation in cache.generations] == [(0, 3)] * 4
+def test_last_step_is_full_where_the_scheduler_tells_it_and_refused_where_not() -> None:
+    pipe = pipeline()
+    with cached(pipe, interval=4, last_step_full=True) as cache:
+        latents(pipe, num_steps=7)
+        latents(pipe, num_steps=5)
+    assert [g.full_steps for g in cache.generations] == [(0, 4, 6), (0, 4)]
+    model, (args, _) = unet("ddpm"), inputs("ddpm")
+    with (
+        cached(model, interval=4, last_step_full=True),
+        pytest.raises(DeepCacheError, match="last_step_full with an interval needs a scheduler"),
+    ):
+        model(*args)
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_no_feature_outlives_its_generation_or_the_block(monkeypatch: pytest.MonkeyPatch, in_thread: bool) -> None:  # noqa: FBT001
-    model, (args, _), features = unet("ddpm"), inputs("ddpm"), []
-
-    def spy(*given: Any, **more: Any) -> Any:
-        output, feature = full_forward(*given, **more)
-        features.append(weakref.ref(feature))
-        return output, feature
+    """Both generations are stopped after their first step."""
+    features: list[weakref.ref[Tensor]] = []
+    _watch(monkeypatch, features)
+    model = unet("ddpm")
 
     def generations() -> None:
         for _ in range(2):
-            pipe.scheduler.set_timesteps(2)  # of which one is made: the generation is not over
-            model(*args)
+            _loop(model, torch.tensor([900, 600])[:1])
 
-    monkeypatch.setattr("deepcache.caching.full_forward", spy)
-    pipe = SimpleNamespace(unet=model, scheduler=DDIMScheduler())
-    with cached(pipe, interval=2) as cache:
+    with cached(model, interval=2) as cache:
         if in_thread:
             thread = threading.Thread(target=generations)
             thread.start()
             thread.join()
         else:
             generations()
-        assert [feature() is None for feature in features] == [True, False]
+        gc.collect()
+        assert [feature() is None for feature in features] == [
+            True,
+            in_thread,
+        ]  # a thread that died cannot go on
     gc.collect()
     assert [feature() is None for feature in features] == [True, True]
     assert len(cache.generations) == 2
 
 
-def test_another_pipeline_on_the_unet_is_refused_until_a_reset() -> None:
-    first, second = pipeline(), pipeline()
-    second.unet = first.unet
-    with cached(pipeline_alone := pipeline(), interval=9):
-        expected = latents(pipeline_alone, seed=2)
-    with cached(first, interval=9) as cache:
-        latents(first, seed=1)
-        with pytest.raises(DeepCacheError, match=r"another pipeline on this U-Net"):
-            latents(second, seed=2)
-        cache.reset()
-        assert torch.equal(latents(second, seed=2), expected)
-
-
-def test_conditional_and_unconditional_calls_apart_are_refused() -> None:
+def test_features_are_dropped_with_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    features: list[weakref.ref[Tensor]] = []
+    _watch(monkeypatch, features)
     pipe = pipeline()
-    (sample, _, *rest), kwargs = inputs("ldm-4-g")
-    with cached(pipe, interval=2):
-        pipe.scheduler.set_timesteps(4)
-        t = pipe.scheduler.timesteps[0]
-        for _ in range(4):
-            pipe.unet(sample, t, *rest, **kwargs)
-        with pytest.raises(DeepCacheError, match="twice a step"):
-            pipe.unet(sample, t, *rest, **kwargs)
-
-
-def test_feature_is_dropped_with_the_last_step() -> None:
-    pipe = pipeline()
-    with cached(pipe, interval=2) as cache:
+    with cached(pipe, interval=2, order=1):
         latents(pipe)
-        assert cache._current().feature is None
+        gc.collect()
+        assert [feature() for feature in features] == [None] * 3
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch, features: list[weakref.ref[Tensor]]) -> None:
+    def spy(*given: Any, **more: Any) -> Any:
+        output, feature = full_forward(*given, **more)
+        features.append(weakref.ref(feature[0]))
+        return output, feature
+
+    monkeypatch.setattr("deepcache.compiling.full_forward", spy)
+
+
+def test_last_thousand_generations_are_remembered() -> None:
+    model, (args, _) = unet("ddpm"), inputs("ddpm", size=(4, 4), batch=1)
+    with cached(model, interval=9) as cache:
+        for number in range(1001):
+            model(*args) if number else [model(*args) for _ in range(3)]
+            cache.reset()
+    assert [g.num_calls for g in cache.generations] == [1] * 1000

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from deepcache.unets import StagedUNet
 
 import deepcache
 from deepcache import models
@@ -16,6 +15,7 @@ from deepcache.metrics.extractors import extract
 from deepcache.metrics.fidelity import as_asked
 from deepcache.models.embedded import WEIGHTS
 from deepcache.sampling import labels_of, sample
+from deepcache.stages import nest
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_mini_ldm_is_a_diffusers_pipeline_that_gives_images(pipe):
 
 
 def test_mini_ldm_has_nine_skips_so_that_branches_mean_something(pipe):
-    assert StagedUNet(pipe.unet).nest.num_branches == 9
+    assert nest(pipe.unet).num_branches == 9
 
 
 def test_mini_ldm_draws_what_is_asked_for(pipe, extractor):

@@ -58,7 +58,8 @@ def test_a_failed_test_keeps_its_record_and_says_so(pytester, bench):
     assert "uniform N=2 (failed)" in (pytester.path / "out/table1.md").read_text()
 
 
-def test_records_stand_in_pytest_benchmarks_json(pytester, bench):
+def test_records_stand_in_pytest_benchmarks_json(pytester, bench, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # by which pytest-benchmark disables itself
     bench()
     pytester.runpytest_inprocess("--benchmark-json", "results.json").assert_outcomes(passed=3)
     assert [r.row for r in read(pytester.path / "results.json")] == ["uncached", "uniform N=2", "uniform N=3"]

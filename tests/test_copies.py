@@ -1,0 +1,117 @@
+"""A cached U-Net copied, saved or moved to another type from within the block.
+
+The oracle is the U-Net before it was cached, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from problems import inputs, unet
+from torch import Tensor, nn
+
+from deepcache import cached
+
+NAME, TIMESTEPS = "ddpm", torch.tensor([900, 700, 500, 300, 100])
+
+
+def _image(model: nn.Module) -> Tensor:
+    sample, _ = inputs(NAME)[0]
+    for t in TIMESTEPS:
+        sample = sample - 0.3 * model(sample, t).sample
+    return sample
+
+
+@pytest.fixture(scope="module")
+def uncached() -> Tensor:
+    return _image(unet(NAME))
+
+
+@pytest.fixture(scope="module")
+def expected(uncached: Tensor) -> Tensor:
+    model = unet(NAME)
+    with cached(model, interval=3):
+        image = _image(model)
+    assert not torch.equal(image, uncached)
+    return image
+
+
+def _saved(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def _from_state(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    twin = unet(NAME, seed=1)
+    twin.load_state_dict(torch.load(file, weights_only=True))
+    return twin
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "torch.save": _saved,
+    "state_dict": _from_state,
+}
+
+
+@pytest.mark.parametrize("clone", COPIES.values(), ids=COPIES)
+def test_copy_of_a_cached_unet_is_an_ordinary_unet(
+    clone: Callable[[nn.Module], nn.Module], expected: Tensor, uncached: Tensor
+) -> None:
+    """With weights of its own; and the copied one goes on as if nothing had been."""
+    model = unet(NAME)
+    with cached(model, interval=3) as cache:
+        model(*inputs(NAME)[0])
+        twin = clone(model)
+        assert torch.equal(_image(twin), uncached)
+        assert torch.equal(_image(model), expected)
+        assert [g.num_steps for g in cache.generations] == [1, 5]
+        with torch.no_grad():
+            model.conv_in.weight.zero_()
+    assert torch.equal(_image(twin), uncached)
+    with cached(twin, interval=3):
+        assert torch.equal(_image(twin), expected)
+    assert twin.forward.__func__ is type(twin).forward
+
+
+def test_saved_from_within_the_block_is_the_unet(tmp_path: Path, uncached: Tensor) -> None:
+    model = unet(NAME)
+    with cached(model, interval=3):
+        _image(model)
+        model.save_pretrained(tmp_path)
+    assert torch.equal(_image(UNet2DModel.from_pretrained(tmp_path)), uncached)
+
+
+@pytest.mark.parametrize("move", [lambda model: model.to(torch.float64), lambda model: model.double()])
+def test_unet_may_be_moved_to_another_type_while_cached(move: Callable[[nn.Module], Any]) -> None:
+    """In the middle of a generation, where its next step is then full."""
+    model, ((sample, _), _) = unet(NAME), inputs(NAME)
+    want = move(unet(NAME))(sample.double(), TIMESTEPS[1]).sample
+    with cached(model, interval=3) as cache:
+        model(sample, TIMESTEPS[0])
+        move(model)
+        assert torch.equal(model(sample.double(), TIMESTEPS[1]).sample, want)
+    assert cache.generations[0].full_steps == (0, 1)
+
+
+def test_unet_may_be_halved_while_cached() -> None:
+    model, ((sample, _), _) = unet(NAME), inputs(NAME)
+    want = unet(NAME).half()(sample.half(), 900).sample
+    with cached(model, interval=3):
+        _image(model)
+        assert torch.equal(model.half()(sample.half(), 900).sample, want)
+    assert "forward" not in vars(model)

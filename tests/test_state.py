@@ -1,0 +1,305 @@
+"""The state of `cached`: however generations are interleaved, each image is the one that it is alone (law 8).
+
+The oracle of every image is the same generation on a fresh U-Net, on one thread, with no other before or beside it; the
+same operations run, so bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from problems import SCHEDULERS, Aborted, aborting, unet
+from torch import Tensor, nn
+
+from deepcache import DeepCacheError, cached
+from deepcache.timeline import Place
+
+NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
+LANES = ("main", "one", "two")  # threads
+INTERLEAVED = settings(max_examples=25, stateful_step_count=25, deadline=None, derandomize=True, database=None)
+
+Block = tuple[int, int, int, int]  # its number, interval, branch, order
+Denoising = Generator[None, "Step", Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one step is made: the blocks around it, those reset just before it, and what the U-Net is given."""
+
+    blocks: tuple[Block, ...]
+    resets: tuple[Block, ...] = ()
+    repeats: int = 1
+    padding: int = 0
+    callback: Callable[[], None] = lambda: None
+
+
+@dataclass
+class Live:
+    """A generation under way, and the record from which it can be made again alone."""
+
+    lane: str
+    num_calls: int
+    denoising: Denoising
+    again: Callable[[nn.Module], tuple[Any, Denoising]]
+    steps: list[Step] = field(default_factory=list)
+    resets: tuple[Block, ...] = ()
+
+
+def _denoising(model: nn.Module, scheduler: Any, num_steps: int, seed: int, num_calls: int) -> Denoising:
+    """One generation, a step each time that it is sent one; a step that fails is made again with the next."""
+    sample = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    scheduler.set_timesteps(num_steps)
+    for t in scheduler.timesteps:
+        while True:
+            step = yield
+            given = nn.functional.pad(scheduler.scale_model_input(sample, t), (0, step.padding))
+            given = given.repeat(step.repeats, 1, 1, 1)
+            try:
+                noise = sum(model(given * (1 - i / 2), t).sample[:1, ..., :8] for i in range(num_calls))
+            except Aborted:
+                continue
+            break
+        sample = scheduler.step(noise, t, sample).prev_sample
+        step.callback()
+    return sample
+
+
+def _alone(live: Live) -> Tensor:
+    """The generation again: the same steps, in blocks of its own."""
+    model = unet("ddpm")
+    owner, denoising = live.again(model)
+    opened: list[tuple[Block, ExitStack, Any]] = []
+
+    def align(blocks: tuple[Block, ...]) -> None:
+        while opened and tuple(block for block, _, _ in opened) != blocks[: len(opened)]:
+            opened.pop()[1].close()
+        for block in blocks[len(opened) :]:
+            stack = ExitStack()
+            opened.append((block, stack, stack.enter_context(_cached(owner, block))))
+
+    try:
+        next(denoising)
+        for step in live.steps:
+            align(step.blocks)
+            for block, _, cache in opened:
+                if block in step.resets:
+                    cache.reset()
+            denoising.send(step)
+    except StopIteration as over:
+        return over.value
+    finally:
+        align(())
+    raise AssertionError("the generation made more steps with others than alone")
+
+
+def _cached(owner: Any, block: Block) -> Any:
+    _, interval, branch, order = block
+    return cached(owner, interval=interval, branch=branch, order=order)
+
+
+class Interleaved(RuleBasedStateMachine):
+    """Generations on one U-Net, step by step, on three threads that take turns."""
+
+    plans = st.tuples(st.integers(2, 4), st.integers(0, 5), st.integers(0, 2))
+    what = st.tuples(st.sampled_from(NAMES), st.integers(4, 6), st.integers(0, 9), st.integers(1, 2))
+    lanes = st.sampled_from(LANES)
+    pick = st.integers(0, 99)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = unet("ddpm")
+        self.owner = SimpleNamespace(unet=self.model, scheduler=None)
+        self.numbers = count()
+        self.blocks: dict[str, list[tuple[Block, ExitStack, Any]]] = {lane: [] for lane in LANES}
+        self.live: list[Live] = []
+        self.threads = {lane: ThreadPoolExecutor(1) for lane in LANES if lane != "main"}
+
+    @initialize(is_shared=st.booleans(), plans=st.tuples(plans, plans, plans), begun=st.lists(st.tuples(lanes, what)))
+    def begin_blocks(self, is_shared: bool, plans: Any, begun: list[Any]) -> None:  # noqa: FBT001
+        """One block around all threads, or one in each."""
+        self.is_shared = is_shared
+        for lane, plan in zip(LANES, plans, strict=True):
+            if lane == "main" or not is_shared:
+                self._enter(lane, plan)
+        for lane, what in begun:
+            self._begin(lane, what)
+
+    @rule(lane=lanes, what=what)
+    def begin(self, lane: str, what: tuple[str, int, int, int]) -> None:
+        """A pipeline with a scheduler of its own; also, the block's pipeline gets it, whoever is under way."""
+        self._begin(lane, what)
+
+    def _begin(self, lane: str, what: tuple[str, int, int, int]) -> Live:
+        name, num_steps, seed, num_calls = what
+
+        def start(model: nn.Module) -> tuple[Any, Denoising]:
+            scheduler = SCHEDULERS[name]()
+            owner = SimpleNamespace(unet=model, scheduler=scheduler)
+            return owner, _denoising(model, scheduler, num_steps, seed, num_calls)
+
+        owner, denoising = start(self.model)
+        self.owner.scheduler = owner.scheduler
+        live = Live(lane, num_calls, denoising, start)
+        self._on(lane, lambda: next(denoising))
+        self.live.append(live)
+        return live
+
+    @precondition(lambda self: self.live)
+    @rule(at=pick, num_steps=st.integers(1, 3), repeats=st.integers(1, 2), padding=st.sampled_from((0, 4)))
+    def advance(self, at: int, num_steps: int, repeats: int, padding: int) -> None:
+        """In the same size as before or in another."""
+        live = self._pick(at)
+        for _ in range(num_steps):
+            if live in self.live:
+                self._advance(live, repeats=repeats, padding=padding)
+
+    @precondition(lambda self: self.live)
+    @rule(at=pick, what=what)
+    def generate_from_a_callback(self, at: int, what: tuple[str, int, int, int]) -> None:
+        outer = self._pick(at)
+
+        def callback() -> None:
+            inner = self._begin(outer.lane, what)
+            while inner in self.live:
+                self._advance(inner)
+
+        self._advance(outer, callback=callback)
+
+    @precondition(lambda self: self.live)
+    @rule(at=pick, in_callback=st.booleans())
+    def abort(self, at: int, in_callback: bool) -> None:  # noqa: FBT001
+        live = self._pick(at)
+        self.live.remove(live)
+
+        def callback() -> None:
+            raise Aborted
+
+        if in_callback:
+            with pytest.raises(Aborted):
+                self._on(live.lane, lambda: live.denoising.send(Step((), callback=callback)))
+        self._on(live.lane, live.denoising.close)
+
+    @precondition(lambda self: self.live)
+    @rule(at=pick, call=pick)
+    def fail_in_a_step(self, at: int, call: int) -> None:
+        """As out of memory; the next call of this generation begins it anew from there, and no other."""
+        live = self._pick(at)
+        with aborting(self.model, call % live.num_calls):
+            self._on(live.lane, lambda: live.denoising.send(Step(())))
+        live.resets += (self._innermost(live.lane)[0],)
+
+    @rule(lane=lanes)
+    def reset(self, lane: str) -> None:
+        block, _, cache = self._innermost(lane)
+        self._on(lane, cache.reset)
+        for live in self.live:
+            if live.lane == lane:
+                live.resets += (block,)
+
+    @precondition(lambda self: not self.is_shared)
+    @rule(lane=lanes, plan=plans)
+    def enter_a_block(self, lane: str, plan: tuple[int, int, int]) -> None:
+        self._enter(lane, plan)
+
+    @precondition(lambda self: any(len(blocks) > 1 for blocks in self.blocks.values()))
+    @rule(at=pick)
+    def leave_a_block(self, at: int) -> None:
+        nested = [lane for lane, blocks in self.blocks.items() if len(blocks) > 1]
+        self._leave(nested[at % len(nested)])
+
+    def teardown(self) -> None:
+        """Finish what is under way; then the U-Net is what it was."""
+        try:
+            while self.live:
+                self._advance(self.live[0])
+        finally:
+            for lane in LANES:
+                while self.blocks[lane]:
+                    self._leave(lane)
+            for thread in self.threads.values():
+                thread.shutdown()
+        assert "forward" not in vars(self.model)
+
+    def _advance(self, live: Live, **how: Any) -> None:
+        step = Step(self._stack(live.lane), live.resets, **how)
+        live.steps.append(Step(step.blocks, step.resets, step.repeats, step.padding))
+        live.resets = ()
+
+        def send() -> Tensor | None:
+            try:
+                return live.denoising.send(step)
+            except StopIteration as over:
+                return over.value
+
+        self.live.remove(live)
+        image = self._on(live.lane, send)
+        if image is None:
+            self.live.append(live)
+        else:
+            assert torch.equal(image, _alone(live)), "an image differs from the same generation's alone"
+
+    def _on(self, lane: str, act: Callable[[], Any]) -> Any:
+        """On a lane's thread, or at once if this is it."""
+        if lane == "main" or threading.current_thread() in self.threads[lane]._threads:
+            return act()
+        return self.threads[lane].submit(act).result(timeout=60)
+
+    def _pick(self, at: int) -> Live:
+        return self.live[at % len(self.live)]
+
+    def _innermost(self, lane: str) -> tuple[Block, ExitStack, Any]:
+        return self.blocks["main" if self.is_shared else lane][-1]
+
+    def _stack(self, lane: str) -> tuple[Block, ...]:
+        return tuple(block for block, _, _ in self.blocks["main" if self.is_shared else lane])
+
+    def _enter(self, lane: str, plan: tuple[int, int, int]) -> None:
+        stack, block = ExitStack(), (next(self.numbers), *plan)
+        cache = self._on(lane, lambda: stack.enter_context(_cached(self.owner, block)))
+        self.blocks[lane].append((block, stack, cache))
+
+    def _leave(self, lane: str) -> None:
+        self._on(lane, self.blocks[lane].pop()[1].close)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_a_call() -> Iterator[None]:
+    """Many threads call the U-Net here; its own would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_interleaved_generations_equal_the_same_generations_alone() -> None:
+    run_state_machine_as_test(Interleaved, settings=INTERLEAVED)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("deepcache.caching.place", lambda *_: None),
+        ("deepcache.caching.place", lambda timestep, _: Place(0, timestep.storage_offset())),
+        ("deepcache.caching._fingerprint", lambda *_: ()),
+        ("deepcache.installing.threading", SimpleNamespace(get_ident=lambda: 0)),
+    ],
+    ids=["steps are counted", "all timesteps are one memory", "sizes are one", "threads are one"],
+)
+def test_broken_state_is_found(monkeypatch: pytest.MonkeyPatch, name: str, broken: Any) -> None:
+    """Test of the test."""
+    monkeypatch.setattr(name, broken)
+    only_found = settings(INTERLEAVED, phases=[Phase.generate], report_multiple_bugs=False)
+    with pytest.raises((AssertionError, RuntimeError, DeepCacheError)):
+        run_state_machine_as_test(Interleaved, settings=only_found)

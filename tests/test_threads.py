@@ -1,0 +1,171 @@
+"""Many threads on one U-Net, each in a block of its own or all in one (law 8).
+
+The oracle is the same generations one after the other on one thread; the same operations run, so bit for bit.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from problems import SCHEDULERS, denoise, inputs, unet
+from torch import Tensor, nn
+
+from deepcache import DeepCacheError, cached
+
+NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
+TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
+
+
+@pytest.fixture(autouse=True)
+def threads_change_over_often() -> Iterator[None]:
+    """As often as the interpreter can; and a call takes one thread, or they would only wait for each other."""
+    interval, num_threads = sys.getswitchinterval(), torch.get_num_threads()
+    sys.setswitchinterval(1e-5)
+    torch.set_num_threads(1)
+    yield
+    sys.setswitchinterval(interval)
+    torch.set_num_threads(num_threads)
+
+
+def _image(model: nn.Module, seed: int = 0) -> Tensor:
+    sample, _ = inputs("ddpm", seed=seed)[0]
+    for t in TIMESTEPS:
+        sample = sample - 0.3 * model(sample, t).sample
+    return sample
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["one block", "a block each"])
+def test_eight_pipelines_at_once_equal_one_after_the_other(is_shared: bool) -> None:  # noqa: FBT001
+    """Each has its own scheduler and length, and generates twice."""
+    model, numbers = unet("ddpm"), range(8)
+    pipes = [SimpleNamespace(unet=model, scheduler=SCHEDULERS[NAMES[i % len(NAMES)]]()) for i in numbers]
+    how = [{"interval": 2 if is_shared else 2 + i % 2, "order": 1 if is_shared else i % 3} for i in numbers]
+
+    def images(i: int) -> list[Tensor]:
+        return [denoise(pipes[i], 5 + i % 3, name="ddpm", seed=seed + i) for seed in (0, 10)]
+
+    expected = []
+    for i in numbers:
+        with cached(pipes[i], **how[i]):
+            expected.append(images(i))
+    start = threading.Barrier(len(pipes), timeout=60)
+
+    def generate(i: int) -> list[Tensor]:
+        with ExitStack() as stack:
+            if not is_shared:
+                stack.enter_context(cached(pipes[i], **how[i]))
+            start.wait()
+            return images(i)
+
+    with ExitStack() as stack, ThreadPoolExecutor(len(pipes)) as threads:
+        cache = stack.enter_context(cached(pipes[0], **how[0])) if is_shared else None
+        found = list(threads.map(generate, numbers, timeout=120))
+        assert cache is None or len(cache.generations) == 2 * len(pipes)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert "forward" not in vars(model)
+
+
+def test_threads_enter_and_leave_blocks_while_others_generate() -> None:
+    """The U-Net is cached for the first to come and its own again after the last to go, whoever these are."""
+    model = unet("ddpm")
+    expected = {}
+    for interval in (1, 2, 3, 4):
+        with cached(model, interval=interval):
+            expected[interval] = _image(model)
+
+    def enter_and_leave(interval: int) -> list[bool]:
+        equal = []
+        for _ in range(8):
+            with cached(model, interval=interval) as cache:
+                equal.append(torch.equal(_image(model), expected[interval]))
+                equal.append(len(cache.generations) == 1)
+        return equal
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(enter_and_leave, expected, timeout=120))
+    assert all(map(all, found))
+    assert "forward" not in vars(model)
+    assert torch.equal(_image(model), expected[1])
+
+
+def test_generations_may_be_read_and_reset_while_other_threads_generate() -> None:
+    model = unet("ddpm")
+    with cached(model, interval=3) as cache, ThreadPoolExecutor(3) as threads:
+        expected = _image(model)
+        running = [threads.submit(lambda: [_image(model) for _ in range(15)]) for _ in range(3)]
+        while not all(future.done() for future in running):
+            cache.reset()
+            assert all(generation.full_steps in ((), (0,), (0, 3)) for generation in cache.generations)
+        images = [image for future in running for image in future.result()]
+    assert len(cache.generations) == len(images) + 1
+    assert all(torch.equal(image, expected) for image in images)
+
+
+def test_block_may_be_left_while_another_thread_generates() -> None:
+    """The generation goes on uncached: the U-Net's own forward from the next step on."""
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    expected = [model(sample, t).sample for t in TIMESTEPS]
+    with ThreadPoolExecutor(1) as thread:
+        with cached(model, interval=9) as cache:
+            shallow = [thread.submit(model, sample, t).result(60).sample for t in TIMESTEPS[:2]][1]
+        found = [thread.submit(model, sample, t).result(60).sample for t in TIMESTEPS[2:]]
+    assert not torch.equal(shallow, expected[1])
+    torch.testing.assert_close(found, expected[2:], rtol=0, atol=0)
+    assert cache.generations[0].num_steps == 2
+
+
+@pytest.mark.parametrize("attribute", ["timesteps", "begin_index"])
+def test_block_may_be_left_while_another_thread_is_in_a_call(attribute: str) -> None:
+    """In the midst of telling its generation, which looks at the pipeline's scheduler; that call is full."""
+    model, (args, _) = unet("ddpm"), inputs("ddpm")
+    expected = model(*args).sample
+    asked, left = threading.Event(), threading.Event()
+
+    def wait(_: Any) -> None:
+        asked.set()
+        assert left.wait(60)
+
+    scheduler = type("Scheduler", (), {"timesteps": TIMESTEPS, "begin_index": None, attribute: property(wait)})()
+    with ThreadPoolExecutor(1) as thread:
+        with cached(SimpleNamespace(unet=model, scheduler=scheduler), interval=3):
+            call = thread.submit(model, *args)
+            assert asked.wait(60)
+        left.set()
+        assert torch.equal(call.result(60).sample, expected)
+
+
+def test_thread_without_a_block_is_refused_in_one_line_while_two_are_open() -> None:
+    """Which of them counts would be a guess; with one open, it is that one."""
+    model, (args, _) = unet("ddpm"), inputs("ddpm")
+    with ThreadPoolExecutor(1) as thread, cached(model, interval=2) as outer:
+        thread.submit(model, *args).result(60)
+        with cached(model, interval=3):
+            with pytest.raises(DeepCacheError, match="2 blocks are open on this U-Net") as caught:
+                thread.submit(model, *args).result(60)
+            assert "\n" not in str(caught.value)
+            model(*args)
+        thread.submit(model, *args).result(60)
+    assert [generation.num_steps for generation in outer.generations] == [2]
+
+
+def test_compiled_steps_do_not_mix_threads_where_they_run_eagerly() -> None:
+    """As torch does beyond its limit of recompilations."""
+    model = unet("ddpm")
+    with torch.compiler.set_stance("force_eager"), cached(model, interval=3, compile={"backend": "eager"}):
+        _same_in_threads(lambda seed: _image(model, seed))
+
+
+def _same_in_threads(generate: Callable[[int], Any]) -> None:
+    expected = [generate(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(4):
+            found = list(threads.map(generate, range(4), timeout=120))
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
