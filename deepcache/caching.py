@@ -47,9 +47,9 @@ def cached(
 
     A generation begins when a pipeline passes the first element of new timesteps; whichever pipeline, scheduler or
     thread uses the U-Net. Where timesteps are numbers or copies instead, it begins when the scheduler's are set again
-    and, of a bare U-Net, on entry and on `cache.reset()`; use a block a thread there. A loop of your own that stops after
-    its first step and begins again on the same timesteps must call `cache.reset()` before, since the same timestep again
-    means another call of the same step. Blocks may be nested: the innermost of a thread counts.
+    and, of a bare U-Net, on entry and on `cache.reset()`; use a block a thread there. A loop of your own that stops
+    after its first step and begins again on the same timesteps must call `cache.reset()` before, since the same
+    timestep again means another call of the same step. Blocks may be nested: the innermost of a thread counts.
 
     Args:
         pipe_or_unet: a diffusers pipeline, anything with `.unet` and `.scheduler`, or a bare U-Net; it may be compiled.
