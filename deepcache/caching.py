@@ -15,7 +15,7 @@ from deepcache.compiling import Compile, CompiledSteps, EagerSteps, compiler, co
 from deepcache.errors import DeepCacheError
 from deepcache.explain import explain, warn_if_it_cannot_pay
 from deepcache.explanation import Explanation
-from deepcache.families import require_pipeline
+from deepcache.families import require_pipeline, unet_of
 from deepcache.forward import require_inputs
 from deepcache.generation import Facts, Fingerprint, Generation, Run, Stream
 from deepcache.installing import install, uninstall
@@ -72,8 +72,7 @@ def cached(
     References:
         DeepCache: Accelerating Diffusion Models for Free (Ma et al., 2024), https://arxiv.org/abs/2312.00858
     """
-    outer = getattr(pipe_or_unet, "unet", pipe_or_unet)
-    unet = getattr(outer, "_orig_mod", outer)
+    outer, unet = unet_of(pipe_or_unet)
     require_pipeline(pipe_or_unet)
     extras = {"branch": branch, "order": order, "last_step_full": last_step_full or None}
     if (plan is None) == (interval is None) or (plan is not None and any(v is not None for v in extras.values())):
@@ -81,8 +80,9 @@ def cached(
             "expected either a plan (which has its branch, order and last step) or an interval (with these), "
             f"got plan {plan!r}, interval {interval!r}, {', '.join(f'{k} {v!r}' for k, v in extras.items())}"
         )
-    chosen = plan or Interval(interval, branch or 0, order or 0, last_step_full)  # type: ignore[arg-type]
-    cut = Cut.of(unet, 0 if branch is None else branch) if plan is None else Cut.of(unet, plan.branch)
+    given = {name: value for name, value in extras.items() if value is not None}
+    chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]
+    cut = Cut.of(unet, chosen.branch)
     how = compiler(compile) or compiler_of(outer)
     cache = Cache(unet, pipe_or_unet, chosen, steps(unet, cut, how))
     installed = install(unet, outer, cache)

@@ -12,6 +12,7 @@ from torch import Tensor
 from deepcache.errors import DeepCacheError, DeepCacheWarning
 from deepcache.example import Call, example, guessed
 from deepcache.explanation import FEW_STEPS, Branch, Explanation, reason
+from deepcache.families import unet_of
 from deepcache.forward import full_forward, named
 from deepcache.macs import EVERYTHING, Cost, cost, on_meta, one_sample
 from deepcache.parts import num_tokens, parts, pixels_a_side
@@ -50,8 +51,7 @@ def explain(
         DeepCacheError: an argument out of range, or no number of steps.
         UnsupportedUNetError: a U-Net that cannot be cached, or whose inputs its configuration does not tell.
     """
-    outer = getattr(owner, "unet", owner)
-    unet = getattr(outer, "_orig_mod", outer)
+    outer, unet = unet_of(owner)
     chosen = _plan(owner, plan, num_steps)
     Cut.of(unet, chosen.branch)  # refuses what cannot be cached
     if call is None:

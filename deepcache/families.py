@@ -67,6 +67,12 @@ READERS = (  # pipelines that read, on every step, what happens inside the deep 
 )
 
 
+def unet_of(owner: Any) -> tuple[Any, Any]:
+    """What a pipeline calls (or the owner itself), and the U-Net in it: `torch.compile` wraps one in the other."""
+    outer = getattr(owner, "unet", owner)
+    return outer, getattr(outer, "_orig_mod", outer)
+
+
 def require_pipeline(owner: Any) -> None:
     """Refuse a pipeline that needs the attention of the deep blocks on every step.
 

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from deepcache.plan import CachePlan
 from deepcache.stages import nest, require_branch
-
-_OWN = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook")  # of hooks that wrap a module
+from deepcache.views import WRAPPED
 
 
 @dataclass(frozen=True)
@@ -131,15 +130,14 @@ def on_meta(unet: nn.Module) -> nn.Module:
     """A copy without weights, hooks and caches: `deepcopy` takes every tensor for its twin on the meta device."""
     memo: dict[int, Any] = {id(p): nn.Parameter(_shape_of(p), requires_grad=False) for p in unet.parameters()}
     memo.update({id(b): _shape_of(b) for b in unet.buffers()})
-    memo.update(
-        {id(vars(m)[name]): None for m in unet.modules() for name in _OWN if name in vars(m)}
-    )  # may hold weights
+    wrappers = (vars(m)[name] for m in unet.modules() for name in WRAPPED if name in vars(m))
+    memo.update({id(wrapper): None for wrapper in wrappers})  # they may hold weights
     twin = deepcopy(unet, memo)
     module: Any
     for module in twin.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
-        for name in _OWN:
+        for name in WRAPPED:
             vars(module).pop(name, None)
         if hasattr(module, "set_chunk_feed_forward"):  # a layer that runs once a chunk would be counted once
             module.set_chunk_feed_forward(chunk_size=None, dim=0)

@@ -20,13 +20,8 @@ from deepcache.families import SKIP_UP_BLOCKS
 from deepcache.stages import nest, per_resnet, require_branch
 
 Feature = tuple[Tensor, ...]  # (hidden state,); with the image so far after it between skip blocks
-_OWN = (
-    "forward",
-    "_old_forward",
-    "_hf_hook",
-    "_diffusers_hook",
-    "_compiled_call_impl",
-)  # of an instance, not of a view
+# of a module that somebody has wrapped, not of a copy of it
+WRAPPED = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook", "_compiled_call_impl")
 _EMPTY = nn.ModuleList()
 
 
@@ -183,7 +178,7 @@ def _copy(module: nn.Module, modules: dict[str, nn.Module | None]) -> Any:
     copy = object.__new__(type(module))
     state = copy.__dict__
     state.update(module.__dict__)
-    for name in _OWN:
+    for name in WRAPPED:
         state.pop(name, None)
     state["_modules"] = modules
     return copy
