@@ -1,0 +1,25 @@
+"""Images of the U-Net "ddpm" that several files compare with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import five_steps, unet
+from torch import Tensor
+
+from deepcache import cached
+
+
+@pytest.fixture(scope="session")
+def uncached() -> Tensor:
+    return five_steps(unet("ddpm"))
+
+
+@pytest.fixture(scope="session")
+def expected(uncached: Tensor) -> Tensor:
+    """At interval 3."""
+    model = unet("ddpm")
+    with cached(model, interval=3):
+        image = five_steps(model)
+    assert not torch.equal(image, uncached)
+    return image
