@@ -40,6 +40,8 @@ class Record:
         metrics: what was measured; a metric that was not is left out.
         environment: machine and library versions.
         outcome: "passed" or "failed", of the test.
+        per_seed: a value for each sample, in the order of the seeds, e.g. {"psnr_db": [...]}: for paired comparison.
+        pictures: what is looked at rather than read (`deepcache.results.picture`).
     """
 
     experiment: str
@@ -48,8 +50,16 @@ class Record:
     metrics: dict[str, Scalar]
     environment: dict[str, Scalar] = field(default_factory=lambda: dict(_libraries()))
     outcome: str = "unknown"
+    per_seed: dict[str, list[float]] = field(default_factory=dict)
+    pictures: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for key, values in self.per_seed.items():
+            if not all(type(value) is float and math.isfinite(value) for value in values):
+                raise ValueError(f"expected finite floats in per_seed[{key!r}]; give plain ones")
+        for picture in self.pictures:
+            if not {"name", "alt", "data"} <= set(picture):
+                raise TypeError(f"expected name, alt and data in a picture, got {sorted(picture)}")
         for name in ("settings", "metrics", "environment"):
             for key, value in getattr(self, name).items():
                 if type(value) not in (str, int, float, bool, type(None)):

@@ -30,7 +30,7 @@ def train_classifier(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Mi
         painted = fashion.paint(data.pick(drawn), seed=step)
         chosen = torch.randint(len(seen.images), (BATCH // 2,), generator=generator)
         both = fashion.Painted(*(torch.cat([a, b[chosen].to(a.dtype)]) for a, b in zip(painted, seen, strict=True)))
-        images = _augment(both.images, generator)
+        images = augment(both.images, generator)
         with torch.autocast("cpu", torch.bfloat16):
             found = model(images)
         return (
@@ -44,7 +44,7 @@ def train_classifier(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Mi
     return model
 
 
-def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Blur a fifth, and add noise of a standard deviation up to 0.06 (of the range -1..1)."""
     count = len(images)
     blurred = torch.rand(count, generator=generator) < 0.2

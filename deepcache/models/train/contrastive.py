@@ -1,0 +1,53 @@
+"""mini-clip: a small open_clip model of garments and captions (Radford et al., 2021, https://arxiv.org/abs/2103.00020)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
+
+from deepcache.models import captions, fashion
+from deepcache.models.train.classifier import augment
+from deepcache.models.train.tokens import LENGTH, tokenizer
+from deepcache.models.train.trainer import Recipe, train
+
+BATCH = 128
+RECIPE = Recipe(num_steps=1_800, lr=1e-3, weight_decay=0.05)
+
+
+def config() -> dict[str, Any]:
+    """open_clip's model configuration: a vision transformer on 4 x 4 patches, two text layers."""
+    return {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": 32, "layers": 4, "width": 96, "head_width": 24, "patch_size": 4},
+        "text_cfg": {"context_length": LENGTH, "vocab_size": len(tokenizer()), "width": 96, "heads": 4, "layers": 2},
+    }
+
+
+def train_contrastive(data: fashion.Garments, folder: Path) -> nn.Module:
+    """Match images with captions in batches; equal captions in a batch are all right. Resumes from `folder`."""
+    tokens = tokenizer()
+    every = captions.subjects()
+    numbers = {subject: number for number, subject in enumerate(every)}
+    table = tokens(list(map(str, every)), padding="max_length", return_tensors="pt").input_ids
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step)
+        chosen = torch.randint(len(data.grey), (BATCH,), generator=generator)
+        painted = fashion.paint(data.pick(chosen), seed=step)
+        caption = torch.tensor([numbers[subject] for subject in captions.subjects_of(painted)])
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            image, text, scale = model(augment(painted.images, generator), table[caption])
+        scores = scale.clamp(max=100) * image.float() @ text.float().T  # (B, B)
+        right = (caption[:, None] == caption).float()
+        right = right / right.sum(dim=1, keepdim=True)
+        return (cross_entropy(scores, right) + cross_entropy(scores.T, right)) / 2
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return train(open_clip.CLIP(**config()), loss, RECIPE, folder / "contrastive")

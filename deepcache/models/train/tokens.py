@@ -1,0 +1,34 @@
+"""A tokenizer of CLIP's kind whose merges are trained on the captions' words, so that each is a token or two."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from deepcache.models.captions import subjects
+
+LENGTH = 16  # of a prompt, in tokens, start and end included
+
+
+def tokenizer() -> CLIPTokenizer:
+    """Bytes, bytes that end a word, merges, start and end: 584 tokens; other words fall apart into bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = _merges(alphabet)
+    tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+
+
+def _merges(alphabet: list[str]) -> list[tuple[str, str]]:
+    words = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False)
+    words.train_from_iterator(map(str, subjects()), trainer)
+    with tempfile.TemporaryDirectory() as folder:
+        words.save(f"{folder}/tokenizer.json")
+        return [tuple(pair) for pair in json.loads(Path(folder, "tokenizer.json").read_text())["model"]["merges"]]
