@@ -1,28 +1,41 @@
-"""Fixtures of the benches: workloads, seed blocks, and the options as parameters."""
+"""Fixtures of the benches: workloads, seed blocks, `measure`, and the options as parameters."""
 
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
 import pytest
-from workload import SCHEDULERS, Workload
+from measure import Measure
+from workload import Workload
 
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
+from deepcache.metrics.clip_score import load_clip
+from deepcache.sampling import SCHEDULERS
 from deepcache.stages import require_branch
+
+DEFAULTS = {  # model: scheduler, steps, samples, branch, guidance, batch; the paper's protocol in small
+    "mini-ldm": ("ddim", 50, 200, 0, 1.5, 50),
+    "mini-ddpm": ("ddim", 100, 100, 2, None, 25),
+    "mini-sd": ("plms", 50, 70, 0, 7.5, 35),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("deepcache benches")
     add = group.addoption
-    add("--num-samples", type=_whole(10), default=300, help="samples a row, for fidelity (default 300)")
-    add("--num-steps", type=_whole(2), default=100, help="sampling steps of the uncached run (default 100)")
-    add("--batch-size", type=_whole(1), default=50, help="images that are sampled together (default 50)")
-    add("--rounds", type=_whole(1), default=3, help="timed rounds a row, cached and uncached (default 3)")
-    add("--branches", type=_list(_whole(0)), default=[0], help="branches to bench, e.g. 0,1,2 (default 0)")
-    add("--schedulers", type=_list(_scheduler), default=["ddim"], help=f"of {', '.join(SCHEDULERS)} (default ddim)")
+    each = "; ".join(f"{model} {entry[2]}" for model, entry in DEFAULTS.items())
+    steps = "; ".join(f"{model} {entry[1]}" for model, entry in DEFAULTS.items())
+    add("--num-samples", type=_whole(10), help=f"samples a row, for fidelity ({each})")
+    add("--num-steps", type=_whole(2), help=f"sampling steps of the uncached run ({steps})")
+    add("--batch-size", type=_whole(1), help="images that are sampled together (25 to 50, by model)")
+    add("--rounds", type=_whole(1), default=2, help="timed rounds a row, cached and uncached (default 2)")
+    add("--branches", type=_list(_whole(0)), default=[0], help="branches of Table 1, e.g. 0,1,2 (default 0)")
+    add("--schedulers", type=_list(_scheduler), default=["ddim"], help=f"of Table 1: {', '.join(SCHEDULERS)} (ddim)")
     add("--seeds", type=_list(_whole(0)), default=[0], help="first seed of each block of samples (default 0)")
 
 
@@ -60,21 +73,65 @@ def progress_is_seen(pytestconfig: pytest.Config) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def mini_ldm(pytestconfig: pytest.Config) -> Workload:
+def workload(pytestconfig: pytest.Config) -> Callable[..., Workload]:
+    """`workload("mini-sd")`, loaded once a session; `like` is the model whose protocol a variant follows."""
+    extractor = models.load_extractor()
+
+    @cache
+    def clip() -> Any:
+        return load_clip("mini-clip")
+
+    @cache
+    def load(name: str, like: str = "") -> Workload:
+        scheduler, num_steps, _, branch, guidance_scale, batch_size = DEFAULTS[like or name]
+        return Workload(
+            name,
+            models.load(name),
+            extractor,
+            clip() if (like or name) == "mini-sd" else None,
+            scheduler,
+            pytestconfig.getoption("num_steps") or num_steps,
+            branch,
+            guidance_scale,
+            pytestconfig.getoption("batch_size") or batch_size,
+        )
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def mini_ldm(workload: Callable[..., Workload], pytestconfig: pytest.Config) -> Workload:
     """LDM-4-G's stand-in, guidance 1.5 as in the paper's Table 1."""
-    workload = Workload(
-        models.load("mini-ldm"),
-        models.load_extractor(),
-        model="mini-ldm",
-        guidance_scale=1.5,
-        batch_size=pytestconfig.getoption("batch_size"),
-    )
+    found = workload("mini-ldm")
     try:
         for branch in pytestconfig.getoption("branches"):
-            require_branch(branch, workload.cost().num_branches)
+            require_branch(branch, found.cost.num_branches)
     except DeepCacheError as error:
         pytest.exit(str(error), returncode=2)
-    return workload
+    return found
+
+
+@pytest.fixture(scope="session")
+def mini_ddpm(workload: Callable[..., Workload]) -> Workload:
+    """DDPM's stand-in."""
+    return workload("mini-ddpm")
+
+
+@pytest.fixture(scope="session")
+def mini_sd(workload: Callable[..., Workload]) -> Workload:
+    """Stable Diffusion's stand-in."""
+    return workload("mini-sd")
+
+
+@pytest.fixture(scope="session")
+def seeds_of(pytestconfig: pytest.Config) -> Callable[..., range]:
+    """`seeds_of(workload, first_seed=0)`: the block of seeds to sample."""
+
+    def block(found: Workload, first_seed: int = 0) -> range:
+        asked = pytestconfig.getoption("num_samples")
+        return range(first_seed, first_seed + (asked or DEFAULTS.get(found.model, DEFAULTS["mini-sd"])[2]))
+
+    return block
 
 
 @pytest.fixture(scope="session")
@@ -83,19 +140,9 @@ def reference() -> references.Reference:
     return references.load()
 
 
-@pytest.fixture(scope="session")
-def num_steps(pytestconfig: pytest.Config) -> int:
-    """Sampling steps of the uncached run."""
-    return int(pytestconfig.getoption("num_steps"))
-
-
-@pytest.fixture(scope="session")
-def rounds(pytestconfig: pytest.Config) -> int:
-    """Timed rounds a row."""
-    return int(pytestconfig.getoption("rounds"))
-
-
 @pytest.fixture
-def seeds(first_seed: int, pytestconfig: pytest.Config) -> range:
-    """The block of seeds to sample."""
-    return range(first_seed, first_seed + int(pytestconfig.getoption("num_samples")))
+def measure(
+    benchmark: Any, record: Callable[..., None], reference: references.Reference, pytestconfig: pytest.Config
+) -> Measure:
+    """Samples a row and its uncached counterpart, times both, keeps the record."""
+    return Measure(benchmark, record, reference, pytestconfig.getoption("rounds"))

@@ -1,41 +1,57 @@
-"""A model, a scheduler and its steps: samples of seed blocks, and interleaved timings."""
+"""A model and its samples: one run a scheduler, step count, plan and seed, shared by all benches of a session."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from torch import Tensor
 from tqdm import tqdm
 
+from deepcache import compiling
 from deepcache.caching import Cache, cached
-from deepcache.macs import Cost, cost
+from deepcache.macs import Cost
+from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.extractors import Features, extract
-from deepcache.models.class_conditional import ClassConditionalPipeline
+from deepcache.models.architectures import architecture
 from deepcache.models.mini_features import MiniFeatures
-from deepcache.plan import CachePlan
-from deepcache.sampling import sample
+from deepcache.plan import CachePlan, Interval, uniform
+from deepcache.sampling import prompts_of, sample, scheduler
 
-SCHEDULERS: dict[str, Callable[[Any], Any]] = {
-    "ddim": DDIMScheduler.from_config,
-    "plms": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
-    "dpm-solver++": lambda config: DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++"),
-}
+
+@dataclass(frozen=True)
+class Run:
+    """What shapes the samples of a seed: the scheduler and its steps, the plan, or None for no cache.
+
+    `disturbed` is the standard deviation of what is added to the start noise, which has 1; `zeroed` is whether every
+    kept feature is replaced by zeros.
+    """
+
+    scheduler: str
+    num_steps: int
+    plan: CachePlan | None = None
+    disturbed: float = 0.0
+    zeroed: bool = False
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images (B, 3, H, W) in 0..1, their features, and what the cache did (None: uncached)."""
+    """Images (B, 3, H, W) in 0..1, their features, CLIP scores of prompts, and what the cache did (None: uncached)."""
 
     images: Tensor
     features: Features
+    clip_scores: list[float]
     cache: Cache | None
+
+    def first(self, count: int) -> Samples:
+        """Of the first seeds."""
+        return Samples(self.images[:count], self.features.first(count), self.clip_scores[:count], self.cache)
 
 
 @dataclass
@@ -53,94 +69,102 @@ class Timing:
 
 @dataclass
 class Workload:
-    """A class-conditional pipeline with guidance, and its samples, one run a seed block and plan."""
+    """A pipeline at its guidance, with the extractors that measure it, and the paper's way of sampling it."""
 
-    pipe: ClassConditionalPipeline
-    extractor: MiniFeatures
     model: str
-    guidance_scale: float
+    pipe: Any
+    extractor: MiniFeatures
+    clip: Clip | None
+    scheduler: str
+    num_steps: int
+    branch: int
+    guidance_scale: float | None
     batch_size: int
     timed_batch_size: int = 16
 
     def __post_init__(self) -> None:
         self._config = self.pipe.scheduler.config
-        self._scheduler = "ddim"
-        self._samples: dict[tuple[str, int, range, CachePlan | None, float], Samples] = {}
+        self._samples: dict[tuple[Run, int], Samples] = {}
+        self._cost = architecture(self.model).cost()
 
-    def use(self, scheduler: str) -> None:
-        """Sample with this scheduler from now on, one of `SCHEDULERS`."""
-        self._scheduler = scheduler
-        self.pipe.scheduler = SCHEDULERS[scheduler](self._config)
-
-    def num_calls(self, num_steps: int) -> int:
-        """U-Net calls of a generation, which for some schedulers are not its steps."""
-        self.pipe.scheduler.set_timesteps(num_steps)
-        return len(self.pipe.scheduler.timesteps)
-
+    @property
     def cost(self) -> Cost:
-        """Of the U-Net on one latent."""
-        config = self.pipe.unet.config
-        latent = torch.empty(1, config.in_channels, config.sample_size, config.sample_size)
-        return cost(self.pipe.unet, latent, 0, torch.empty(1, 1, config.cross_attention_dim))
+        """Of the U-Net on one sample."""
+        return self._cost
 
-    def samples(
-        self, seeds: range, num_steps: int, plan: CachePlan | None, description: str, *, disturbed: float = 0.0
-    ) -> Samples:
-        """Of the seeds under a plan, or uncached; sampled once a session.
+    def uncached(self, **changes: Any) -> Run:
+        """The model's own scheduler and steps, without a cache."""
+        return replace(Run(self.scheduler, self.num_steps), **changes)
 
-        `disturbed` is the standard deviation of what is added to the start noise, which has 1.
+    def every(self, interval: int, branch: int | None = None, order: int = 0, **changes: Any) -> Run:
+        """A uniform plan over the calls of `uncached(**changes)`, at the paper's branch for the model."""
+        run = self.uncached(**changes)
+        plan = uniform(self.num_calls(run), interval, self.branch if branch is None else branch, order)
+        return replace(run, plan=plan)
+
+    def num_calls(self, run: Run) -> int:
+        """U-Net calls of a generation, which for some schedulers are not its steps."""
+        found = scheduler(run.scheduler, self._config)
+        found.set_timesteps(run.num_steps)
+        return len(found.timesteps)
+
+    def samples(self, run: Run, seeds: range, description: str = "sample") -> Samples:
+        """Of the seeds, sampled once a session; a block that begins where a longer one did is its beginning."""
+        for (other, first), found in self._samples.items():
+            if (other, first) == (run, seeds.start) and len(found.images) >= len(seeds):
+                return found.first(len(seeds))
+        images, cache = self.images(run, seeds, batch_size=self.batch_size, description=description)
+        scores = clip_scores(self.clip, images, prompts_of(seeds)).tolist() if self.clip else []
+        found = Samples(images, extract(self.extractor, images), scores, cache)
+        self._samples[run, seeds.start] = found
+        return found
+
+    def images(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
+        """Sampled now, whatever was sampled before; `options` are `sample`'s."""
+        guidance = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+        self.pipe.scheduler = scheduler(run.scheduler, self._config)
+        arguments = {"num_inference_steps": run.num_steps, "disturbed": run.disturbed, **guidance, **options}
+        with _zeroed() if run.zeroed else nullcontext(), self._caching(run.plan) as cache:
+            return sample(self.pipe, seeds, **arguments), cache
+
+    def time(self, benchmark: Any, uncached: Run, run: Run, rounds: int) -> Timing | None:
+        """Interleaved rounds: `uncached` as the benchmark's setup, `run` as its target.
+
+        None where pytest-benchmark is disabled.
         """
-        key = (self._scheduler, num_steps, seeds, plan, disturbed)
-        if key not in self._samples:
-            self._samples[key] = self._run(seeds, num_steps, plan, description, disturbed)
-        return self._samples[key]
-
-    def _run(self, seeds: range, num_steps: int, plan: CachePlan | None, description: str, disturbed: float) -> Samples:
-        with self._caching(plan) as cache:
-            images = sample(
-                self.pipe,
-                seeds,
-                batch_size=self.batch_size,
-                description=description,
-                disturbed=disturbed,
-                num_inference_steps=num_steps,
-                guidance_scale=self.guidance_scale,
-            )
-        return Samples(images, extract(self.extractor, images), cache)
-
-    def time(
-        self, benchmark: Any, num_steps: int, plan: CachePlan | None, row_steps: int, rounds: int
-    ) -> Timing | None:
-        """Interleaved rounds: uncached as the benchmark's setup, cached (or fewer steps) as its target.
-
-        None where pytest-benchmark is disabled, which then runs the target once.
-        """
+        if not benchmark.enabled:
+            benchmark.pedantic(lambda: None)
+            return None
         timing = Timing()
-        self._seconds(3)  # warm-up
+        self._seconds(replace(uncached, num_steps=3))  # warm-up
 
         def uncached_round() -> None:
-            timing.uncached_s.append(self._seconds(num_steps))
+            timing.uncached_s.append(self._seconds(uncached))
             bar.update()
 
         def cached_round() -> None:
-            with self._caching(plan):
-                timing.cached_s.append(self._seconds(row_steps))
+            timing.cached_s.append(self._seconds(run))
 
         with tqdm(total=rounds, desc="timing", unit="round", disable=None, leave=False) as bar:
             benchmark.pedantic(cached_round, setup=uncached_round, rounds=rounds)
-        return timing if benchmark.enabled else None
+        return timing
 
-    def _seconds(self, num_steps: int) -> float:
+    def _seconds(self, run: Run) -> float:
         start = time.perf_counter()
-        sample(
-            self.pipe,
-            range(self.timed_batch_size),
-            batch_size=self.timed_batch_size,
-            progress=False,
-            num_inference_steps=num_steps,
-            guidance_scale=self.guidance_scale,
-        )
+        self.images(run, range(self.timed_batch_size), batch_size=self.timed_batch_size, progress=False)
         return time.perf_counter() - start
 
-    def _caching(self, plan: CachePlan | None) -> AbstractContextManager[Cache | None]:
+    def _caching(self, plan: CachePlan | Interval | None) -> AbstractContextManager[Cache | None]:
         return nullcontext() if plan is None else cached(self.pipe, plan)
+
+
+@contextmanager
+def _zeroed() -> Iterator[None]:
+    """Every shallow step gets zeros for the deep feature."""
+    shallow: Callable[..., Any] = compiling.shallow_forward
+
+    def without(unet: Any, cut: Any, feature: Any, *args: Any, **kwargs: Any) -> Any:
+        return shallow(unet, cut, tuple(torch.zeros_like(part) for part in feature), *args, **kwargs)
+
+    with patch.object(compiling, "shallow_forward", without):
+        yield

@@ -14,6 +14,7 @@ from deepcache.metrics.moments import moments
 from deepcache.metrics.reference import Reference
 
 TIPPED_BELOW_DB = 20.0  # two garments of one kind are some 7 dB apart; a changed outline or pattern is below 20
+PSNR_AT_MOST_DB = 80.0
 
 
 def quality(samples: Features, reference: Reference) -> dict[str, float]:
@@ -50,6 +51,11 @@ def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_
         "tipped": 100 * float(is_tipped.mean()),
         "psnr_untipped_db": math.nan if is_tipped.all() else psnr(float(each[~is_tipped].mean())),
     }
+
+
+def psnr_each(images: Tensor, uncached_images: Tensor) -> list[float]:
+    """PSNR of each image in dB, at most `PSNR_AT_MOST_DB`: beyond it rounding is compared."""
+    return [min(psnr(float(mse)), PSNR_AT_MOST_DB) for mse in _errors(images, uncached_images)]
 
 
 def tipped(images: Tensor, uncached_images: Tensor) -> np.ndarray:

@@ -15,7 +15,7 @@ from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.example import CLIP_TOKENS, example, guessed
 from deepcache.families import FAMILIES
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
-from deepcache.models.embedded import EMBEDDED, WEIGHTS
+from deepcache.models.embedded import CONTEXT_TOKENS, EMBEDDED, WEIGHTS
 from deepcache.plan import require_whole
 
 
@@ -139,7 +139,7 @@ def _find(name: str) -> Architecture:
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     if name in EMBEDDED:
-        return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=1)
+        return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=CONTEXT_TOKENS[name])
     folder = Path(name)
     index = read(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     has_text = not index or not index.keys().isdisjoint(("text_encoder", "tokenizer"))

@@ -1,5 +1,7 @@
 """Seeds to samples: sample i depends on seed i alone."""
 
-from deepcache.sampling.samples import labels_of, sample
+from deepcache.sampling.conditions import conditions_of, labels_of, prompts_of
+from deepcache.sampling.samples import sample
+from deepcache.sampling.schedulers import SCHEDULERS, scheduler
 
-__all__ = ["labels_of", "sample"]
+__all__ = ["SCHEDULERS", "conditions_of", "labels_of", "prompts_of", "sample", "scheduler"]

@@ -1,4 +1,4 @@
-"""Class-conditional samples, one generator a seed."""
+"""Samples of a pipeline, one generator a seed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-
-def labels_of(seeds: Sequence[int], num_classes: int) -> list[int]:
-    """Balanced classes that depend on the seed alone: seed modulo number of classes."""
-    return [seed % num_classes for seed in seeds]
+from deepcache.sampling.conditions import Conditions, conditions_of
 
 
 def sample(
@@ -20,26 +17,29 @@ def sample(
     seeds: Sequence[int],
     *,
     batch_size: int,
+    conditions: Conditions | None = None,
     description: str = "sample",
     progress: bool = True,
     disturbed: float = 0.0,
     **arguments: Any,
 ) -> Tensor:
-    """Samples of a class-conditional pipeline, in the order of the seeds, with a progress bar.
+    """Samples of a pipeline, in the order of the seeds, with a progress bar.
 
     Args:
-        pipe: takes `class_labels`, `generator` and `output_type`, and has a `class_embedder`.
+        pipe: a diffusers pipeline that takes `generator` and `output_type`.
         seeds: one a sample; each draws its start noise from a generator of its own.
         batch_size: how many run together; changes the samples by no more than float rounding.
+        conditions: from some seeds to the pipeline's arguments for them; `conditions_of(pipe)` if not given.
         description: of the progress bar.
         progress: whether to show it.
         disturbed: standard deviation of what is added to each start noise: how chaotic a seed is without a cache.
+            The pipeline must take `latents`.
         **arguments: passed on, e.g. `num_inference_steps`, `guidance_scale`, `output_type`.
 
     Returns:
         (B, 3, H, W) in 0..1, or latents with `output_type="latent"`.
     """
-    num_classes = pipe.class_embedder.config.num_classes
+    conditions = conditions or conditions_of(pipe)
     arguments.setdefault("output_type", "pt")
     own_bar = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=True)
@@ -53,11 +53,16 @@ def sample(
                 generators = [torch.Generator().manual_seed(seed) for seed in some]
                 if disturbed:
                     arguments["latents"] = _disturbed(pipe.unet, generators, disturbed)
-                done.append(pipe(class_labels=labels_of(some, num_classes), generator=generators, **arguments).images)
+                done.append(_tensor(pipe(**conditions(some), generator=generators, **arguments).images))
                 bar.update(len(some))
     finally:
         pipe.set_progress_bar_config(**own_bar)
     return torch.cat(done)
+
+
+def _tensor(images: Any) -> Tensor:
+    """Pipelines on pixels give (B, H, W, 3) arrays whatever they are asked for."""
+    return images if isinstance(images, Tensor) else torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def _disturbed(unet: Any, generators: Sequence[torch.Generator], disturbed: float) -> Tensor:

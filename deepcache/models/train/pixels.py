@@ -14,7 +14,7 @@ from deepcache.models import fashion
 from deepcache.models.train.trainer import Recipe, train
 
 BATCH = 64
-RECIPE = Recipe(num_steps=4_000, lr=1.5e-3)
+RECIPE = Recipe(num_steps=3_600, lr=1.5e-3)
 
 
 def build() -> UNet2DModel:

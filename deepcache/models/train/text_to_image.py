@@ -20,7 +20,7 @@ AUTOENCODER_BATCH = 32
 AUTOENCODER = Recipe(num_steps=1_600, lr=5e-4, warmup=50)
 KL_WEIGHT = 1e-5
 BATCH = 96
-RECIPE = Recipe(num_steps=5_000, lr=1.2e-3)
+RECIPE = Recipe(num_steps=4_200, lr=1.2e-3)
 UNCONDITIONAL = 0.1  # share of captions dropped, for guidance
 PAINTINGS = 2  # colourings of every garment that are stored
 CONTEXT = 96

@@ -1,0 +1,135 @@
+"""A row of a table: sample it and its uncached counterpart, time both, and keep the record."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from workload import Run, Samples, Timing, Workload
+
+from deepcache.macs import PAPER
+from deepcache.metrics.fidelity import drift, psnr_each, quality
+from deepcache.metrics.reference import Reference
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a row's test asserts on. `metrics` are as recorded; `timing` is None where nothing was timed."""
+
+    samples: Samples
+    uncached: Samples
+    metrics: dict[str, float]
+    timing: Timing | None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The fixture: `measure(experiment=..., row=..., workload=..., run=..., uncached=..., seeds=...)`.
+
+    `timed` is whether speed is measured: rows that differ in what they predict or show alone need not be. `quality` is
+    whether the samples are compared with real images, which takes a few hundred of them. `settings` say what
+    distinguishes the row.
+    """
+
+    benchmark: Any
+    record: Callable[..., None]
+    reference: Reference
+    rounds: int
+
+    def __call__(
+        self,
+        experiment: str,
+        row: str,
+        workload: Workload,
+        run: Run,
+        uncached: Run,
+        seeds: range,
+        *,
+        timed: bool = True,
+        with_quality: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        metrics: Callable[[Samples, Samples], dict[str, float]] | None = None,
+        pictures: list[dict[str, str]] | None = None,
+    ) -> Found:
+        self.benchmark.group = experiment
+        timing = workload.time(self.benchmark, uncached, run, self.rounds) if timed else None
+        if not timed:
+            self.benchmark.pedantic(lambda: None)
+        base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
+        samples = workload.samples(run, seeds, row)
+        found: dict[str, float] = {**costs(workload, run, uncached, samples), **_speed(timing, run == uncached, workload)}
+        per_seed: dict[str, list[float]] = {}
+        if with_quality:
+            found |= quality(samples.features, self.reference)
+        if samples.clip_scores:
+            found["clip_score"] = statistics.fmean(samples.clip_scores)
+            per_seed["clip_score"] = samples.clip_scores
+        if samples is not base and run != uncached:
+            found |= drift(samples.features, base.features, samples.images, base.images)
+            per_seed["psnr_db"] = psnr_each(samples.images, base.images)
+        if metrics:
+            found |= metrics(samples, base)
+        found = {name: value for name, value in found.items() if isfinite(value)}
+        self.record(
+            experiment=experiment,
+            row=row,
+            settings={**describe(workload, run, uncached, seeds, timed=timing is not None, rounds=self.rounds)}
+            | dict(settings or {}),
+            metrics=found,
+            per_seed=per_seed,
+            pictures=pictures or [],
+        )
+        return Found(samples, base, found, timing)
+
+
+def costs(workload: Workload, run: Run, uncached: Run, samples: Samples) -> dict[str, float]:
+    """MACs of a step, the mean over the uncached run's steps; full and shallow calls; bytes that the cache holds."""
+    calls, of = workload.num_calls(run), workload.num_calls(uncached)
+    if run.plan is None or samples.cache is None:
+        return {"macs": round(workload.cost.full() * calls / of), "num_full": calls, "num_shallow": 0}
+    generation = samples.cache.generations[0]
+    return {
+        "macs": round(generation.macs * calls / of),
+        "num_full": len(generation.full_steps),
+        "num_shallow": generation.num_calls - len(generation.full_steps),
+        "feature_bytes": generation.feature_bytes,
+    }
+
+
+def describe(
+    workload: Workload, run: Run, uncached: Run, seeds: range, *, timed: bool, rounds: int
+) -> dict[str, str | int | float | bool]:
+    """What was run, in plain scalars."""
+    found: dict[str, str | int | float | bool] = {
+        "model": workload.model,
+        "weights": "embedded",
+        "extractor": "mini-features",
+        "device": "cpu",
+        "num_threads": torch.get_num_threads(),
+        "scheduler": run.scheduler,
+        "uncached_steps": uncached.num_steps,
+        "num_steps": run.num_steps,
+        "first_seed": seeds.start,
+        "num_samples": len(seeds),
+        "macs_convention": f"{PAPER}, mean over the uncached run's {workload.num_calls(uncached)} steps",
+    }
+    if workload.guidance_scale is not None:
+        found["guidance_scale"] = workload.guidance_scale
+    if run.plan is not None:
+        full = " ".join(map(str, run.plan.full_steps))
+        found |= {"branch": run.plan.branch, "order": run.plan.order, "full_steps": full}
+    if timed:
+        found["timing"] = f"median of {rounds} interleaved rounds of {workload.timed_batch_size} images, decoding included"
+    return found
+
+
+def _speed(timing: Timing | None, is_uncached: bool, workload: Workload) -> dict[str, float]:  # noqa: FBT001
+    if timing is None:
+        return {}
+    latency_s = statistics.median(timing.cached_s)
+    speedup = 1.0 if is_uncached else timing.speedup
+    return {"latency_s": latency_s, "throughput": workload.timed_batch_size / latency_s, "speedup": speedup}

@@ -1,0 +1,56 @@
+"""Schedulers by name, each made from a model's own noise schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+)
+
+from deepcache.errors import DeepCacheError
+
+_QUADRATIC_END = 0.8  # share of the training timesteps that the quadratic schedule starts at
+
+
+class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
+    """DDIM whose timesteps are evenly spaced in their square root: dense at the end, as for CIFAR-10.
+
+    DPM-Solver++ of order 1 is DDIM, on any timesteps. Timesteps repeat near 0, as in the original.
+
+    References: Denoising Diffusion Implicit Models (Song et al., 2021), appendix D.2,
+    https://arxiv.org/abs/2010.02502
+    """
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        end = _QUADRATIC_END * self.config.num_train_timesteps
+        timesteps = (np.linspace(0, end**0.5, num_inference_steps) ** 2).astype(int)
+        super().set_timesteps(timesteps=timesteps[::-1].tolist(), device=device)
+
+
+SCHEDULERS: dict[str, Callable[[Any], Any]] = {
+    "ddim": DDIMScheduler.from_config,
+    "ddim-quadratic": lambda config: QuadraticDDIMScheduler.from_config(config, solver_order=1),
+    "plms": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
+    "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=False),
+    "euler": EulerDiscreteScheduler.from_config,
+    "heun": HeunDiscreteScheduler.from_config,
+    "dpm-solver++": lambda config: DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++"),
+}
+
+
+def scheduler(name: str, config: Any) -> Any:
+    """The scheduler `name` with the noise schedule of `config`, another scheduler's configuration.
+
+    Raises:
+        DeepCacheError: no such scheduler.
+    """
+    if name not in SCHEDULERS:
+        raise DeepCacheError(f"expected schedulers out of {', '.join(SCHEDULERS)}, got {name!r}")
+    return SCHEDULERS[name](config)
