@@ -1,0 +1,188 @@
+"""How well images show what their prompts say: the CLIP score, on mini-clip or on any model of open_clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deepcache.errors import DeepCacheError
+from deepcache.metrics.images import checked
+from deepcache.models.embedded import WEIGHTS
+
+MINI = "mini-clip"
+PAPER = ("ViT-g-14", "laion2b_s34b_b88k")  # architecture and tag of the weights, as open_clip names them
+_CONFIG, _WEIGHTS, _PICKLED = "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """An image and a text encoder into one space of D dimensions.
+
+    Attributes:
+        name: of the record: a score means nothing without it.
+        model: open_clip's.
+        preprocess: open_clip's, from a PIL image to the model's input; resizes and normalises as the weights ask for
+            (mini-clip: 32 x 32, -1..1).
+        tokenizer: from texts to tokens (B, context length).
+    """
+
+    name: str
+    model: Any
+    preprocess: Callable[[Any], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit vectors (B, D), float32 on the CPU, of images (B, 3, H, W) in 0..1.
+
+        The images are rounded to 8 bits first, as files hold them.
+        """
+        from torchvision.transforms.functional import to_pil_image
+
+        pictures = checked(images).mul(255).round().to("cpu", torch.uint8)
+        pixels = torch.stack([self.preprocess(to_pil_image(picture)) for picture in pictures])
+        return self._unit(self.model.encode_image(pixels.to(self._device)))
+
+    @torch.no_grad()
+    def text_features(self, prompts: Sequence[str]) -> Tensor:
+        """Unit vectors (B, D), float32 on the CPU; a longer prompt than the context is cut."""
+        return self._unit(self.model.encode_text(self.tokenizer(list(prompts)).to(self._device)))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.model.parameters())).device  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _unit(features: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+
+
+def clip_scores(clip: Clip, images: Tensor, prompts: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float64]:
+    """Of each image with its prompt: 100 * max(cos(image, text), 0). In 0..100, higher is closer.
+
+    Args:
+        clip: what `load_clip` gives.
+        images: (B, 3, H, W) in 0..1.
+        prompts: B of them.
+        batch_size: how many are encoded together; changes a score by no more than float rounding.
+
+    Returns:
+        (B,)
+
+    References:
+        CLIPScore: A Reference-free Evaluation Metric for Image Captioning (Hessel et al., 2021),
+        https://arxiv.org/abs/2104.08718; the factor 100, for their 2.5, is DeepCache's
+    """
+    if isinstance(prompts, str) or len(prompts) != len(images):
+        got = "one string" if isinstance(prompts, str) else f"{len(prompts)} prompts for {len(images)} images"
+        raise DeepCacheError(f"expected a list with a prompt for each image, got {got}")
+    found = []
+    for start in range(0, len(checked(images)), batch_size):
+        part = slice(start, start + batch_size)
+        image, text = clip.image_features(images[part]), clip.text_features(prompts[part])
+        found.append((image.double() * text.double()).sum(dim=1).clamp(min=0))
+    return np.asarray(100 * torch.cat(found))
+
+
+def load_clip(
+    name: str | Path = MINI,
+    *,
+    pretrained: str | None = None,
+    checkpoint: Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Clip:
+    """A model for CLIP scores; nothing is ever downloaded.
+
+        load_clip()                                                # mini-clip, part of the package
+        load_clip("ViT-g-14", pretrained="laion2b_s34b_b88k")      # the paper's, out of the hub's cache
+        load_clip("ViT-g-14", pretrained="laion2b_s34b_b88k", checkpoint=Path("open_clip_model.safetensors"))
+
+    Args:
+        name: "mini-clip", a folder in open_clip's format, or one of open_clip's architectures.
+        pretrained: for an architecture, open_clip's tag of its weights; decides the normalisation of images.
+        checkpoint: for an architecture, the file of its weights where they are not in the cache.
+        device: where the model runs, in float32.
+
+    Raises:
+        DeepCacheError: open_clip, the architecture, the tag or the weights are not there.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise DeepCacheError("expected the package open_clip_torch, which is not installed; install it") from error
+    if name == MINI or Path(name).is_dir():
+        found = _from_folder(open_clip, WEIGHTS / MINI if name == MINI else Path(name))
+    else:
+        found = _from_architecture(open_clip, str(name), pretrained, checkpoint)
+    found.model.eval().requires_grad_(requires_grad=False).to(device)
+    return found
+
+
+def _from_folder(open_clip: Any, folder: Path) -> Clip:
+    for file in (_CONFIG, _WEIGHTS):
+        if not (folder / file).is_file():
+            raise DeepCacheError(
+                f"expected {folder.name} in {folder}, where {file} is missing; "
+                "reinstall the package, or name a folder in open_clip's format"
+            )
+    source = f"local-dir:{folder}"
+    model, preprocess = _create(open_clip, source, folder / _WEIGHTS)
+    return Clip(folder.name, model, preprocess, open_clip.get_tokenizer(source, local_files_only=True))
+
+
+def _from_architecture(open_clip: Any, name: str, pretrained: str | None, checkpoint: Path | None) -> Clip:
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise DeepCacheError(f"expected {MINI}, a folder or one of open_clip.list_models(); got {name!r}")
+    if "hf_tokenizer_name" in config["text_cfg"]:
+        raise DeepCacheError(
+            f"expected an architecture with open_clip's own tokenizer; {name}'s would be downloaded, "
+            "so name a folder in open_clip's format that holds the tokenizer"
+        )
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    if pretrained and not tag:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise DeepCacheError(f"expected a tag of {name}'s weights out of {known}; got {pretrained!r}")
+    path = checkpoint or _cached(tag)
+    if path is None or not path.is_file():
+        place = f"in {path}" if path else "in the cache of the hub"
+        origin = tag.get("hf_hub", "").rstrip("/") or tag.get("url") or "a tag of open_clip (pretrained=...)"
+        raise DeepCacheError(
+            f"expected the weights of {name} {place}, where they are not; they come from {origin}: "
+            f"download {_WEIGHTS} or {_PICKLED} from there and give its path as checkpoint"
+        )
+    keys = {"mean": "image_mean", "std": "image_std", "interpolation": "image_interpolation"}
+    keys["resize_mode"] = "image_resize_mode"
+    options = {option: tag[key] for key, option in keys.items() if tag.get(key)}
+    options["force_quick_gelu"] = bool(tag.get("quick_gelu"))
+    model, preprocess = _create(open_clip, name, path, pretrained=str(path), **options)
+    return Clip(f"{name}/{pretrained or path.name}", model, preprocess, open_clip.get_tokenizer(name))
+
+
+def _create(open_clip: Any, source: str, path: Path, **options: Any) -> tuple[Any, Callable[[Any], Tensor]]:
+    try:
+        return open_clip.create_model_from_pretrained(source, **options)  # type: ignore[no-any-return]
+    except Exception as error:  # torch's, safetensors' and pickle's have nothing else in common
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DeepCacheError(f"expected weights of {source} in {path}, which do not fit ({reason})") from error
+
+
+def _cached(tag: dict[str, Any]) -> Path | None:
+    """Where the hub or open_clip keep the weights of a tag, if they do."""
+    from huggingface_hub import try_to_load_from_cache
+
+    places: list[Any] = []
+    repository, _, file = tag.get("hf_hub", "").rpartition("/")
+    if repository:
+        files = [str(Path(file).with_suffix(".safetensors")), file] if file else [_WEIGHTS, _PICKLED]
+        places += [try_to_load_from_cache(repository, file) for file in files]
+    if tag.get("url"):
+        places.append(Path("~/.cache/clip").expanduser() / Path(tag["url"]).name)
+    return next((Path(p) for p in places if isinstance(p, str | Path) and Path(p).is_file()), None)
