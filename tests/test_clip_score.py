@@ -55,8 +55,8 @@ def clip(folder) -> Clip:
 @pytest.fixture
 def images() -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    eighths = torch.randint(256, (3, 3, 32, 32), generator=generator)
-    return eighths / 255
+    levels = torch.randint(256, (3, 3, 32, 32), generator=generator)
+    return levels / 255
 
 
 @pytest.fixture
@@ -148,6 +148,14 @@ def test_export_leaves_the_model_as_it_is(trained, folder):
         "tokenizer.json",
         "tokenizer_config.json",
     }
+
+
+def test_images_are_rounded_to_what_files_hold(clip, images):
+    expected = clip.image_features(images)
+    for off in (0.4, -0.4):
+        nearly = (images + off / 255).clamp(0, 1)
+        torch.testing.assert_close(clip.image_features(nearly), expected, rtol=0, atol=0)
+    assert not torch.equal(clip.image_features((images + 1 / 255).clamp(0, 1)), expected)
 
 
 def test_batches_change_nothing_but_rounding(clip, images):
