@@ -30,9 +30,10 @@ class Found:
 class Measure:
     """The fixture: `measure(experiment=..., row=..., workload=..., run=..., uncached=..., seeds=...)`.
 
-    `timed` is whether speed is measured: rows that differ in what they predict or show alone need not be. `quality` is
-    whether the samples are compared with real images, which takes a few hundred of them. `settings` say what
-    distinguishes the row.
+    `timed` is whether speed is measured: rows that differ in what they predict or show alone need not be. `against` is
+    the workload whose uncached run is timed beside, where it is another model's. `with_quality` is whether the samples
+    are compared with real images, which takes a few hundred of them. `settings` say what distinguishes the row;
+    `metrics` gives more of them from the samples and the uncached ones.
     """
 
     benchmark: Any
@@ -50,26 +51,28 @@ class Measure:
         seeds: range,
         *,
         timed: bool = True,
+        against: Workload | None = None,
         with_quality: bool = False,
         settings: Mapping[str, Any] | None = None,
         metrics: Callable[[Samples, Samples], dict[str, float]] | None = None,
         pictures: list[dict[str, str]] | None = None,
     ) -> Found:
         self.benchmark.group = experiment
-        timing = workload.time(self.benchmark, uncached, run, self.rounds) if timed else None
+        timing = workload.time(self.benchmark, uncached, run, self.rounds, against or workload) if timed else None
         if not timed:
             self.benchmark.pedantic(lambda: None)
+        is_base = run == uncached and against is None
         base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
         samples = workload.samples(run, seeds, row)
-        found: dict[str, float] = {**costs(workload, run, uncached, samples), **_speed(timing, run == uncached, workload)}
+        found: dict[str, float] = {**costs(workload, run, uncached, samples), **_speed(timing, is_base, workload)}
         per_seed: dict[str, list[float]] = {}
         if with_quality:
             found |= quality(samples.features, self.reference)
         if samples.clip_scores:
             found["clip_score"] = statistics.fmean(samples.clip_scores)
             per_seed["clip_score"] = samples.clip_scores
-        if samples is not base and run != uncached:
-            found |= drift(samples.features, base.features, samples.images, base.images)
+        if run != uncached:
+            found |= self.change(samples, base)
             per_seed["psnr_db"] = psnr_each(samples.images, base.images)
         if metrics:
             found |= metrics(samples, base)
@@ -84,6 +87,12 @@ class Measure:
             pictures=pictures or [],
         )
         return Found(samples, base, found, timing)
+
+
+    @staticmethod
+    def change(samples: Samples, uncached: Samples) -> dict[str, float]:
+        """Of cached against uncached samples of the same seeds."""
+        return drift(samples.features, uncached.features, samples.images, uncached.images)
 
 
 def costs(workload: Workload, run: Run, uncached: Run, samples: Samples) -> dict[str, float]:

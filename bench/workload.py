@@ -102,6 +102,12 @@ class Workload:
         plan = uniform(self.num_calls(run), interval, self.branch if branch is None else branch, order)
         return replace(run, plan=plan)
 
+    def fewer(self, uncached: Run, cached: Run) -> Run:
+        """No cache, but as many steps fewer that the MACs are those of `cached`, rounded to a whole step."""
+        assert cached.plan is not None
+        share = self.cost.mean(cached.plan) / self.cost.full()
+        return replace(uncached, num_steps=min(uncached.num_steps - 1, max(1, round(uncached.num_steps * share))))
+
     def num_calls(self, run: Run) -> int:
         """U-Net calls of a generation, which for some schedulers are not its steps."""
         found = scheduler(run.scheduler, self._config)
@@ -127,8 +133,8 @@ class Workload:
         with _zeroed() if run.zeroed else nullcontext(), self._caching(run.plan) as cache:
             return sample(self.pipe, seeds, **arguments), cache
 
-    def time(self, benchmark: Any, uncached: Run, run: Run, rounds: int) -> Timing | None:
-        """Interleaved rounds: `uncached` as the benchmark's setup, `run` as its target.
+    def time(self, benchmark: Any, uncached: Run, run: Run, rounds: int, base: Workload) -> Timing | None:
+        """Interleaved rounds: `uncached` of `base` as the benchmark's setup, `run` as its target.
 
         None where pytest-benchmark is disabled.
         """
@@ -139,7 +145,7 @@ class Workload:
         self._seconds(replace(uncached, num_steps=3))  # warm-up
 
         def uncached_round() -> None:
-            timing.uncached_s.append(self._seconds(uncached))
+            timing.uncached_s.append(base._seconds(uncached))
             bar.update()
 
         def cached_round() -> None:

@@ -7,7 +7,7 @@ from examples import RECORDS, table1_record
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import published
-from deepcache.results.layout import LAYOUTS, PREDICTION, TABLE1
+from deepcache.results.experiments import LAYOUTS, PREDICTION, TABLE1
 from deepcache.results.record import Record
 from deepcache.results.tables import build, render
 
@@ -50,8 +50,8 @@ def test_a_difference_is_shown_only_where_the_quantity_is_the_same():
 
 def test_every_layout_names_published_rows_that_exist():
     for layout in LAYOUTS:
-        for method in layout.rows.values():
-            assert published.row(layout.published_table, method), method
+        for match in layout.rows.values():
+            assert published.row(**{"table": layout.published_table, **match}), match
 
 
 def test_records_of_no_known_experiment_are_refused_and_nothing_is_written(tmp_path):

@@ -1,8 +1,9 @@
-"""How each experiment's records become a table: columns, rows, and their published counterparts."""
+"""How an experiment's records become a table and a plot: columns, rows, and their published counterparts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,23 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A table, of the paper or beyond it.
+class Plot:
+    """Metric `y` over metric `x`, a curve for each value of the setting `by`."""
 
-    `rows` maps a record's row to the method of the published row beside it; `published_settings` are the
-    paper's, by the names that records use. A table that the paper does not have leaves these empty.
+    x: str
+    y: str
+    x_title: str
+    y_title: str
+    by: str = "curve"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table, of the paper or beyond it, and its plot.
+
+    `rows` maps a record's row to what singles out the published row beside it (`published.row`);
+    `published_settings` are the paper's, by the names that records use. A table that the paper does not have leaves
+    these empty.
     """
 
     experiment: str
@@ -36,46 +49,5 @@ class Layout:
     published_table: str = ""
     published_label: str = ""
     published_settings: dict[str, str] = field(default_factory=dict)
-    rows: dict[str, str] = field(default_factory=dict)
-
-
-TABLE1 = Layout(
-    experiment="table1",
-    title="Table 1: class-conditional generation",
-    columns=(
-        Column("macs", "MACs (G)", 4, "macs_g", scale=1e9, same=("model",)),
-        Column("throughput", "images/s", 2, "throughput", same=None),
-        Column("speedup", "speedup", 2, "speedup", same=()),
-        Column("fid", "FID", 2, "fid"),
-        Column("sfid", "sFID", 2, "sfid"),
-        Column("is", "IS", 2, "is"),
-        Column("precision", "precision (%)", 1, "precision"),
-        Column("recall", "recall (%)", 1, "recall"),
-        Column("psnr_db", "PSNR (dB)", 1),
-        Column("fid_drift", "FID drift", 3),
-    ),
-    published_table="Table 1",
-    published_label="LDM-4-G, ImageNet 256, DDIM 250 steps, 50,000 samples, one RTX 2080; MACs without group norms",
-    published_settings={"model": "ldm-4-g", "extractor": "Inception"},
-    rows={
-        "uncached": "LDM-4*",
-        **{f"uniform N={n}": f"Uniform - N={n}" for n in (2, 3, 5, 10, 20)},
-        **{f"quadratic N={n}": f"NonUniform - N={n}" for n in (10, 20)},
-    },
-)
-
-PREDICTION = Layout(
-    experiment="prediction",
-    title="Predicted against reused features: cached against uncached samples of the same seeds",
-    columns=(
-        Column("macs", "MACs (G)", 4, scale=1e9),
-        Column("speedup", "speedup", 2),
-        Column("psnr_db", "PSNR of the mean error (dB)", 1),
-        Column("psnr_median_db", "PSNR, median seed (dB)", 1),
-        Column("tipped", "tipped seeds (%)", 1),
-        Column("psnr_untipped_db", "PSNR of the mean error without them (dB)", 1),
-        Column("fid_drift", "FID drift", 3),
-    ),
-)
-
-LAYOUTS = (TABLE1, PREDICTION)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    plot: Plot | None = None

@@ -15,7 +15,9 @@ def published() -> dict[str, Any]:
     return found
 
 
-def row(table: str, method: str) -> dict[str, Any]:
-    """One row of a published table, e.g. ("Table 1", "Uniform - N=2"); empty if there is none."""
-    matching = [entry for entry in published()["rows"] if entry["table"] == table and entry["method"] == method]
-    return dict(matching[0]) if matching else {}
+def row(**match: Any) -> dict[str, Any]:
+    """The published row with these values, e.g. (table="Table 1", method="Uniform - N=2"); empty if there is none."""
+    for entry in published()["rows"]:
+        if all(entry.get(name) == value for name, value in match.items()):
+            return dict(entry)
+    return {}

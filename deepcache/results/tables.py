@@ -10,7 +10,8 @@ import pandas as pd
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import published
-from deepcache.results.layout import LAYOUTS, Column, Layout
+from deepcache.results.experiments import LAYOUTS
+from deepcache.results.layout import Column, Layout
 from deepcache.results.record import Record
 
 DASH = "-"  # a cell that was not measured
@@ -32,9 +33,9 @@ def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
         label = record.row if record.outcome == "passed" else f"{record.row} ({record.outcome})"
         source = f"{record.settings.get('model')} ({record.settings.get('extractor')})"
         lines.append({"method": label, "source": source, **measured})
-        paper = published.row(layout.published_table, layout.rows.get(record.row, ""))
-        if not paper:
+        if record.row not in layout.rows:
             continue
+        paper = published.row(**{"table": layout.published_table, **layout.rows[record.row]})
         theirs = {c.key: paper[c.published] for c in layout.columns if c.published in paper}
         differences = {
             c.key: ours - theirs[c.key]

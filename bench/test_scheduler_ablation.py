@@ -1,0 +1,36 @@
+"""Scheduler ablation (course project, 4.1): with and without caching, and how far caching moves the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import thresholds
+from measure import Measure
+from workload import Workload
+
+INTERVAL = 3
+SCHEDULERS = ("plms", "ddim", "pndm", "euler", "heun", "dpm-solver++")
+METHODS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_scheduler(
+    measure: Measure, mini_sd: Workload, name: str, method: str, seeds_of: Callable[..., range]
+) -> None:
+    order = METHODS[method]
+    uncached = mini_sd.uncached(scheduler=name)
+    run = uncached if order is None else mini_sd.every(INTERVAL, order=order, scheduler=name)
+    found = measure(
+        "scheduler",
+        f"{name}, {method}",
+        mini_sd,
+        run,
+        uncached,
+        seeds_of(mini_sd)[:35],
+        settings={"interval": INTERVAL if run.plan else 1},
+    )
+    if order is not None and mini_sd.num_steps >= thresholds.ENOUGH_STEPS:
+        uncached_score = sum(found.uncached.clip_scores) / len(found.uncached.clip_scores)
+        assert found.metrics["clip_score"] >= uncached_score - thresholds.CLIP_SCORE_LOST_AT_INTERVAL_3

@@ -1,0 +1,38 @@
+"""Table 12 and Figure 4: every branch at N = 5. The deeper the branch, the dearer the shallow step, the nearer it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import thresholds
+from measure import Measure
+from workload import Workload
+
+from deepcache.models.architectures import architecture
+
+INTERVAL = 5
+MODELS = ("mini-ddpm", "mini-sd")
+CASES = [(model, branch) for model in MODELS for branch in range(architecture(model).cost().num_branches)]
+
+
+@pytest.mark.parametrize(("model", "branch"), CASES, ids=lambda value: str(value))
+def test_table12(
+    measure: Measure, workload: Callable[..., Workload], model: str, branch: int, seeds_of: Callable[..., range]
+) -> None:
+    found = workload(model)
+    run = found.every(INTERVAL, branch)
+    row = measure(
+        "table12",
+        f"{model}, branch {branch}",
+        found,
+        run,
+        found.uncached(),
+        seeds_of(found),
+        with_quality=model == "mini-ddpm",
+        settings={"interval": INTERVAL},
+    )
+    deeper = found.every(INTERVAL, min(branch + 1, found.cost.num_branches - 1))
+    assert found.cost.mean(run.plan) <= found.cost.mean(deeper.plan)
+    if row.timing is not None and found.num_steps >= thresholds.ENOUGH_STEPS:
+        assert row.timing.speedup >= thresholds.SPEEDUP_OF_MACS_RATIO_IN_PIXELS * found.cost.ratio(run.plan)

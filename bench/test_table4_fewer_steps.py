@@ -1,0 +1,51 @@
+"""Tables 4 and 6: taking fewer steps instead, at the same cost, and at the same number of full steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from measure import Measure
+from workload import Run, Workload
+
+SOLVERS = {"ddim": 50, "dpm-solver++": 25}
+
+
+def _run(mini_ldm: Workload, uncached: Run, method: str, interval: int) -> Run:
+    order = int(method.removeprefix("order ")) if method.startswith("order") else 0
+    cached = mini_ldm.every(interval, order=order, scheduler=uncached.scheduler, num_steps=uncached.num_steps)
+    if method == "fewer steps at the cost of":
+        return mini_ldm.fewer(uncached, cached)
+    if method == "as many steps as full ones of":
+        assert cached.plan is not None
+        return replace(uncached, num_steps=cached.plan.num_full)
+    return cached
+
+
+@pytest.mark.parametrize(
+    "method", ["order 0", "order 1", "order 2", "fewer steps at the cost of", "as many steps as full ones of"]
+)
+@pytest.mark.parametrize("interval", [2, 3, 5], ids="N={}".format)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_fewer_steps(
+    measure: Measure, mini_ldm: Workload, solver: str, interval: int, method: str, seeds_of: Callable[..., range]
+) -> None:
+    num_steps = max(2, mini_ldm.num_steps * SOLVERS[solver] // 50)
+    uncached = mini_ldm.uncached(scheduler=solver, num_steps=num_steps)
+    run = _run(mini_ldm, uncached, method, interval)
+    name = {"order 0": f"N={interval}", "order 1": f"N={interval}, order 1", "order 2": f"N={interval}, order 2"}
+    found = measure(
+        "table4",
+        f"{solver}, " + name.get(method, f"{method} N={interval}"),
+        mini_ldm,
+        run,
+        uncached,
+        seeds_of(mini_ldm),
+        timed=False,
+        with_quality=True,
+        settings={"curve": f"{solver}, {method}", "interval": interval, "method": method},
+    )
+    if "full ones" in method:
+        cached = mini_ldm.every(interval, scheduler=solver, num_steps=num_steps)
+        assert found.metrics["num_full"] == cached.plan.num_full

@@ -1,0 +1,38 @@
+"""Table 5: with zeros for the kept feature the images are lost, so it is the feature that carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import thresholds
+from measure import Measure
+from workload import Workload
+
+INTERVALS = {"mini-ddpm": 10, "mini-ldm": 20}  # as in the paper for DDPM and LDM-4-G
+
+
+@pytest.mark.parametrize("model", INTERVALS)
+@pytest.mark.parametrize("zeroed", [False, True], ids=["kept", "zeros"])
+def test_table5(
+    measure: Measure, workload: Callable[..., Workload], model: str, zeroed: bool, seeds_of: Callable[..., range]
+) -> None:
+    found = workload(model)
+    interval = INTERVALS[model]
+    run = found.every(interval)
+    seeds = seeds_of(found)
+    row = measure(
+        "table5",
+        f"{model}, N={interval}" + (", zeros" if zeroed else ""),
+        found,
+        replace(run, zeroed=zeroed),
+        found.uncached(),
+        seeds,
+        timed=False,
+        with_quality=True,
+        settings={"interval": interval, "zeroed": zeroed},
+    )
+    if zeroed and found.num_steps >= thresholds.ENOUGH_STEPS:
+        kept = measure.change(found.samples(run, seeds), row.uncached)
+        assert row.metrics["fid_drift"] >= thresholds.ZEROED_DRIFTS_FARTHER * kept["fid_drift"]
