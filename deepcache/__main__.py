@@ -1,4 +1,4 @@
-"""`python -m deepcache`: MACs of a U-Net under a plan; what a plan can gain; tables from a results file."""
+"""`python -m deepcache`: MACs of a U-Net under a plan; what a plan can gain; tables from a results file; the gate."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from deepcache.errors import DeepCacheError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 2 and one line on stderr for a user's mistake."""
+    """Run a command; 2 and one line on stderr for a user's mistake, 1 if the gate fails."""
     options = _parser().parse_args(arguments)
     try:
-        print(options.run(options))
+        shown = options.run(options)
     except DeepCacheError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    print(shown)
+    return int(getattr(shown, "failed", False))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
     tables.add_argument("--out", type=Path, default=Path("tables"), help="folder to write to (default tables)")
     tables.set_defaults(run=_tables)
+
+    gate = commands.add_parser("gate", help="compare results with a baseline: exit code 1 on a regression")
+    gate.add_argument("baseline", type=Path, help="what to compare with; --update writes it")
+    gate.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
+    gate.add_argument("reruns", type=Path, nargs="*", help="the same run once more, to confirm what looks slower")
+    gate.add_argument("--update", action="store_true", help="make the results the baseline (the median of several)")
+    gate.set_defaults(run=_gate)
     return parser
 
 
@@ -91,6 +99,19 @@ def _tables(options: argparse.Namespace) -> str:
     written = tables.render(record.read(options.results), options.out)
     shown = [path.read_text() for path in written if path.suffix == ".md"]
     return "\n".join([*shown, "written: " + ", ".join(str(path) for path in written)])
+
+
+def _gate(options: argparse.Namespace) -> object:
+    from deepcache.results import record
+    from deepcache.results.baseline import update
+    from deepcache.results.gate import gate
+
+    runs = [record.read(path) for path in (options.results, *options.reruns)]
+    if options.update:
+        return update(options.baseline, runs)
+    if len(runs) > 2:
+        raise DeepCacheError(f"expected results and at most one re-run, got {len(runs)} files; --update takes more")
+    return gate(record.read(options.baseline), *runs)
 
 
 if __name__ == "__main__":

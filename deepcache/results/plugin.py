@@ -1,6 +1,6 @@
 """The pytest plugin: records as tests finish, in pytest-benchmark's JSON, and as tables at the end.
 
-Inert unless a test asks for the `record` fixture.
+Inert unless a test asks for the `record` fixture, or the command line for the gate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from deepcache.errors import DeepCacheError
 from deepcache.results.record import Record, from_dict
 
-_PROPERTY = "deepcache_record"
+PROPERTY = "deepcache_record"
 RECORDS = "records.jsonl"
 
 
@@ -27,10 +27,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help=f"write the records as tests finish (DIR/{RECORDS}) and the tables at the end (Markdown, CSV, LaTeX)",
     )
+    group.addoption(
+        "--gate",
+        metavar="BASELINE",
+        type=Path,
+        help="compare the records with this baseline, re-run once what looks slower, and fail on a regression",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(_Collector(config), "deepcache-collector")
+    collector = Collector(config)
+    config.pluginmanager.register(collector, "deepcache-collector")
+    if config.getoption("gate") is not None and collector.writes:
+        from deepcache.results.gate_plugin import Gate
+
+        config.pluginmanager.register(Gate(config, collector), "deepcache-gate")
 
 
 @pytest.fixture
@@ -41,18 +52,27 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """
 
     def keep(**fields: Any) -> None:
-        request.node.user_properties.append((_PROPERTY, Record(**fields).as_dict()))
+        request.node.user_properties.append((PROPERTY, Record(**fields).as_dict()))
 
     return keep
 
 
-class _Collector:
+def records_of(report: pytest.TestReport) -> list[dict[str, Any]]:
+    """What a finished test recorded, with its outcome; nothing of its setup and its teardown."""
+    if report.when != "call":
+        return []
+    found = (entry for name, entry in report.user_properties if name == PROPERTY)
+    return [{**entry, "outcome": report.outcome} for entry in found if isinstance(entry, dict)]
+
+
+class Collector:
     """Gathers records from finished tests, of this process or of xdist's workers."""
 
     def __init__(self, config: pytest.Config) -> None:
         folder: Path | None = config.getoption("tables")
         self.folder = None if folder is None else config.invocation_params.dir / folder
         self.records: list[dict[str, Any]] = []
+        self.by_test: dict[str, list[dict[str, Any]]] = {}  # the same, by the tests' node IDs
         self.writes = not hasattr(config, "workerinput")
         if self.folder is not None and self.writes:
             try:
@@ -61,13 +81,17 @@ class _Collector:
                 raise pytest.UsageError(f"--tables: cannot write to {self.folder}: {error}") from error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when != "call":
-            return
-        for name, entry in report.user_properties:
-            if name == _PROPERTY and isinstance(entry, dict):
-                finished = {**entry, "outcome": report.outcome}
-                self.records.append(finished)
-                self._append(finished)
+        for finished in records_of(report):
+            self.records.append(finished)
+            self.by_test.setdefault(report.nodeid, []).append(finished)
+            self._append(finished)
+
+    def replace(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        """A record by that of a re-run, in the file as well."""
+        old.clear()
+        old.update(new)
+        if self.folder is not None and self.writes:
+            (self.folder / RECORDS).write_text("".join(json.dumps(entry) + "\n" for entry in self.records))
 
     def _append(self, entry: dict[str, Any]) -> None:
         if self.folder is None or not self.writes:

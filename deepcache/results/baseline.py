@@ -1,0 +1,80 @@
+"""Baselines as files: of each record only what is gated, one a line, so that a committed one stays small."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from deepcache.errors import DeepCacheError
+from deepcache.results.compare import EXACT, FIDELITY, SPEED, number
+from deepcache.results.gate import METHOD, RUN, keyed, label
+from deepcache.results.record import Record, read
+
+_SETTINGS = (*METHOD, *RUN, *EXACT)
+_METRICS = (*EXACT, *SPEED)
+_ENVIRONMENT = ("machine", "torch", "diffusers")  # what a changed number may come from
+_DIGITS = 4  # of values a seed, far below the tolerances
+
+
+def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
+    """Put the experiments of the runs into the baseline at `path`, in place of what it has of them.
+
+    Of several runs the median of each ratio of times is taken, which is steadier than one; all else is the first's.
+
+    Returns:
+        What was written, in a sentence.
+
+    Raises:
+        DeepCacheError: a failed record, one that stands there twice, a run that lacks records of the first, or a
+            file that cannot be read or written.
+    """
+    keyed_runs = [keyed(run, "the results") for run in runs]
+    for record in (record for run in runs for record in run):
+        if record.outcome == "failed":
+            raise DeepCacheError(f"expected a baseline of passed records; {label(record)} failed")
+    for k, record in keyed_runs[0].items():
+        if any(k not in run for run in keyed_runs):
+            raise DeepCacheError(f"expected the same records in all runs; {label(record)} is not in each")
+    new = [_slim(_steadied(record, [run[k] for run in keyed_runs])) for k, record in keyed_runs[0].items()]
+    mine = {record.experiment for record in new}
+    kept = [record for record in read(path) if record.experiment not in mine] if path.exists() else []
+    _write(path, [*kept, *new])
+    return f"written: {path}, {len(new)} records of {', '.join(sorted(mine))}; {len(kept)} of other experiments kept"
+
+
+def _steadied(record: Record, runs: Sequence[Record]) -> Record:
+    """The record with the median of its ratios over the runs."""
+    ratios = {name: [value for run in runs if (value := number(run, name)) is not None] for name in SPEED}
+    medians = {name: statistics.median(values) for name, values in ratios.items() if values}
+    return replace(record, metrics={**record.metrics, **medians})
+
+
+def _slim(record: Record) -> Record:
+    return replace(
+        record,
+        settings={name: record.settings[name] for name in _SETTINGS if name in record.settings},
+        metrics={name: record.metrics[name] for name in _METRICS if name in record.metrics},
+        environment={name: record.environment[name] for name in _ENVIRONMENT if name in record.environment},
+        per_seed={
+            name: [round(value, _DIGITS) for value in record.per_seed[name]]
+            for name in FIDELITY
+            if name in record.per_seed
+        },
+        pictures=[],
+    )
+
+
+def _write(path: Path, records: Sequence[Record]) -> None:
+    entries = [{name: value for name, value in record.as_dict().items() if value != []} for record in records]
+    lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(f'{{"deepcache":[\n{lines}\n]}}\n')
+        os.replace(part, path)
+    except OSError as error:
+        raise DeepCacheError(f"cannot write {path}: {error}; choose another file") from error

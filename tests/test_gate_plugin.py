@@ -1,0 +1,163 @@
+"""`pytest --gate`, end to end in runs of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from deepcache.results.record import Record, read
+
+BENCH = """
+    import pytest
+    from pathlib import Path
+
+    SETUPS = Path("setups")
+
+    @pytest.fixture(scope="session")
+    def model():
+        SETUPS.write_text(SETUPS.read_text() + "s" if SETUPS.exists() else "s")
+
+    def measured(record, row, **metrics):
+        runs = Path(row)
+        number = len(runs.read_text()) if runs.exists() else 0
+        runs.write_text("x" * (number + 1))
+        metrics = {"macs": 10, **{name: value[number] for name, value in metrics.items()}}
+        record(experiment="table1", row=row, settings={"model": "mini"}, metrics=metrics)
+
+    def test_first(record, model):
+        measured(record, "first", FIRST)
+        assert not FAILS
+
+    def test_last(record, model):
+        measured(record, "last")
+"""
+BASELINE = [
+    Record("table1", "first", {"model": "mini"}, {"macs": 10, "speedup": 2.0, "shallow_share": 0.3}, {}, "passed"),
+    Record("table1", "last", {"model": "mini"}, {"macs": 10}, {}, "passed"),
+]
+
+
+@pytest.fixture
+def bench(pytester):
+    """A run of two tests whose first records these metrics, one value a run of it."""
+
+    def make(first: str, *options: str, subprocess: bool = False, fails: bool = False):
+        for row in ("first", "last"):
+            (pytester.path / row).unlink(missing_ok=True)
+        pytester.makepyfile(BENCH.replace("FIRST", first).replace("FAILS", str(fails)))
+        (pytester.path / "base.json").write_text(json.dumps({"deepcache": [r.as_dict() for r in BASELINE]}))
+        run = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
+        return run("--gate", "base.json", *options)
+
+    return make
+
+
+def num_runs(pytester, row: str) -> int:
+    return len((pytester.path / row).read_text())
+
+
+def test_a_run_like_its_baseline_passes(pytester, bench):
+    result = bench("speedup=[2.0], shallow_share=[0.3]")
+    assert result.ret == 0
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*= deepcache gate =*", "gate: 2 records compared, 0 regressions"])
+    assert (num_runs(pytester, "first"), num_runs(pytester, "last")) == (1, 1)
+
+
+def test_a_count_that_grew_fails_the_session_though_all_tests_pass(pytester, bench):
+    result = bench("macs=[11], speedup=[2.0], shallow_share=[0.3]")
+    assert result.ret == 1
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        ["gate: 2 records compared, 1 regression", "regression: table1 / first*macs: 10 -> 11*"]
+    )
+    assert num_runs(pytester, "first") == 1  # counts do not change when run again
+
+
+@pytest.mark.parametrize("slow", ["speedup=[1.0, 2.1], shallow_share=[0.3, 0.3]", "shallow_share=[0.4, 0.3]"])
+def test_what_was_slow_once_is_run_again_and_passes(pytester, bench, slow):
+    result = bench(slow, "--tables", "out")
+    assert result.ret == 0
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["gate: 2 records compared, 0 regressions", "note: *not confirmed by a re-run*"])
+    assert (num_runs(pytester, "first"), num_runs(pytester, "last")) == (2, 1)
+    assert (pytester.path / "setups").read_text() == "s"  # the session's fixtures outlive a re-run
+    (kept, last) = read(pytester.path / "out/records.jsonl")
+    assert (kept.metrics["shallow_share"], kept.outcome, last.row) == (0.3, "passed", "last")
+
+
+def test_what_is_slow_twice_is_a_regression_and_the_first_record_stays(pytester, bench):
+    result = bench("speedup=[1.0, 1.1, 2.0]", "--tables", "out")
+    assert result.ret == 1
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["regression: *speedup: 2 -> 1 (-50.0%)*confirmed by a re-run, 1.1"])
+    assert num_runs(pytester, "first") == 2
+    assert read(pytester.path / "out/records.jsonl")[0].metrics["speedup"] == 1.0
+
+
+def test_of_two_ratios_each_may_be_found_by_another_run(bench):
+    assert bench("speedup=[1.0, 2.0], shallow_share=[0.3, 0.4]").ret == 0
+    assert bench("speedup=[1.0, 1.0], shallow_share=[0.3, 0.4]").ret == 1
+
+
+def test_a_re_run_that_fails_confirms(pytester, bench):
+    result = bench("speedup=[1.0]")  # no second value: IndexError before it records
+    assert result.ret == 1
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["regression: *; the re-run failed"])
+    assert num_runs(pytester, "first") == 2
+
+
+def test_the_last_test_of_a_session_is_run_again_too(bench):
+    result = bench("speedup=[1.0, 2.0]", "-k", "first")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["regression: table1 / last (mini): missing*", "note: *not confirmed by a re-run*"])
+
+
+def test_speed_that_was_not_measured_is_a_note(bench):
+    result = bench("macs=[10]", "--benchmark-disable")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["note: speed not measured in 1 of 2 records"])
+
+
+@pytest.mark.parametrize(("first", "code"), [("speedup=[0.1]", 0), ("macs=[11]", 1)])
+def test_workers_leave_the_gate_to_the_controller_and_their_times_out(pytester, bench, first, code):
+    result = bench(first, "-n", "2", "-p", "no:benchmark", subprocess=True)
+    assert result.ret == code
+    result.assert_outcomes(passed=2)
+    assert result.stdout.str().count("gate: 2 records compared") == 1
+    result.stdout.fnmatch_lines(["note: speed not measured in 1 of 2 records"])
+    assert num_runs(pytester, "first") == 1
+
+
+def test_the_record_of_a_re_run_stands_in_pytest_benchmarks_json(pytester, bench, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # by which pytest-benchmark disables itself
+    pytester.makepyfile(test_timed="def test_timed(benchmark):\n    benchmark.pedantic(lambda: None)\n")
+    assert bench("speedup=[1.0, 2.0]", "--benchmark-json", "results.json").ret == 0
+    assert [r.metrics.get("speedup") for r in read(pytester.path / "results.json")] == [2.0, None]
+    assert pytester.run(sys.executable, "-m", "deepcache", "gate", "base.json", "results.json").ret == 0
+
+
+def test_a_failing_test_is_named_and_not_run_again(pytester, bench):
+    result = bench("speedup=[1.0, 2.0]", fails=True)
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["regression: table1 / first (mini): failed"])
+    assert num_runs(pytester, "first") == 1
+
+
+def test_collecting_alone_gates_nothing(bench):
+    assert bench("macs=[11]", "--collect-only").ret == 0
+
+
+@pytest.mark.parametrize("text", [None, "{", "[1, 2]"])
+def test_a_baseline_that_cannot_be_read_is_one_line(pytester, text):
+    pytester.makepyfile("def test_it(): pass")
+    if text is not None:
+        (pytester.path / "base.json").write_text(text)
+    result = pytester.runpytest_subprocess("--gate", "base.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr.str().strip().startswith("ERROR: --gate: ")
+    assert result.stderr.str().strip().count("\n") == 0
