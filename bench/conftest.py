@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--branches", type=_list(_whole(0)), default=[0], help="branches of Table 1, e.g. 0,1,2 (default 0)")
     add("--schedulers", type=_list(_scheduler), default=["ddim"], help=f"of Table 1: {', '.join(SCHEDULERS)} (ddim)")
     add("--seeds", type=_list(_whole(0)), default=[0], help="first seed of each block of samples (default 0)")
+    add("--prompts", type=Path, metavar="FILE", help="a prompt a line, for the workflows (default: 20 captions)")
+    add("--images-dir", type=Path, metavar="DIR", help="where the workflows' images go (default: nowhere)")
 
 
 def _whole(at_least: int) -> Callable[[str], int]:

@@ -7,128 +7,114 @@ tipped seeds stand beside it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
-from typing import Any
 
 import pytest
 import thresholds
 import torch
-from PIL import Image
+from measure import Measure, describe
+from pictures import grid
 from workload import Samples, Workload
 
-from deepcache.macs import PAPER
-from deepcache.metrics.fidelity import drift, tipped
-from deepcache.plan import uniform
+from deepcache.metrics.fidelity import psnr_each, tipped
+from deepcache.results.picture import picture
 
-NUM_STEPS = {"ddim": 50, "dpm-solver++": 25}
-NUM_SEEDS = 64
+SOLVERS = {"ddim": 50, "dpm-solver++": 25}
 DISTURBED = 0.01  # of the start noise's standard deviation
+PICTURED = 12  # tipped seeds
 
 
-@pytest.mark.parametrize("solver", NUM_STEPS)
-def test_chaos_without_a_cache(record: Callable[..., None], mini_ldm: Workload, solver: str, first_seed: int) -> None:
+def _steps(mini_ldm: Workload, solver: str) -> int:
+    return max(2, mini_ldm.num_steps * SOLVERS[solver] // 50)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_chaos_without_a_cache(
+    measure: Measure, mini_ldm: Workload, solver: str, first_seed: int, seeds_of: Callable[..., range]
+) -> None:
     """How far a seed moves, uncached, when its start noise does by a hundredth: what no plan can be blamed for."""
-    mini_ldm.use(solver)
-    num_steps, seeds = NUM_STEPS[solver], range(first_seed, first_seed + NUM_SEEDS)
-    row = f"{solver} {num_steps}, uncached, start noise moved by {DISTURBED:.0%}"
-    uncached = mini_ldm.samples(seeds, num_steps, None, f"uncached, {solver} {num_steps}")
-    moved = mini_ldm.samples(seeds, num_steps, None, row, disturbed=DISTURBED)
-    change = drift(moved.features, uncached.features, moved.images, uncached.images)
-    facts = {"macs": mini_ldm.cost().full(), "tipped_seeds": _tipped_seeds(moved, uncached, seeds)}
-    settings = _settings(mini_ldm, solver, first_seed)
-    record(experiment="prediction", row=row, settings=settings, metrics={**facts, **_finite(change)})
-    assert change["mse"] > 0
+    seeds, num_steps = seeds_of(mini_ldm, first_seed), _steps(mini_ldm, solver)
+    found = measure(
+        "prediction",
+        f"{solver} {num_steps}, uncached, start noise moved by {DISTURBED:.0%}",
+        mini_ldm,
+        mini_ldm.uncached(scheduler=solver, num_steps=num_steps, disturbed=DISTURBED),
+        mini_ldm.uncached(scheduler=solver, num_steps=num_steps),
+        seeds,
+        timed=False,
+        metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
+        settings={"curve": f"{solver}, moved start noise"},
+    )
+    assert found.metrics["mse"] > 0
 
 
 @pytest.mark.parametrize("order", [0, 1, 2], ids="order={}".format)
 @pytest.mark.parametrize("interval", [2, 3, 5, 10], ids="N={}".format)
-@pytest.mark.parametrize("solver", NUM_STEPS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_prediction(
-    benchmark: Any,
-    record: Callable[..., None],
+    measure: Measure,
     mini_ldm: Workload,
     solver: str,
     interval: int,
     order: int,
     branch: int,
     first_seed: int,
-    rounds: int,
+    seeds_of: Callable[..., range],
 ) -> None:
-    mini_ldm.use(solver)
-    num_steps, seeds = NUM_STEPS[solver], range(first_seed, first_seed + NUM_SEEDS)
-    plan = uniform(num_steps, interval, branch, order)
-    row = f"{solver} {num_steps}, N={interval}, order {order}"
-    benchmark.group = f"prediction, {solver}, N={interval}"
-    timing = mini_ldm.time(benchmark, num_steps, plan, num_steps, rounds)
-    uncached = mini_ldm.samples(seeds, num_steps, None, f"uncached, {solver} {num_steps}")
-    samples = mini_ldm.samples(seeds, num_steps, plan, row)
-    change = drift(samples.features, uncached.features, samples.images, uncached.images)
-    assert samples.cache is not None
-    generation = samples.cache.generations[0]
-    metrics = {"macs": generation.macs, "feature_bytes": generation.feature_bytes, **_finite(change)}
-    if timing is not None:
-        metrics["speedup"] = timing.speedup
-    record(
-        experiment="prediction",
-        row=row,
-        settings={
-            **_settings(mini_ldm, solver, first_seed),
-            "interval": interval,
-            "branch": branch,
-            "order": order,
-            "timing": f"median of {rounds} interleaved rounds of {mini_ldm.timed_batch_size} images, decoding included",
-        },
-        metrics={**metrics, "tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
+    seeds, num_steps = seeds_of(mini_ldm, first_seed), _steps(mini_ldm, solver)
+    own = {"scheduler": solver, "num_steps": num_steps}
+    run = mini_ldm.every(interval, branch, order, **own)
+    found = measure(
+        "prediction",
+        f"{solver} {num_steps}, N={interval}, order {order}",
+        mini_ldm,
+        run,
+        mini_ldm.uncached(**own),
+        seeds,
+        timed=False,
+        metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
+        settings={"curve": f"{solver}, order {order}", "interval": interval},
     )
 
-    assert generation.full_steps == plan.full_steps
-    if order > 0 and interval in thresholds.PREDICTION_INTERVALS:
-        reuse = mini_ldm.samples(seeds, num_steps, uniform(num_steps, interval, branch), "reuse")
-        before = drift(reuse.features, uncached.features, reuse.images, uncached.images)
-        gain = change["psnr_median_db"] - before["psnr_median_db"]
+    assert found.samples.cache is not None
+    assert found.samples.cache.generations[0].full_steps == run.plan.full_steps
+    enough = mini_ldm.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SEEDS_FOR_A_MEDIAN
+    if order > 0 and interval in thresholds.PREDICTION_INTERVALS and enough:
+        before = measure.change(
+            mini_ldm.samples(mini_ldm.every(interval, branch, **own), seeds, "reuse"), found.uncached
+        )
+        gain = found.metrics["psnr_median_db"] - before["psnr_median_db"]
         assert gain >= thresholds.PREDICTION_GAINS_DB
-        assert change["mse"] <= before["mse"] * thresholds.PREDICTION_LOSES_NO_MORE_THAN
+        assert found.metrics["mse"] <= before["mse"] * thresholds.PREDICTION_LOSES_NO_MORE_THAN
 
 
-def test_picture_of_tipped_seeds(pytestconfig: pytest.Config, mini_ldm: Workload, first_seed: int) -> None:
-    """TABLES/tipped.png: a column a seed that reuse tips at N = 3; uncached, then orders 0, 1 and 2 downwards."""
-    folder = pytestconfig.getoption("tables")
-    if folder is None:
-        pytest.skip("needs --tables DIR to write to")
-    mini_ldm.use("ddim")
-    num_steps, seeds = NUM_STEPS["ddim"], range(first_seed, first_seed + NUM_SEEDS)
-    plans = [None, *(uniform(num_steps, 3, order=order) for order in (0, 1, 2))]
-    uncached, reuse, *others = (mini_ldm.samples(seeds, num_steps, plan, "picture") for plan in plans)
-    columns = tipped(reuse.images, uncached.images).nonzero()[0]
+def test_picture_of_tipped_seeds(
+    record: Callable[..., None], mini_ldm: Workload, first_seed: int, seeds_of: Callable[..., range]
+) -> None:
+    """A column a seed that reuse tips at N = 3; uncached, then orders 0, 1 and 2 downwards."""
+    seeds, uncached = seeds_of(mini_ldm, first_seed), mini_ldm.uncached(scheduler="ddim")
+    runs = [uncached, *(mini_ldm.every(3, order=order) for order in (0, 1, 2))]
+    rows = [mini_ldm.samples(run, seeds, "picture").images for run in runs]
+    columns = tipped(rows[1], rows[0]).nonzero()[0][:PICTURED]
     if not len(columns):
         pytest.skip("no seed of this block tips")
-    grid = torch.stack([row.images[columns] for row in (uncached, reuse, *others)])  # (rows, columns, 3, H, W)
-    rows, width, _, height, side = grid.shape
-    pixels = grid.permute(0, 3, 1, 4, 2).reshape(rows * height, width * side, 3)
-    picture = Image.fromarray((255 * pixels).round().byte().numpy())
-    enlarged = picture.resize((3 * picture.width, 3 * picture.height), Image.Resampling.NEAREST)
-    enlarged.save(pytestconfig.invocation_params.dir / folder / "tipped.png")
-
-
-def _settings(workload: Workload, solver: str, first_seed: int) -> dict[str, Any]:
-    return {
-        "model": workload.model,
-        "weights": "embedded",
-        "extractor": "mini-features",
-        "device": "cpu",
-        "num_threads": torch.get_num_threads(),
-        "scheduler": solver,
-        "num_steps": NUM_STEPS[solver],
-        "guidance_scale": workload.guidance_scale,
-        "first_seed": first_seed,
-        "num_samples": NUM_SEEDS,
-        "macs_convention": str(PAPER),
-    }
+    figure = grid(
+        torch.stack([images[columns] for images in rows]),
+        columns=[f"seed {seeds[column]}" for column in columns],
+        rows=["uncached", "order 0", "order 1", "order 2"],
+        under=[
+            ["" if images is rows[0] else f"{value:.0f} dB" for value in psnr_each(images[columns], rows[0][columns])]
+            for images in rows
+        ],
+    )
+    alt = "Seeds that reuse turns into another image at N = 3: uncached, reused, predicted with orders 1 and 2."
+    record(
+        experiment="prediction",
+        row="tipped seeds",
+        settings=describe(mini_ldm, runs[1], uncached, seeds, timed=False, rounds=0),
+        metrics={"tipped": 100 * float(tipped(rows[1], rows[0]).mean())},
+        pictures=[picture("tipped", alt, figure)],
+    )
 
 
 def _tipped_seeds(samples: Samples, uncached: Samples, seeds: range) -> str:
     return " ".join(str(seeds[i]) for i in tipped(samples.images, uncached.images).nonzero()[0])
-
-
-def _finite(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if isfinite(value)}

@@ -54,3 +54,12 @@ CLIP_SCORE_LOST_AT_INTERVAL_3 = 1.0
 # Table 5 of the paper: FID 193 instead of 9.7, and 312 instead of 7.4, twenty times and more. Here drift is measured,
 # which has no floor of its own; a factor of ten leaves no doubt.
 ZEROED_DRIFTS_FARTHER = 10.0
+
+# Caching at N = 3 changes details, not what is drawn: the distance between two seeds' images must stay within a third.
+DIVERSITY_CHANGES_BY = 1.33
+
+# A full step is a shallow one and more, so it never takes less time; a twentieth is for noise.
+SHALLOW_STEP_TAKES_AT_MOST = 1.05
+
+# A median over fewer seeds is one seed's.
+ENOUGH_SEEDS_FOR_A_MEDIAN = 50

@@ -41,10 +41,15 @@ def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_
     all images (in 0..1); `psnr_median_db`, the median over the seeds; `tipped`, the share of seeds in percent that
     came out as another image: below `TIPPED_BELOW_DB`; `psnr_untipped_db`, of the mean error over the other seeds.
     """
+    features = {"fid_drift": frechet_distance(moments(cached.pooled), moments(uncached.pooled))}
+    return features | drift_of_images(cached_images, uncached_images)
+
+
+def drift_of_images(cached_images: Tensor, uncached_images: Tensor) -> dict[str, float]:
+    """What `drift` says of the images alone."""
     each = _errors(cached_images, uncached_images)
     is_tipped = tipped(cached_images, uncached_images)
     return {
-        "fid_drift": frechet_distance(moments(cached.pooled), moments(uncached.pooled)),
         "mse": float(each.mean()),
         "psnr_db": psnr(float(each.mean())),
         "psnr_median_db": psnr(float(np.median(each))),

@@ -1,0 +1,54 @@
+"""Diversity and variance (course project, 4.3): several seeds a prompt, cached and uncached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import thresholds
+from measure import describe
+from workload import Workload
+
+from deepcache.metrics.diversity import diversity
+from deepcache.metrics.perceptual import load_perceptual
+from deepcache.sampling import prompts_of
+
+PROMPTS = prompts_of([3, 27, 58, 79])  # a dress, a sneaker, a bag, an ankle boot
+NUM_SEEDS = 12
+METHODS = {"uncached": (1, 0), "N=3": (3, 0), "N=3, order 1": (3, 1), "N=10": (10, 0)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda text: text.replace(" ", "-"))
+def test_diversity(record: Callable[..., None], mini_sd: Workload, prompt: str, method: str) -> None:
+    interval, order = METHODS[method]
+    uncached = mini_sd.uncached()
+    perceptual = load_perceptual()
+
+    def found(run: object) -> dict[str, float]:
+        images, _ = mini_sd.images(
+            run,
+            range(NUM_SEEDS),
+            batch_size=NUM_SEEDS,
+            conditions=lambda some: {"prompt": [prompt] * len(some)},
+            description=f"{prompt}, {method}",
+        )
+        return diversity(images, prompt, clip=mini_sd.clip, perceptual=perceptual)
+
+    run = uncached if interval == 1 else mini_sd.every(interval, order=order)
+    metrics = found(run)
+    record(
+        experiment="diversity",
+        row=f"{prompt}, {method}",
+        settings={
+            **describe(mini_sd, run, uncached, range(NUM_SEEDS), timed=False, rounds=0),
+            "perceptual": perceptual.name,
+            "prompt": prompt,
+            "interval": interval,
+        },
+        metrics=metrics,
+    )
+    if interval == 3 and mini_sd.num_steps >= thresholds.ENOUGH_STEPS:
+        base = found(uncached)
+        ratio = metrics["pairwise_perceptual"] / base["pairwise_perceptual"]
+        assert 1 / thresholds.DIVERSITY_CHANGES_BY <= ratio <= thresholds.DIVERSITY_CHANGES_BY

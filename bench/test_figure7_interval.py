@@ -1,0 +1,57 @@
+"""Figure 7: how an image evolves as the interval grows, prompts downwards and N = 1..20 across."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from measure import Measure, describe
+from pictures import grid
+from workload import Workload
+
+from deepcache.metrics.fidelity import psnr_each
+from deepcache.results.picture import picture
+from deepcache.sampling import prompts_of
+
+INTERVALS = range(1, 21)
+SEEDS = range(5)
+
+
+@pytest.mark.parametrize("interval", INTERVALS, ids="N={}".format)
+def test_figure7(measure: Measure, mini_sd: Workload, interval: int) -> None:
+    uncached = mini_sd.uncached()
+    run = uncached if interval == 1 else mini_sd.every(interval)
+    found = measure(
+        "figure7",
+        f"N={interval}",
+        mini_sd,
+        run,
+        uncached,
+        SEEDS,
+        timed=False,
+        settings={"interval": interval, "curve": "order 0"},
+    )
+    assert found.metrics["macs"] <= mini_sd.cost.full()
+
+
+def test_figure7_grid(record: Callable[..., None], mini_sd: Workload) -> None:
+    uncached = mini_sd.uncached()
+    runs = [uncached, *(mini_sd.every(interval) for interval in INTERVALS[1:])]
+    columns = [mini_sd.samples(run, SEEDS, "grid").images for run in runs]
+    psnr = [psnr_each(images, columns[0]) for images in columns]
+    figure = grid(
+        torch.stack(columns, dim=1),
+        columns=[f"N={interval}" for interval in INTERVALS],
+        rows=[text.replace(" on a", "\non a") for text in prompts_of(SEEDS)],
+        under=[["" if j == 0 else f"{psnr[j][i]:.0f} dB" for j in range(len(columns))] for i in range(len(SEEDS))],
+    )
+    alt = "A row a prompt, a column an interval from 1 to 20: the same image at first, other details further right."
+    record(
+        experiment="figure7",
+        row="grid",
+        settings=describe(mini_sd, uncached, uncached, SEEDS, timed=False, rounds=0),
+        metrics={},
+        pictures=[picture("figure7", alt, figure)],
+    )
+    assert all(torch.isfinite(images).all() for images in columns)

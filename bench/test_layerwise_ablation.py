@@ -1,0 +1,43 @@
+"""Layer-wise ablation (course project, 4.2): every skip path at N = 5: speedup, CLIP score, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from measure import Measure
+from memory import PeakMemory
+from workload import Workload
+
+from deepcache.models.architectures import architecture
+
+INTERVAL = 5
+MEASURED_STEPS, MEASURED_IMAGES = 6, 4  # of the memory: a full step, shallow ones, and a full one again
+BRANCHES = range(architecture("mini-sd").cost().num_branches)
+
+
+@pytest.mark.parametrize("skip", [None, *BRANCHES], ids=lambda b: "uncached" if b is None else f"branch={b}")
+def test_layerwise(measure: Measure, mini_sd: Workload, skip: int | None, seeds_of: Callable[..., range]) -> None:
+    uncached = mini_sd.uncached()
+    run = uncached if skip is None else mini_sd.every(INTERVAL, skip)
+    short = replace(uncached, num_steps=MEASURED_STEPS)
+    if skip is not None:
+        short = mini_sd.every(INTERVAL, skip, num_steps=MEASURED_STEPS)
+
+    def peak(*_: object) -> dict[str, float]:
+        with PeakMemory() as memory:
+            mini_sd.images(short, range(MEASURED_IMAGES), batch_size=MEASURED_IMAGES, progress=False)
+        return {"peak_bytes": memory.peak}
+
+    found = measure(
+        "layerwise",
+        "uncached" if skip is None else f"branch {skip}",
+        mini_sd,
+        run,
+        uncached,
+        seeds_of(mini_sd),
+        settings={"interval": INTERVAL, "curve": "uncached" if skip is None else "N=5"},
+        metrics=peak,
+    )
+    assert found.metrics["peak_bytes"] > found.metrics.get("feature_bytes", 0)

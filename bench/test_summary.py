@@ -1,0 +1,55 @@
+"""The summary: at equal MACs, predicted features against reused ones and against fewer steps, for all three models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import thresholds
+from measure import Measure, describe
+from workload import Run, Workload
+
+MODELS = {"mini-ldm": (2, 3, 5, 10), "mini-ddpm": (2, 3, 5), "mini-sd": (2, 3, 5)}
+CASES = [(model, interval) for model, intervals in MODELS.items() for interval in intervals]
+
+
+@pytest.mark.parametrize(("model", "interval"), CASES, ids=lambda value: str(value))
+def test_summary(
+    record: Callable[..., None],
+    workload: Callable[..., Workload],
+    model: str,
+    interval: int,
+    seeds_of: Callable[..., range],
+) -> None:
+    found = workload(model)
+    uncached, seeds = found.uncached(), seeds_of(found)
+    base = found.samples(uncached, seeds, "uncached")
+
+    def median(run: Run, name: str) -> float:
+        return Measure.change(found.samples(run, seeds, name), base)["psnr_median_db"]
+
+    runs = {order: found.every(interval, order=order) for order in (0, 1, 2)}
+    orders = {order: median(run, f"N={interval}, order {order}") for order, run in runs.items()}
+    fewer = found.fewer(uncached, runs[0])
+    steps = median(fewer, f"{fewer.num_steps} steps")
+    gain = max(orders[1], orders[2]) - max(orders[0], steps)
+    assert runs[0].plan is not None
+    record(
+        experiment="summary",
+        row=f"{model}, N={interval}",
+        settings={
+            **describe(found, runs[0], uncached, seeds, timed=False, rounds=0),
+            "interval": interval,
+            "fewer_steps": fewer.num_steps,
+            "measure": "PSNR to the uncached samples of the same seeds, median over seeds",
+        },
+        metrics={
+            "macs": round(found.cost.mean(runs[0].plan)),
+            "steps_psnr": steps,
+            **{f"order{order}_psnr": value for order, value in orders.items()},
+            "gain": gain,
+        },
+    )
+    enough = found.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SEEDS_FOR_A_MEDIAN
+    if interval == 2 and enough:
+        assert max(orders[1], orders[2]) >= orders[0]

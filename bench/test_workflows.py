@@ -1,0 +1,144 @@
+"""Text to image, image to image and inpainting with mini-sd, each cached and uncached: images and CLIP score.
+
+`--prompts FILE` has a prompt a line; `--images-dir DIR` is where the images go.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import thresholds
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+from measure import describe
+from PIL import Image
+from torch import Tensor
+from workload import Workload
+
+from deepcache import cached
+from deepcache.metrics.clip_score import clip_scores
+from deepcache.metrics.fidelity import drift_of_images
+from deepcache.sampling import prompts_of, sample
+
+INTERVAL = 3
+STRENGTH = 0.7
+WORKFLOWS: dict[str, Any] = {
+    "text2img": lambda pipe: pipe,
+    "img2img": lambda pipe: StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False),
+    "inpainting": lambda pipe: StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False),
+}
+PLANS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
+
+
+@pytest.fixture(scope="session")
+def prompts(pytestconfig: pytest.Config) -> list[str]:
+    """Of `--prompts`, or captions of the first seeds."""
+    path: Path | None = pytestconfig.getoption("prompts")
+    if path is None:
+        return prompts_of(range(20))
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        pytest.exit(f"--prompts: expected a text file with a prompt a line: {error}", returncode=2)
+    if not lines:
+        pytest.exit(f"--prompts: expected a prompt a line in {path}, which is empty", returncode=2)
+    return lines
+
+
+@pytest.fixture(scope="session")
+def pictures(mini_sd: Workload, prompts: list[str]) -> Tensor:
+    """What is changed or filled in: uncached samples of other prompts, (B, 3, 32, 32)."""
+    others = prompts_of(range(1_000, 1_000 + len(prompts)))
+    images, _ = mini_sd.images(
+        mini_sd.uncached(),
+        range(1_000, 1_000 + len(prompts)),
+        batch_size=mini_sd.batch_size,
+        conditions=lambda seeds: {"prompt": [others[seed - 1_000] for seed in seeds]},
+        description="pictures to start from",
+    )
+    return images
+
+
+@pytest.mark.parametrize("method", PLANS)
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflow(
+    record: Callable[..., None],
+    benchmark: Any,
+    mini_sd: Workload,
+    prompts: list[str],
+    pictures: Tensor,
+    name: str,
+    method: str,
+    pytestconfig: pytest.Config,
+) -> None:
+    uncached = mini_sd.uncached()
+    mini_sd.images(uncached, range(1), batch_size=1, progress=False, num_inference_steps=2)  # its scheduler, and warm
+    pipe = WORKFLOWS[name](mini_sd.pipe)
+
+    def run(order: int | None) -> tuple[Tensor, float]:
+        started = time.perf_counter()
+        caching = nullcontext() if order is None else cached(pipe, interval=INTERVAL, branch=mini_sd.branch, order=order)
+        with caching:
+            images = sample(
+                pipe,
+                range(len(prompts)),
+                batch_size=mini_sd.batch_size,
+                conditions=lambda seeds: _conditions(name, prompts, pictures, seeds),
+                description=f"{name}, {method}",
+                num_inference_steps=mini_sd.num_steps,
+                guidance_scale=mini_sd.guidance_scale,
+            )
+        return images, time.perf_counter() - started
+
+    benchmark.group = f"workflows, {name}"
+    before, uncached_s = run(None)
+    images, latency_s = benchmark.pedantic(run, args=(PLANS[method],))
+    scores = clip_scores(mini_sd.clip, images, prompts)
+    metrics = {"clip_score": statistics.fmean(scores.tolist())}
+    if benchmark.enabled:
+        metrics |= {"latency_s": latency_s}
+    if method != "uncached":
+        metrics |= drift_of_images(images, before) | ({"speedup": uncached_s / latency_s} if benchmark.enabled else {})
+    seeds = range(len(prompts))
+    settings = describe(mini_sd, uncached, uncached, seeds, timed=False, rounds=0)
+    extra = {"workflow": name, "method": method, "timing": f"one round of {len(prompts)} images"}
+    if name != "text2img":
+        extra["strength"] = STRENGTH
+    record(experiment="workflows", row=f"{name}, {method}", settings=settings | extra, metrics=metrics)
+    _save(images, prompts, pytestconfig.getoption("images_dir"), f"{name}-{method.replace(', ', '-').replace(' ', '')}")
+
+    assert images.shape == before.shape
+    if method != "uncached" and mini_sd.num_steps >= thresholds.ENOUGH_STEPS and prompts == prompts_of(range(20)):
+        base = statistics.fmean(clip_scores(mini_sd.clip, before, prompts).tolist())
+        assert metrics["clip_score"] >= base - thresholds.CLIP_SCORE_LOST_AT_INTERVAL_3
+    if name == "inpainting":
+        kept = images[:, :, :, : images.shape[3] // 4] - pictures[:, :, :, : images.shape[3] // 4]
+        assert kept.abs().mean() < (images - pictures).abs().mean() or torch.equal(images, pictures)
+
+
+def _conditions(name: str, prompts: list[str], pictures: Tensor, seeds: Any) -> dict[str, Any]:
+    """A picture's right half is what inpainting fills."""
+    found: dict[str, Any] = {"prompt": [prompts[seed] for seed in seeds]}
+    if name != "text2img":
+        found |= {"image": pictures[list(seeds)], "strength": STRENGTH}
+    if name == "inpainting":
+        mask = torch.zeros(len(seeds), 1, *pictures.shape[2:])
+        mask[..., pictures.shape[3] // 2 :] = 1
+        found |= {"mask_image": mask, "height": pictures.shape[2], "width": pictures.shape[3]}
+    return found
+
+
+def _save(images: Tensor, prompts: list[str], folder: Path | None, name: str) -> None:
+    if folder is None:
+        return
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        words = "-".join("".join(c if c.isalnum() else " " for c in prompt).split())[:60]
+        pixels = (255 * image.permute(1, 2, 0)).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / name / f"{number:03d}-{words}.png")
