@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from measure import Measure
 from workload import Workload
 
@@ -40,6 +42,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--seeds", type=_list(_whole(0)), default=[0], help="first seed of each block of samples (default 0)")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, for the workflows (default: 20 captions)")
     add("--images-dir", type=Path, metavar="DIR", help="where the workflows' images go (default: nowhere)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of xdist share the machine: a GPU each where there are several, and the cores among them."""
+    worker = getattr(config, "workerinput", None)
+    if worker is None:
+        return
+    number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    if len(visible) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
 
 
 def _whole(at_least: int) -> Callable[[str], int]:

@@ -64,7 +64,10 @@ class Measure:
         is_base = run == uncached and against is None
         base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
         samples = workload.samples(run, seeds, row)
-        found: dict[str, float] = {**costs(workload, run, uncached, samples), **_speed(timing, is_base, workload)}
+        found: dict[str, float] = {
+            **costs(workload, run, uncached, samples),
+            **_speed(timing, workload, is_uncached=is_base),
+        }
         per_seed: dict[str, list[float]] = {}
         if with_quality:
             found |= quality(samples.features, self.reference)
@@ -80,14 +83,21 @@ class Measure:
         self.record(
             experiment=experiment,
             row=row,
-            settings={**describe(workload, run, uncached, seeds, timed=timing is not None, rounds=self.rounds)}
-            | dict(settings or {}),
+            settings={
+                **describe(workload, run, uncached, seeds),
+                **({"timing": self._timing(timing, workload)} if timed else {}),
+                **(settings or {}),
+            },
             metrics=found,
             per_seed=per_seed,
             pictures=pictures or [],
         )
         return Found(samples, base, found, timing)
 
+    def _timing(self, timing: Timing | None, workload: Workload) -> str:
+        if timing is None:
+            return "not measured: pytest-benchmark is disabled, as it is where tests run in parallel"
+        return f"median of {self.rounds} interleaved rounds of {workload.timed_batch_size} images, decoding included"
 
     @staticmethod
     def change(samples: Samples, uncached: Samples) -> dict[str, float]:
@@ -109,9 +119,7 @@ def costs(workload: Workload, run: Run, uncached: Run, samples: Samples) -> dict
     }
 
 
-def describe(
-    workload: Workload, run: Run, uncached: Run, seeds: range, *, timed: bool, rounds: int
-) -> dict[str, str | int | float | bool]:
+def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[str, str | int | float | bool]:
     """What was run, in plain scalars."""
     found: dict[str, str | int | float | bool] = {
         "model": workload.model,
@@ -128,15 +136,15 @@ def describe(
     }
     if workload.guidance_scale is not None:
         found["guidance_scale"] = workload.guidance_scale
+    if workload.clip is not None:
+        found["clip"] = workload.clip.name
     if run.plan is not None:
         full = " ".join(map(str, run.plan.full_steps))
         found |= {"branch": run.plan.branch, "order": run.plan.order, "full_steps": full}
-    if timed:
-        found["timing"] = f"median of {rounds} interleaved rounds of {workload.timed_batch_size} images, decoding included"
     return found
 
 
-def _speed(timing: Timing | None, is_uncached: bool, workload: Workload) -> dict[str, float]:  # noqa: FBT001
+def _speed(timing: Timing | None, workload: Workload, *, is_uncached: bool) -> dict[str, float]:
     if timing is None:
         return {}
     latency_s = statistics.median(timing.cached_s)

@@ -41,7 +41,7 @@ def test_diversity(record: Callable[..., None], mini_sd: Workload, prompt: str, 
         experiment="diversity",
         row=f"{prompt}, {method}",
         settings={
-            **describe(mini_sd, run, uncached, range(NUM_SEEDS), timed=False, rounds=0),
+            **describe(mini_sd, run, uncached, range(NUM_SEEDS)),
             "perceptual": perceptual.name,
             "prompt": prompt,
             "interval": interval,

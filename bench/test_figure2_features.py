@@ -52,7 +52,7 @@ def test_figure2(record: Callable[..., None], workload: Callable[..., Workload],
     names = [f"up block {number}" for number in range(len(matrices))]
     low = min(float(matrix.min()) for matrix in matrices)
     uncached = found.uncached()
-    settings = describe(found, uncached, uncached, SEEDS, timed=False, rounds=0)
+    settings = describe(found, uncached, uncached, SEEDS)
     for name, matrix in zip(names, matrices, strict=True):
         alike = (matrix > ALIKE).mean(axis=1)
         record(

@@ -50,7 +50,7 @@ def test_figure7_grid(record: Callable[..., None], mini_sd: Workload) -> None:
     record(
         experiment="figure7",
         row="grid",
-        settings=describe(mini_sd, uncached, uncached, SEEDS, timed=False, rounds=0),
+        settings=describe(mini_sd, uncached, uncached, SEEDS),
         metrics={},
         pictures=[picture("figure7", alt, figure)],
     )

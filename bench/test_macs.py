@@ -32,7 +32,9 @@ PAPER: dict[str, tuple[int, int, tuple[int, ...], Callable[[int], dict[str, Any]
     "sd-1.5": (1, 50, (1,), lambda n: {"table": "Table 3", "method": "PLMS - 50 steps"}, 2),  # noqa: ARG005
 }
 CASES = [(name, n) for name, (_, _, intervals, _, _) in PAPER.items() for n in intervals]
-EMBEDDED = [(name, b) for name in ("mini-ldm", "mini-ddpm", "mini-sd") for b in range(architecture(name).cost().num_branches)]
+EMBEDDED = [
+    (name, b) for name in ("mini-ldm", "mini-ddpm", "mini-sd") for b in range(architecture(name).cost().num_branches)
+]
 BATCH = 8
 WARM_UP, ROUNDS = 3, 15
 

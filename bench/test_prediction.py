@@ -110,7 +110,7 @@ def test_picture_of_tipped_seeds(
     record(
         experiment="prediction",
         row="tipped seeds",
-        settings=describe(mini_ldm, runs[1], uncached, seeds, timed=False, rounds=0),
+        settings=describe(mini_ldm, runs[1], uncached, seeds),
         metrics={"tipped": 100 * float(tipped(rows[1], rows[0]).mean())},
         pictures=[picture("tipped", alt, figure)],
     )

@@ -16,9 +16,7 @@ METHODS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_scheduler(
-    measure: Measure, mini_sd: Workload, name: str, method: str, seeds_of: Callable[..., range]
-) -> None:
+def test_scheduler(measure: Measure, mini_sd: Workload, name: str, method: str, seeds_of: Callable[..., range]) -> None:
     order = METHODS[method]
     uncached = mini_sd.uncached(scheduler=name)
     run = uncached if order is None else mini_sd.every(INTERVAL, order=order, scheduler=name)

@@ -38,7 +38,7 @@ def test_summary(
         experiment="summary",
         row=f"{model}, N={interval}",
         settings={
-            **describe(found, runs[0], uncached, seeds, timed=False, rounds=0),
+            **describe(found, runs[0], uncached, seeds),
             "interval": interval,
             "fewer_steps": fewer.num_steps,
             "measure": "PSNR to the uncached samples of the same seeds, median over seeds",

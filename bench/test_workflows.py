@@ -24,6 +24,7 @@ from workload import Workload
 from deepcache import cached
 from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_images
+from deepcache.plan import Interval
 from deepcache.sampling import prompts_of, sample
 
 INTERVAL = 3
@@ -83,7 +84,9 @@ def test_workflow(
 
     def run(order: int | None) -> tuple[Tensor, float]:
         started = time.perf_counter()
-        caching = nullcontext() if order is None else cached(pipe, interval=INTERVAL, branch=mini_sd.branch, order=order)
+        caching = (
+            nullcontext() if order is None else cached(pipe, interval=INTERVAL, branch=mini_sd.branch, order=order)
+        )
         with caching:
             images = sample(
                 pipe,
@@ -106,7 +109,7 @@ def test_workflow(
     if method != "uncached":
         metrics |= drift_of_images(images, before) | ({"speedup": uncached_s / latency_s} if benchmark.enabled else {})
     seeds = range(len(prompts))
-    settings = describe(mini_sd, uncached, uncached, seeds, timed=False, rounds=0)
+    settings = describe(mini_sd, uncached, uncached, seeds)
     extra = {"workflow": name, "method": method, "timing": f"one round of {len(prompts)} images"}
     if name != "text2img":
         extra["strength"] = STRENGTH

@@ -17,7 +17,7 @@ from deepcache.results.record import Record
 DASH = "-"  # a cell that was not measured
 DIFFERENCE = "difference"
 _NOTED = (
-    "model", "weights", "extractor", "scheduler", "uncached_steps", "branch", "guidance_scale", "first_seed",
+    "model", "weights", "extractor", "clip", "perceptual", "scheduler", "uncached_steps", "branch", "guidance_scale", "first_seed",
     "num_samples", "macs_convention", "timing", "device", "num_threads",
 )  # fmt: skip
 

@@ -99,7 +99,9 @@ def train_autoencoder(data: fashion.Garments, vqvae: VQModel, folder: Path) -> A
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = train(_continuous(vqvae), loss, AUTOENCODER, folder / "autoencoder")
-    model.register_to_config(scaling_factor=1 / encode(model, fashion.paint(data.pick(slice(2_000)), seed=0)).std().item())
+    model.register_to_config(
+        scaling_factor=1 / encode(model, fashion.paint(data.pick(slice(2_000)), seed=0)).std().item()
+    )
     return model
 
 
