@@ -1,4 +1,4 @@
-"""The cards of the embedded models, on networks that nobody has trained (exact laws of the scores, forms of the text)."""
+"""The cards of the embedded models, on untrained networks (exact laws of the scores, forms of the text)."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def test_the_pruned_are_measured_at_the_best_guidance_of_mini_sd(weights, runs, 
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_no_card_without_the_log_of_the_training(name, weights, tmp_path, held_out):
+@pytest.mark.usefixtures("weights")
+def test_no_card_without_the_log_of_the_training(name, tmp_path, held_out):
     with pytest.raises(DeepCacheError, match=r"expected the log of a finished training.*train the model first"):
         CARDS[name](held_out, tmp_path / "nowhere")
 
@@ -137,7 +138,7 @@ class Seeing:
             garment=one_hot(garment, 10), colour=one_hot(colour, 7), background=one_hot(background, 8)
         )
 
-    def __call__(self, images):
+    def __call__(self, _images):
         return self.seen
 
 
@@ -184,7 +185,7 @@ def test_tiles_are_the_images_a_pixel_apart():
     torch.testing.assert_close(shown[:, 1:33, 34:66].float() / 255, images[1], rtol=0, atol=1 / 255)
 
 
-def test_cards_are_written_by_name_from_the_command_line(weights, runs, held_out, monkeypatch, capsys):
+def test_cards_are_written_by_name_from_the_command_line(weights, runs, monkeypatch, capsys):
     monkeypatch.setattr(fashion, "load", lambda *_: untrained.garments())
     (weights / "mini-ddpm" / "README.md").unlink(missing_ok=True)
     (weights / "mini-clip" / "README.md").unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, VQModel
 
 from deepcache.metrics import clip_score
 from deepcache.models import architectures, embedded, fashion
@@ -21,14 +22,20 @@ def garments(count: int = 12) -> fashion.Garments:
     return fashion.Garments(grey, torch.arange(count) % len(fashion.GARMENTS))
 
 
-def vae() -> text_to_image.AutoencoderKL:
-    torch.manual_seed(0)
-    return text_to_image._continuous(autoencoder.build()).eval()
+def vqvae() -> VQModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return autoencoder.build().eval()
+
+
+def vae() -> AutoencoderKL:
+    return text_to_image._continuous(vqvae()).eval()
 
 
 def denoiser() -> text_to_image.TextDenoiser:
-    torch.manual_seed(0)
-    return text_to_image.TextDenoiser(text_to_image.build_unet(), text_to_image.build_text_encoder()).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return text_to_image.TextDenoiser(text_to_image.build_unet(), text_to_image.build_text_encoder()).eval()
 
 
 def weights(folder: Path) -> None:

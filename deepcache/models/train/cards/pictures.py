@@ -28,10 +28,12 @@ def captioned(images: Tensor, captions: Sequence[str], *, columns: int) -> Image
     figure = Figure(figsize=(1.55 * columns, 1.95 * rows), dpi=_DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for place in axes:
-        place.axis("off")
+        place.set_xticks([])
+        place.set_yticks([])
+        place.spines[:].set_visible(False)
     for place, image, caption in zip(axes, images, captions, strict=False):
         place.imshow(_pixels(image), interpolation="nearest")
-        place.set_title("\n".join(textwrap.wrap(caption, 20)), y=-0.02, va="top", fontsize=9)
+        place.set_xlabel("\n".join(textwrap.wrap(caption, 22)), fontsize=9)
     return _drawn(figure)
 
 

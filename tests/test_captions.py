@@ -1,0 +1,59 @@
+"""Captions say what a painted garment shows, and a seed's caption depends on the seed alone (exact laws)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from deepcache.models import captions, fashion
+from deepcache.models.captions import Subject
+
+
+def test_a_caption_names_the_colour_the_garment_and_the_background():
+    red, sneaker, blue = (
+        fashion.COLOURS.index("red"),
+        fashion.GARMENTS.index("sneaker"),
+        fashion.BACKGROUNDS.index("blue"),
+    )
+    assert str(Subject(sneaker, red, blue)) == "a red sneaker on a blue background"
+
+
+def test_there_are_490_subjects_with_as_many_captions():
+    every = captions.subjects()
+    assert len(every) == len(set(every)) == len(set(map(str, every))) == 10 * 7 * 7
+
+
+def test_no_garment_is_on_a_background_of_its_own_colour():
+    for subject in captions.subjects():
+        assert fashion.COLOURS[subject.colour] != fashion.BACKGROUNDS[subject.background]
+
+
+@pytest.mark.parametrize("first", [0, 70, 12_345])
+def test_seventy_seeds_have_each_garment_and_colour_together_once(first):
+    found = [captions.subject_of(seed) for seed in range(first, first + 70)]
+    assert {(subject.garment, subject.colour) for subject in found} == {(g, c) for g in range(10) for c in range(7)}
+    assert len(found) == 70
+
+
+def test_seeds_show_every_background_about_as_often():
+    counts = Counter(captions.subject_of(seed).background for seed in range(70))
+    assert len(counts) == len(fashion.BACKGROUNDS)
+    assert max(counts.values()) - min(counts.values()) <= 2  # 49 pairs with 7 colours do not divide by 8
+
+
+def test_every_seeds_subject_is_one_of_the_subjects():
+    assert {captions.subject_of(seed) for seed in range(1_000)} <= set(captions.subjects())
+
+
+def test_the_subjects_of_paintings_are_what_was_painted():
+    garments = fashion.Garments(torch.full((200, 28, 28), 255, dtype=torch.uint8), torch.arange(200) % 10)
+    painted = fashion.paint(garments, seed=0)
+    found = captions.subjects_of(painted)
+    palette = torch.tensor(list(fashion.PALETTE.values())) * 2 - 1
+    for subject, image in zip(found, painted.images, strict=True):
+        torch.testing.assert_close(image[:, 16, 16], palette[subject.colour])
+        torch.testing.assert_close(image[:, 0, 0], palette[subject.background])
+    assert [subject.garment for subject in found] == garments.garment.tolist()
+    assert set(found) <= set(captions.subjects())
