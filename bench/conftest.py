@@ -24,7 +24,7 @@ from deepcache.stages import require_branch
 DEFAULTS = {  # model: scheduler, steps, samples, branch, guidance, batch; the paper's protocol in small
     "mini-ldm": ("ddim", 50, 200, 0, 1.5, 50),
     "mini-ddpm": ("ddim", 100, 100, 2, None, 25),
-    "mini-sd": ("plms", 50, 70, 1, 7.5, 35),
+    "mini-sd": ("plms", 50, 70, 1, 3.0, 35),
 }
 
 

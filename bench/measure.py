@@ -22,7 +22,7 @@ class Found:
 
     samples: Samples
     uncached: Samples
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     timing: Timing | None
 
 
@@ -54,7 +54,7 @@ class Measure:
         against: Workload | None = None,
         with_quality: bool = False,
         settings: Mapping[str, Any] | None = None,
-        metrics: Callable[[Samples, Samples], dict[str, float]] | None = None,
+        metrics: Callable[[Samples, Samples], dict[str, Any]] | None = None,
         pictures: list[dict[str, str]] | None = None,
     ) -> Found:
         self.benchmark.group = experiment
@@ -79,7 +79,7 @@ class Measure:
             per_seed["psnr_db"] = psnr_each(samples.images, base.images)
         if metrics:
             found |= metrics(samples, base)
-        found = {name: value for name, value in found.items() if isfinite(value)}
+        found = {name: value for name, value in found.items() if isinstance(value, str) or isfinite(value)}
         self.record(
             experiment=experiment,
             row=row,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import thresholds
 import torch
 from matplotlib.figure import Figure
 from measure import describe
@@ -67,7 +68,8 @@ def test_figure2(record: Callable[..., None], workload: Callable[..., Workload],
             pictures=_pictures(model, features, matrices, names, low) if name == names[0] else [],
         )
         assert np.diagonal(matrix) == pytest.approx(1, abs=1e-4)
-        assert np.diagonal(matrix, 1).mean() > matrix.mean()
+        if found.num_steps >= thresholds.ENOUGH_STEPS:
+            assert np.diagonal(matrix, 1).mean() > matrix.mean()
 
 
 def _pictures(

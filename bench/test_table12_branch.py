@@ -16,15 +16,15 @@ MODELS = ("mini-ddpm", "mini-sd")
 CASES = [(model, branch) for model in MODELS for branch in range(architecture(model).cost().num_branches)]
 
 
-@pytest.mark.parametrize(("model", "branch"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("model", "skip"), CASES, ids=lambda value: str(value))
 def test_table12(
-    measure: Measure, workload: Callable[..., Workload], model: str, branch: int, seeds_of: Callable[..., range]
+    measure: Measure, workload: Callable[..., Workload], model: str, skip: int, seeds_of: Callable[..., range]
 ) -> None:
     found = workload(model)
-    run = found.every(INTERVAL, branch)
+    run = found.every(INTERVAL, skip)
     row = measure(
         "table12",
-        f"{model}, branch {branch}",
+        f"{model}, branch {skip}",
         found,
         run,
         found.uncached(),
@@ -33,7 +33,7 @@ def test_table12(
         with_quality=model == "mini-ddpm",
         settings={"interval": INTERVAL},
     )
-    deeper = found.every(INTERVAL, min(branch + 1, found.cost.num_branches - 1))
+    deeper = found.every(INTERVAL, min(skip + 1, found.cost.num_branches - 1))
     assert found.cost.mean(run.plan) <= found.cost.mean(deeper.plan)
     if row.timing is not None and found.num_steps >= thresholds.ENOUGH_STEPS:
         assert row.timing.speedup >= thresholds.SPEEDUP_OF_MACS_RATIO_IN_PIXELS * found.cost.ratio(run.plan)

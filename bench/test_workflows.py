@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,8 @@ def test_workflow(
 
     def run(order: int | None) -> tuple[Tensor, float]:
         started = time.perf_counter()
-        caching = (
-            nullcontext() if order is None else cached(pipe, interval=INTERVAL, branch=mini_sd.branch, order=order)
-        )
-        with caching:
+        plan = None if order is None else Interval(INTERVAL, mini_sd.branch, order)
+        with nullcontext() if plan is None else cached(pipe, plan):
             images = sample(
                 pipe,
                 range(len(prompts)),
@@ -108,6 +107,7 @@ def test_workflow(
         metrics |= {"latency_s": latency_s}
     if method != "uncached":
         metrics |= drift_of_images(images, before) | ({"speedup": uncached_s / latency_s} if benchmark.enabled else {})
+    metrics = {name: value for name, value in metrics.items() if isfinite(value)}
     seeds = range(len(prompts))
     settings = describe(mini_sd, uncached, uncached, seeds)
     extra = {"workflow": name, "method": method, "timing": f"one round of {len(prompts)} images"}

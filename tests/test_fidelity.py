@@ -18,7 +18,7 @@ from deepcache.metrics.fidelity import drift, quality
 def features() -> Features:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(10), size=100)
-    return Features(rng.normal(size=(100, 6)), rng.normal(size=(100, 8)), probabilities)
+    return Features(rng.normal(size=(100, 6)), rng.normal(size=(100, 8)), probabilities, np.zeros(100, int))
 
 
 def test_samples_equal_to_the_reference_are_perfect(features):
@@ -30,7 +30,7 @@ def test_samples_equal_to_the_reference_are_perfect(features):
 
 
 def test_a_moved_set_has_the_squared_distance_as_fid(features):
-    moved = Features(features.pooled + 2, features.spatial, features.probabilities)
+    moved = Features(features.pooled + 2, features.spatial, features.probabilities, features.colours)
     found = quality(moved, reference.from_features(features))
     assert found["fid"] == pytest.approx(6 * 4)  # closed form: equal covariances, means 2 apart on 6 axes
     assert found["sfid"] == pytest.approx(0, abs=1e-9)

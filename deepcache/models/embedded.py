@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from deepcache.errors import DeepCacheError
 
 if TYPE_CHECKING:
@@ -53,8 +55,7 @@ def load(name: str) -> Any:
     if name != "mini-sd":
         other["unet"] = UNet2DConditionModel.from_pretrained(_folder(name), subfolder="unet", **_OPTIONS)
     pipe = StableDiffusionPipeline.from_pretrained(_folder("mini-sd"), safety_checker=None, **other, **_OPTIONS)
-    pipe.unet.eval()
-    return pipe
+    return pipe.to(torch.float32)  # transformers loads its models as they are stored
 
 
 def load_extractor() -> MiniFeatures:

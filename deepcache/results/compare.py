@@ -12,7 +12,7 @@ import numpy as np
 
 from deepcache.results.record import Record
 
-EXACT = ("macs", "num_full", "num_shallow", "feature_bytes")
+EXACT = ("macs", "num_full", "num_shallow", "feature_bytes", "modules_full", "modules_shallow")
 
 # By how much the mean over paired seeds may fall, in the unit printed; higher is better in both.
 FIDELITY = {"psnr_db": (0.1, "dB"), "clip_score": (0.1, "points")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from deepcache.errors import DeepCacheError
-from deepcache.results import published
+from deepcache.results import overview, picture, published
 from deepcache.results.experiments import LAYOUTS
 from deepcache.results.layout import Column, Layout
 from deepcache.results.record import Record
@@ -17,8 +17,8 @@ from deepcache.results.record import Record
 DASH = "-"  # a cell that was not measured
 DIFFERENCE = "difference"
 _NOTED = (
-    "model", "weights", "extractor", "clip", "perceptual", "scheduler", "uncached_steps", "branch", "guidance_scale", "first_seed",
-    "num_samples", "macs_convention", "timing", "device", "num_threads",
+    "model", "weights", "extractor", "clip", "perceptual", "scheduler", "uncached_steps", "branch", "guidance_scale",
+    "first_seed", "num_samples", "macs_convention", "timing", "device", "num_threads",
 )  # fmt: skip
 
 
@@ -83,7 +83,9 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    """Write every table that has records as `out/NAME.md`, `.csv` and `.tex`, and return the paths.
+    """Write every table that has records as `out/NAME.md`, `.csv` and `.tex`, and the pictures; return the paths.
+
+    `all.csv` and `all.markdown` have every record of every experiment.
 
     Raises:
         DeepCacheError: no record belongs to a table, or `out` cannot be written.
@@ -103,7 +105,10 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         known = ", ".join(layout.experiment for layout in LAYOUTS)
         found = ", ".join(sorted({record.experiment for record in records})) or "none"
         raise DeepCacheError(f"expected records of the experiments {known}; found {found}")
-    return written
+    everything = overview.overview(records)
+    written.append(_write(out / "all.csv", everything.to_csv(index=False, float_format="%.6g")))
+    written.append(_write(out / "all.markdown", overview.to_markdown(everything)))
+    return [*written, *(picture.write(found, out) for record in records for found in record.pictures)]
 
 
 def _same(column: Column, layout: Layout, record: Record) -> bool:

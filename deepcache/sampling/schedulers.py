@@ -53,4 +53,5 @@ def scheduler(name: str, config: Any) -> Any:
     """
     if name not in SCHEDULERS:
         raise DeepCacheError(f"expected schedulers out of {', '.join(SCHEDULERS)}, got {name!r}")
-    return SCHEDULERS[name](config)
+    # diffusers would give a value that was left at one class's default the other class's default
+    return SCHEDULERS[name]({key: value for key, value in config.items() if key != "_use_default_values"})
