@@ -29,7 +29,8 @@ def vqvae() -> VQModel:
 
 
 def vae() -> AutoencoderKL:
-    return text_to_image._continuous(vqvae()).eval()
+    with torch.random.fork_rng():
+        return text_to_image._continuous(vqvae()).eval()
 
 
 def denoiser() -> text_to_image.TextDenoiser:
