@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -56,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--out", type=Path, default=Path("tables"), help="folder to write to (default tables)")
     tables.set_defaults(run=_tables)
 
+    report = commands.add_parser("report", help="one HTML page from a results file: tables, plots, pictures")
+    report.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default report.html)")
+    report.set_defaults(run=_report)
+
     gate = commands.add_parser("gate", help="compare results with a baseline: exit code 1 on a regression")
     gate.add_argument("baseline", type=Path, help="what to compare with; --update writes it")
     gate.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
@@ -99,6 +105,17 @@ def _tables(options: argparse.Namespace) -> str:
     written = tables.render(record.read(options.results), options.out)
     shown = [path.read_text() for path in written if path.suffix == ".md"]
     return "\n".join([*shown, "written: " + ", ".join(str(path) for path in written)])
+
+
+def _report(options: argparse.Namespace) -> str:
+    from deepcache.results import record
+
+    try:
+        from deepcache.results import report
+    except ImportError as error:
+        raise DeepCacheError(f"a report needs more packages ({error}); pip install 'deepcache-bench[bench]'") from error
+    made_by = ["python", "-m", "deepcache", "report", str(options.results), "--out", str(options.out)]
+    return f"written: {report.write(record.read(options.results), options.out, shlex.join(made_by))}"
 
 
 def _gate(options: argparse.Namespace) -> object:

@@ -1,4 +1,4 @@
-"""The pytest plugin: records as tests finish, in pytest-benchmark's JSON, and as tables at the end.
+"""The pytest plugin: records as tests finish, in pytest-benchmark's JSON, and as tables and a report at the end.
 
 Inert unless a test asks for the `record` fixture, or the command line for the gate.
 """
@@ -6,6 +6,7 @@ Inert unless a test asks for the `record` fixture, or the command line for the g
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         type=Path,
         help=f"write the records as tests finish (DIR/{RECORDS}) and the tables at the end (Markdown, CSV, LaTeX)",
+    )
+    group.addoption(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        help="write one HTML page at the end: tables, plots, pictures, environment and commands",
     )
     group.addoption(
         "--gate",
@@ -71,6 +78,9 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         folder: Path | None = config.getoption("tables")
         self.folder = None if folder is None else config.invocation_params.dir / folder
+        report: Path | None = config.getoption("report")
+        self.report = None if report is None else config.invocation_params.dir / report
+        self.command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
         self.records: list[dict[str, Any]] = []
         self.by_test: dict[str, list[dict[str, Any]]] = {}  # the same, by the tests' node IDs
         self.writes = not hasattr(config, "workerinput")
@@ -79,6 +89,13 @@ class Collector:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise pytest.UsageError(f"--tables: cannot write to {self.folder}: {error}") from error
+        if self.report is not None and self.writes:
+            try:
+                self.report.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise pytest.UsageError(f"--report: cannot write to {self.report}: {error}") from error
+            if self.report.is_dir():
+                raise pytest.UsageError(f"--report: expected a file to write, {self.report} is a folder")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for finished in records_of(report):
@@ -107,7 +124,12 @@ class Collector:
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, None, None]:
         yield
-        if self.folder is None or not self.writes or not self.records:
+        if self.writes and self.records:
+            self._write_tables(terminalreporter)
+            self._write_report(terminalreporter)
+
+    def _write_tables(self, terminalreporter: Any) -> None:
+        if self.folder is None:
             return
         terminalreporter.section("deepcache tables")
         try:
@@ -121,3 +143,17 @@ class Collector:
             if path.suffix == ".md":
                 terminalreporter.write_line(path.read_text())
         terminalreporter.write_line("written: " + ", ".join(str(path) for path in written))
+
+    def _write_report(self, terminalreporter: Any) -> None:
+        if self.report is None:
+            return
+        terminalreporter.section("deepcache report")
+        try:
+            from deepcache.results import report
+
+            written = report.write([from_dict(entry) for entry in self.records], self.report, self.command)
+            terminalreporter.write_line(f"written: {written}")
+        except ImportError as error:
+            terminalreporter.write_line(f"--report needs more packages ({error}); pip install 'deepcache-bench[bench]'")
+        except Exception as error:  # whatever it is, pytest-benchmark has yet to write the results
+            terminalreporter.write_line(f"--report: {' '.join(str(error).split())} ({type(error).__name__})")

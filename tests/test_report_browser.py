@@ -1,0 +1,150 @@
+"""The HTML report in headless Chromium: silent, self-sufficient, legible, sortable."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples import SETTINGS
+from PIL import Image
+
+from deepcache.results import report
+from deepcache.results.picture import picture
+from deepcache.results.record import Record, read
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+RESULTS = Path(__file__).parents[1] / "bench" / "results"
+LEGIBLE = 4.5  # WCAG 2.2, success criterion 1.4.3
+CONTRAST = """() => {
+  const luminance = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3)
+      .map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const page = luminance(getComputedStyle(document.body).backgroundColor);
+  return ["body", ".lead", ".notes li", ".published .number", "figcaption", "a", ".plot text"].map((selector) => {
+    const style = getComputedStyle(document.querySelector(selector));
+    const ink = luminance(selector === ".plot text" ? style.fill : style.color);
+    return [selector, (Math.max(ink, page) + 0.05) / (Math.min(ink, page) + 0.05)];
+  });
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """Table 1 with its plot, a picture wider than a phone, and names that do not break."""
+    wide = picture("figure7", "A grid of images.", Image.new("RGB", (1500, 200)))
+    long = Record("figure7", "x" * 200, {**SETTINGS, "model": "m" * 200}, {"macs": 1e7}, {}, "failed", {}, [wide])
+    records = [*read(RESULTS / "table1" / "records.jsonl"), long]
+    return report.write(records, tmp_path_factory.mktemp("report") / "report.html", "pytest bench " + "y" * 200)
+
+
+@pytest.fixture
+def opened(browser: Any, file: Path) -> Iterator[Any]:
+    """Opens the page; afterwards nothing was said on the console and nothing but the file was asked for."""
+    troubles: list[str] = []
+    pages = []
+
+    def route(route: Any) -> None:
+        if route.request.url == file.as_uri() or route.request.url.startswith("data:"):
+            route.continue_()
+        else:
+            troubles.append(route.request.url)
+            route.abort()
+
+    def open_page(**options: Any) -> Any:
+        page = browser.new_page(**options)
+        pages.append(page)
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.route("**/*", route)
+        page.goto(file.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert troubles == []
+
+
+@pytest.mark.parametrize("width", [400, 1366])
+def test_nothing_overflows(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.querySelector('#table1 .scroll').scrollWidth") > 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_legible(opened, scheme):
+    page = opened(color_scheme=scheme)
+    found = dict(page.evaluate(CONTRAST))
+    assert {name: ratio for name, ratio in found.items() if ratio < LEGIBLE} == {}
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", dark))) < 128) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("by", ["click", "keyboard"])
+def test_sorting_keeps_the_lines_of_a_row_together(opened, by):
+    page = opened()
+    button = page.locator("#table1 th button", has_text="sFID")
+    groups = """[...document.querySelectorAll("#table1 .results tbody")].map((group) =>
+        [...group.rows].map((row) => row.innerText.trim()))"""
+    column = """[...document.querySelectorAll("#table1 .results tbody")].map((group) =>
+        Number(group.rows[0].cells[6].dataset.value))"""
+    before = page.evaluate(groups)
+    unsorted = page.evaluate(column)
+    assert unsorted != sorted(unsorted)
+    for direction in ("ascending", "descending"):
+        if by == "click":
+            button.click()
+        else:
+            button.press("Enter")
+        assert page.evaluate(column) == sorted(unsorted, reverse=direction == "descending")
+        assert sorted(page.evaluate(groups)) == sorted(before)
+        assert button.locator("..").get_attribute("aria-sort") == direction
+        assert page.locator(f"#table1 th[aria-sort={direction}]").count() == 1
+
+
+def test_what_was_not_measured_sorts_last_and_names_sort_as_numbers(opened):
+    page = opened()
+    button = page.locator("#table1 th button", has_text="FID drift")
+    first = "document.querySelector('#table1 .results tbody th').innerText"
+    last = "[...document.querySelectorAll('#table1 .results tbody th')].at(-1).innerText"
+    for _ in ("ascending", "descending"):
+        button.click()
+        assert page.evaluate(last) == "uncached"
+    page.locator("#table1 th button", has_text="method").click()
+    assert page.evaluate(first) == "29 steps (MACs of N=5)"
+    names = page.locator("#table1 .results tbody th").all_inner_texts()
+    assert names.index("uniform N=5") < names.index("uniform N=10")
+
+
+def test_a_request_would_be_noticed(browser, file, tmp_path):
+    """The guard itself: a page that asks for something does so under the same route."""
+    leaking = tmp_path / "leaking.html"
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", file.read_text())
+    leaking.write_text(text.replace("</main>", '<img src="file:///nothing.png"></main>'))
+    page, asked = browser.new_page(), []
+    page.route("**/*", lambda route: (asked.append(route.request.url), route.continue_()))
+    page.goto(leaking.as_uri())
+    page.close()
+    assert "file:///nothing.png" in asked
