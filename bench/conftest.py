@@ -22,9 +22,9 @@ from deepcache.sampling import SCHEDULERS
 from deepcache.stages import require_branch
 
 DEFAULTS = {  # model: scheduler, steps, samples, branch, guidance, batch; the paper's protocol in small
-    "mini-ldm": ("ddim", 50, 200, 0, 1.5, 50),
-    "mini-ddpm": ("ddim", 100, 100, 2, None, 25),
-    "mini-sd": ("plms", 50, 70, 1, 3.0, 35),
+    "mini-ldm": ("ddim", 50, 150, 0, 1.5, 50),
+    "mini-ddpm": ("ddim", 100, 64, 2, None, 32),
+    "mini-sd": ("plms", 50, 40, 1, 3.0, 40),
 }
 
 
@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     steps = "; ".join(f"{model} {entry[1]}" for model, entry in DEFAULTS.items())
     add("--num-samples", type=_whole(10), help=f"samples a row, for fidelity ({each})")
     add("--num-steps", type=_whole(2), help=f"sampling steps of the uncached run ({steps})")
-    add("--batch-size", type=_whole(1), help="images that are sampled together (25 to 50, by model)")
+    add("--batch-size", type=_whole(1), help="images that are sampled together (32 to 50, by model)")
     add("--rounds", type=_whole(1), default=2, help="timed rounds a row, cached and uncached (default 2)")
     add("--branches", type=_list(_whole(0)), default=[0], help="branches of Table 1, e.g. 0,1,2 (default 0)")
     add("--schedulers", type=_list(_scheduler), default=["ddim"], help=f"of Table 1: {', '.join(SCHEDULERS)} (ddim)")
@@ -111,6 +111,7 @@ def workload(pytestconfig: pytest.Config) -> Callable[..., Workload]:
             branch,
             guidance_scale,
             pytestconfig.getoption("batch_size") or batch_size,
+            timed_batch_size=16 if name == "mini-ldm" else 8,
         )
 
     return load

@@ -20,6 +20,7 @@ from deepcache.results.picture import picture
 
 SOLVERS = {"ddim": 50, "dpm-solver++": 25}
 DISTURBED = 0.01  # of the start noise's standard deviation
+CHAOS_SEEDS = 64
 PICTURED = 12  # tipped seeds
 
 
@@ -32,7 +33,7 @@ def test_chaos_without_a_cache(
     measure: Measure, mini_ldm: Workload, solver: str, first_seed: int, seeds_of: Callable[..., range]
 ) -> None:
     """How far a seed moves, uncached, when its start noise does by a hundredth: what no plan can be blamed for."""
-    seeds, num_steps = seeds_of(mini_ldm, first_seed), _steps(mini_ldm, solver)
+    seeds, num_steps = seeds_of(mini_ldm, first_seed)[:CHAOS_SEEDS], _steps(mini_ldm, solver)
     found = measure(
         "prediction",
         f"{solver} {num_steps}, uncached, start noise moved by {DISTURBED:.0%}",

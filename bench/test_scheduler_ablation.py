@@ -26,7 +26,7 @@ def test_scheduler(measure: Measure, mini_sd: Workload, name: str, method: str, 
         mini_sd,
         run,
         uncached,
-        seeds_of(mini_sd)[:35],
+        seeds_of(mini_sd),
         settings={"interval": INTERVAL if run.plan else 1},
     )
     if order is not None and mini_sd.num_steps >= thresholds.ENOUGH_STEPS:

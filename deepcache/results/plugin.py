@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from bisect import bisect_right
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.results.record import Record, from_dict
 
 PROPERTY = "deepcache_record"
+PLACE = "deepcache_place"
 RECORDS = "records.jsonl"
 
 
@@ -59,7 +61,8 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """
 
     def keep(**fields: Any) -> None:
-        request.node.user_properties.append((PROPERTY, Record(**fields).as_dict()))
+        place = request.session.items.index(request.node)  # the same in every worker of xdist
+        request.node.user_properties.extend([(PROPERTY, Record(**fields).as_dict()), (PLACE, place)])
 
     return keep
 
@@ -82,6 +85,7 @@ class Collector:
         self.report = None if report is None else config.invocation_params.dir / report
         self.command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
         self.records: list[dict[str, Any]] = []
+        self._places: list[int] = []
         self.by_test: dict[str, list[dict[str, Any]]] = {}  # the same, by the tests' node IDs
         self.writes = not hasattr(config, "workerinput")
         if self.folder is not None and self.writes:
@@ -98,8 +102,11 @@ class Collector:
                 raise pytest.UsageError(f"--report: expected a file to write, {self.report} is a folder")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        place = next((value for name, value in report.user_properties if name == PLACE and isinstance(value, int)), 0)
         for finished in records_of(report):
-            self.records.append(finished)
+            at = bisect_right(self._places, place)  # in the order of the tests, whoever finishes first
+            self._places.insert(at, place)
+            self.records.insert(at, finished)
             self.by_test.setdefault(report.nodeid, []).append(finished)
             self._append(finished)
 
@@ -140,7 +147,7 @@ class Collector:
             terminalreporter.write_line(str(error))
             return
         for path in written:
-            if path.suffix == ".md":
+            if path.suffix == ".md" and path.stem != "all":
                 terminalreporter.write_line(path.read_text())
         terminalreporter.write_line("written: " + ", ".join(str(path) for path in written))
 

@@ -100,7 +100,7 @@ def page(records: Sequence[Record], made_by: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
+    text: str = environment.get_template("report.html").render(
         sections=sections,
         missing=[layout.title for layout in LAYOUTS if layout.experiment not in found],
         num_rows=len(records),
@@ -111,6 +111,7 @@ def page(records: Sequence[Record], made_by: str = "") -> str:
         num_colours=plots.NUM_COLOURS,
         dash=tables.DASH,
     )
+    return text
 
 
 def _of(experiment: str, records: Sequence[Record]) -> list[Record]:

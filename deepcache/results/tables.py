@@ -85,7 +85,7 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
 def render(records: Sequence[Record], out: Path) -> list[Path]:
     """Write every table that has records as `out/NAME.md`, `.csv` and `.tex`, and the pictures; return the paths.
 
-    `all.csv` and `all.markdown` have every record of every experiment.
+    `all.csv` and `all.md` have every record of every experiment.
 
     Raises:
         DeepCacheError: no record belongs to a table, or `out` cannot be written.
@@ -107,7 +107,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         raise DeepCacheError(f"expected records of the experiments {known}; found {found}")
     everything = overview.overview(records)
     written.append(_write(out / "all.csv", everything.to_csv(index=False, float_format="%.6g")))
-    written.append(_write(out / "all.markdown", overview.to_markdown(everything)))
+    written.append(_write(out / "all.md", overview.to_markdown(everything)))
     return [*written, *(picture.write(found, out) for record in records for found in record.pictures)]
 
 

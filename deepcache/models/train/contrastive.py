@@ -50,4 +50,5 @@ def train_contrastive(data: fashion.Garments, folder: Path) -> nn.Module:
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return train(open_clip.CLIP(**config()), loss, RECIPE, folder / "contrastive")
+        model: nn.Module = train(open_clip.CLIP(**config()), loss, RECIPE, folder / "contrastive")
+    return model

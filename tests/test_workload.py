@@ -1,0 +1,63 @@
+"""The benches' samples are shared, and a plan's are what `cached` gives (exact laws)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from workload import Run, Workload
+
+from deepcache import cached, models
+from deepcache.sampling import sample
+
+SEEDS = range(3)
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return Workload("mini-ldm", models.load("mini-ldm"), models.load_extractor(), None, "ddim", 4, 0, 1.5, 3)
+
+
+def test_a_shorter_block_is_the_beginning_of_a_longer_one(workload):
+    longer = workload.samples(workload.uncached(), SEEDS)
+    shorter = workload.samples(workload.uncached(), range(2))
+    assert shorter.images.data_ptr() == longer.images.data_ptr()
+    assert len(shorter.features.colours) == 2
+
+
+def test_runs_that_differ_share_nothing(workload):
+    uncached = workload.uncached()
+    for other in (replace(uncached, scheduler="plms"), workload.every(2), workload.every(2, order=1)):
+        assert not torch.equal(workload.samples(other, SEEDS).images, workload.samples(uncached, SEEDS).images)
+
+
+def test_a_run_with_a_plan_is_what_cached_gives(workload):
+    run = workload.every(2, branch=1)
+    found = workload.samples(run, SEEDS)
+    with cached(workload.pipe, run.plan):
+        expected = sample(workload.pipe, SEEDS, batch_size=3, num_inference_steps=4, guidance_scale=1.5)
+    assert torch.equal(found.images, expected)
+
+
+def test_zeroed_features_change_the_images_and_only_within_their_run(workload):
+    run = workload.every(2)
+    kept, _ = workload.images(run, SEEDS, batch_size=3)
+    zeroed, _ = workload.images(replace(run, zeroed=True), SEEDS, batch_size=3)
+    again, _ = workload.images(run, SEEDS, batch_size=3)
+    assert not torch.equal(kept, zeroed)
+    assert torch.equal(kept, again)
+
+
+def test_fewer_steps_cost_what_the_plan_costs(workload):
+    uncached = Run("ddim", 100)
+    cached_run = workload.every(5, num_steps=100)
+    fewer = workload.fewer(uncached, cached_run)
+    share = float(workload.cost.mean(cached_run.plan) / workload.cost.full())
+    assert fewer.num_steps == round(100 * share)
+    assert fewer.plan is None
+
+
+def test_a_plan_covers_the_calls_and_not_the_steps(workload):
+    """Heun calls the U-Net twice a step but the last."""
+    assert workload.every(2, scheduler="heun").plan.num_steps == workload.num_calls(Run("heun", 4)) == 7
