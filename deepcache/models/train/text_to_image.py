@@ -126,8 +126,8 @@ def _continuous(vqvae: VQModel) -> AutoencoderKL:
 @torch.no_grad()
 def encode(model: AutoencoderKL, painted: fashion.Painted, *, batch: int = 250) -> Tensor:
     """Means of the latents, (B, 4, 8, 8), not scaled."""
-    latents: list[Tensor] = [model.encode(images).latent_dist.mean for images in painted.images.split(batch)]
-    return torch.cat(latents)
+    means: Tensor = torch.cat([model.encode(images).latent_dist.mean for images in painted.images.split(batch)])
+    return means
 
 
 class Captioned:
