@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from deepcache.errors import DeepCacheError
 from deepcache.results.overview import overview, to_markdown
 from deepcache.results.picture import picture, write
 from deepcache.results.record import Record, from_dict
@@ -38,3 +39,8 @@ def test_a_picture_without_alternative_text_is_refused():
 def test_a_picture_stays_in_its_folder(tmp_path):
     named = picture("../../out", "", Image.new("RGB", (1, 1)))
     assert write(named, tmp_path).parent == tmp_path
+
+
+def test_a_picture_that_is_none_is_one_clear_line(tmp_path):
+    with pytest.raises(DeepCacheError, match="cannot write the picture"):
+        write({"name": "dot", "alt": "", "data": "data:image/png;base64,%%%"}, tmp_path)

@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from deepcache.errors import DeepCacheError
+
 _PREFIX = "data:image/png;base64,"
 
 
@@ -27,7 +29,14 @@ def picture(name: str, alt: str, image: Any) -> dict[str, str]:
 
 
 def write(found: dict[str, str], folder: Path) -> Path:
-    """As `folder/NAME.png`."""
+    """As `folder/NAME.png`.
+
+    Raises:
+        DeepCacheError: it is no PNG, or cannot be written.
+    """
     path = folder / f"{Path(found['name']).name}.png"
-    path.write_bytes(base64.b64decode(found["data"].removeprefix(_PREFIX)))
+    try:
+        path.write_bytes(base64.b64decode(found["data"].removeprefix(_PREFIX), validate=True))
+    except (ValueError, OSError) as error:
+        raise DeepCacheError(f"cannot write the picture {path}: {error}; choose another folder") from error
     return path

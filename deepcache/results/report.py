@@ -75,7 +75,7 @@ def write(records: Sequence[Record], path: Path, made_by: str = "") -> Path:
     Raises:
         DeepCacheError: a picture that is no PNG, or `path` cannot be written.
     """
-    return tables._write(path, page(records, made_by))
+    return tables.write(path, page(records, made_by))
 
 
 def page(records: Sequence[Record], made_by: str = "") -> str:
@@ -140,7 +140,7 @@ def _section(layout: Layout, records: Sequence[Record]) -> Section:
 
 def _row(layout: Layout, record: Record) -> Row:
     table = tables.build(layout, [record])
-    printed = tables._printed(layout, table)
+    printed = tables.printed(layout, table)
     kinds = ["measured", *("published" for _ in range(len(table) - 1))]
     lines = []
     for i, source in enumerate(table["source"]):

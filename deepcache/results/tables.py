@@ -50,7 +50,7 @@ def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
 
 def to_markdown(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
     """Title, table and notes; a cell not measured is a dash."""
-    body = _printed(layout, table).to_markdown(index=False, disable_numparse=True, colalign=_alignment(layout))
+    body = printed(layout, table).to_markdown(index=False, disable_numparse=True, colalign=_alignment(layout))
     return "\n".join([f"### {layout.title}", "", body, "", *(f"- {note}" for note in notes), ""])
 
 
@@ -59,8 +59,8 @@ def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
     from tabulate import tabulate
 
     body = tabulate(
-        _printed(layout, table).values.tolist(),
-        headers=list(_printed(layout, table).columns),
+        printed(layout, table).values.tolist(),
+        headers=list(printed(layout, table).columns),
         tablefmt="latex_booktabs",
         disable_numparse=True,
         colalign=_alignment(layout),
@@ -100,14 +100,14 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
                 ("csv", table.to_csv(index=False, float_format="%.6g")),
                 ("tex", to_latex(layout, table, remarks)),
             ):
-                written.append(_write(out / f"{layout.experiment}.{suffix}", text))
+                written.append(write(out / f"{layout.experiment}.{suffix}", text))
     if not written:
         known = ", ".join(layout.experiment for layout in LAYOUTS)
         found = ", ".join(sorted({record.experiment for record in records})) or "none"
         raise DeepCacheError(f"expected records of the experiments {known}; found {found}")
     everything = overview.overview(records)
-    written.append(_write(out / "all.csv", everything.to_csv(index=False, float_format="%.6g")))
-    written.append(_write(out / "all.md", overview.to_markdown(everything)))
+    written.append(write(out / "all.csv", everything.to_csv(index=False, float_format="%.6g")))
+    written.append(write(out / "all.md", overview.to_markdown(everything)))
     return [*written, *(picture.write(found, out) for record in records for found in record.pictures)]
 
 
@@ -116,7 +116,7 @@ def _same(column: Column, layout: Layout, record: Record) -> bool:
     return column.same is not None and all(record.settings.get(name) == known[name] for name in column.same)
 
 
-def _write(path: Path, text: str) -> Path:
+def write(path: Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
@@ -131,7 +131,7 @@ def _scaled(value: object, scale: float) -> float | None:
     return value / scale if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def _printed(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
+def printed(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
     """Strings: fixed digits, a sign on differences, the method once a row."""
     shown = pd.DataFrame({"method": table["method"].mask(table["method"].eq(table["method"].shift()), "")})
     shown["source"] = table["source"]
