@@ -16,9 +16,9 @@ from pathlib import Path
 BENCH = Path(__file__).parent
 OUT = BENCH / "results" / "gate" / "README.md"
 BASELINE_RUNS, HONEST_RUNS = 3, 10
-ROWS = "(test_table1 and (uncached or uniform-N5 or uniform-N10) and not order) or (shallow_step and mini-ldm)"
+ROWS = "(test_table1 and (uncached or uniform-N5) and not order) or (shallow_step and (mini-ldm-0 or mini-ldm-1))"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(BENCH / "test_table1_imagenet.py")]
-PYTEST += [str(BENCH / "test_macs.py"), "--num-samples", "20", "-k", ROWS]
+PYTEST += [str(BENCH / "test_macs.py"), "--num-samples", "16", "--num-steps", "20", "-k", ROWS]
 DEEPCACHE = [sys.executable, "-m", "deepcache"]
 
 

@@ -12,7 +12,7 @@ from workload import Workload
 from deepcache.models.architectures import architecture
 
 INTERVAL = 5
-SHARE_OF_STEPS = {"mini-ddpm": 0.5, "mini-sd": 1.0}  # twelve branches in pixel space take their time
+SHARE_OF_STEPS = {"mini-ddpm": 0.25, "mini-sd": 1.0}  # twelve branches in pixel space take their time
 CASES = [(model, branch) for model in SHARE_OF_STEPS for branch in range(architecture(model).cost().num_branches)]
 
 

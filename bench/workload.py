@@ -142,7 +142,7 @@ class Workload:
             benchmark.pedantic(lambda: None)
             return None
         timing = Timing()
-        self._seconds(replace(uncached, num_steps=3))  # warm-up
+        self._seconds(replace(uncached, num_steps=4))  # warm-up; PNDM needs four
 
         def uncached_round() -> None:
             timing.uncached_s.append(base._seconds(uncached))

@@ -57,3 +57,7 @@ def test_the_subjects_of_paintings_are_what_was_painted():
         torch.testing.assert_close(image[:, 0, 0], palette[subject.background])
     assert [subject.garment for subject in found] == garments.garment.tolist()
     assert set(found) <= set(captions.subjects())
+
+
+def test_the_first_490_seeds_have_every_subject_once():
+    assert sorted(subject_of(seed) for seed in range(490)) == sorted(subjects())

@@ -34,7 +34,8 @@ def subjects() -> list[Subject]:
 def subject_of(seed: int) -> Subject:
     """A seed's subject, balanced over garments, colours and backgrounds, and dependent on nothing else."""
     garment, colour = seed % len(GARMENTS), seed % len(COLOURS)
-    shift = 1 + (seed // len(GARMENTS)) % (len(BACKGROUNDS) - 1)
+    pairs = len(GARMENTS) * len(COLOURS)  # after which garments and colours come again, with other backgrounds
+    shift = 1 + (seed // len(GARMENTS) + seed // pairs) % (len(BACKGROUNDS) - 1)
     return Subject(garment, colour, (colour + shift) % len(BACKGROUNDS))
 
 
