@@ -60,4 +60,4 @@ def test_the_subjects_of_paintings_are_what_was_painted():
 
 
 def test_the_first_490_seeds_have_every_subject_once():
-    assert sorted(subject_of(seed) for seed in range(490)) == sorted(subjects())
+    assert sorted(captions.subject_of(seed) for seed in range(490)) == sorted(captions.subjects())

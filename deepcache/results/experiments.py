@@ -122,13 +122,13 @@ TABLE5 = Layout(
     title="Table 5: what the deep feature is for",
     columns=(FID, PSNR, DRIFT),
     published_table="Table 5",
-    published_label="DDPM on CIFAR-10 at N = 10 (branch 2), LDM-4-G on ImageNet at N = 20 (branch 0)",
+    published_label="DDPM on CIFAR-10 at N = 10 (branch 2), LDM-4-G on ImageNet at N = 20 of 250 steps (branch 0)",
     published_settings=LDM,
     rows={
         "mini-ddpm, N=10": {"method": "DeepCache", "dataset": CIFAR},
         "mini-ddpm, N=10, zeros": {"method": "DeepCache w/o cached features (zero matrix)", "dataset": CIFAR},
-        "mini-ldm, N=20": {"method": "DeepCache", "interval": 20},
-        "mini-ldm, N=20, zeros": {"method": "DeepCache w/o cached features (zero matrix)", "interval": 20},
+        "mini-ldm, N=5": {"method": "DeepCache", "interval": 20},
+        "mini-ldm, N=5, zeros": {"method": "DeepCache w/o cached features (zero matrix)", "interval": 20},
     },
 )
 TABLE7 = Layout(
