@@ -13,7 +13,7 @@ from deepcache.models.train.cards.card import DATA, Card, Picture, num_parameter
 from deepcache.models.train.cards.pictures import tiles
 from deepcache.sampling import sample
 
-NUM_SAMPLES = 300
+NUM_SAMPLES = 150
 NUM_STEPS = 100
 
 

@@ -15,7 +15,7 @@ from deepcache.models.train.cards.card import Picture
 from deepcache.models.train.cards.pictures import captioned
 from deepcache.sampling import sample
 
-NUM_SAMPLES = 200
+NUM_SAMPLES = 100
 NUM_SHOWN = 30
 NUM_STEPS = 50  # of PLMS, the pipeline's own scheduler
 
