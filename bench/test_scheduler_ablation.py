@@ -29,6 +29,8 @@ def test_scheduler(measure: Measure, mini_sd: Workload, name: str, method: str, 
         seeds_of(mini_sd),
         settings={"interval": INTERVAL if run.plan else 1},
     )
+    if order is None and mini_sd.num_steps >= thresholds.ENOUGH_STEPS:
+        assert found.metrics["clip_score"] >= thresholds.CLIP_SCORE_OF_MINI_SD
     if order is not None and mini_sd.num_steps >= thresholds.ENOUGH_STEPS:
         uncached_score = sum(found.uncached.clip_scores) / len(found.uncached.clip_scores)
         assert found.metrics["clip_score"] >= uncached_score - thresholds.CLIP_SCORE_LOST_AT_INTERVAL_3

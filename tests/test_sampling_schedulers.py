@@ -59,3 +59,9 @@ def test_quadratic_timesteps_are_the_squares_of_even_places():
 def test_an_unknown_scheduler_is_refused_by_name():
     with pytest.raises(DeepCacheError, match="expected schedulers out of ddim"):
         scheduler("unipc", CONFIG)
+
+
+def test_ddim_clips_only_where_the_model_s_own_configuration_does():
+    without = {key: value for key, value in CONFIG.items() if key != "clip_sample"}  # as PLMS's, of a latent model
+    assert scheduler("ddim", without).config.clip_sample is False
+    assert scheduler("ddim", {**without, "clip_sample": True}).config.clip_sample is True

@@ -35,7 +35,9 @@ class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
 
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
-    "ddim": DDIMScheduler.from_config,
+    "ddim": lambda config: DDIMScheduler.from_config(
+        {"clip_sample": False, **config}
+    ),  # its default would clip latents
     "ddim-quadratic": lambda config: QuadraticDDIMScheduler.from_config(config, solver_order=1),
     "plms": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
     "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=False),
