@@ -15,6 +15,8 @@ from deepcache.macs import PAPER
 from deepcache.metrics.fidelity import drift, psnr_each, quality
 from deepcache.metrics.reference import Reference
 
+NOT_MEASURED = "not measured: pytest-benchmark is disabled, as it is where tests run in parallel"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -96,7 +98,7 @@ class Measure:
 
     def _timing(self, timing: Timing | None, workload: Workload) -> str:
         if timing is None:
-            return "not measured: pytest-benchmark is disabled, as it is where tests run in parallel"
+            return NOT_MEASURED
         return f"median of {self.rounds} interleaved rounds of {workload.timed_batch_size} images, decoding included"
 
     @staticmethod

@@ -14,6 +14,7 @@ import pytest
 import thresholds
 import torch
 from matplotlib.figure import Figure
+from measure import NOT_MEASURED
 from workload import Workload
 
 from deepcache.example import example
@@ -110,7 +111,7 @@ def test_share_of_a_shallow_step(
         experiment="macs",
         row=f"{name}, branch {skip}",
         settings={"model": name, "branch": skip, "extractor": "none", "device": "cpu"}
-        | {"timing": f"median of {ROUNDS} interleaved pairs of steps on {BATCH} samples"},
+        | {"timing": f"median of {ROUNDS} interleaved pairs of steps on {BATCH} samples" if shares else NOT_MEASURED},
         metrics=metrics,
     )
     if shares:

@@ -47,6 +47,8 @@ def test_records_are_written_and_rendered(pytester, bench):
     )
     assert [r.row for r in read(pytester.path / "out/records.jsonl")] == ["uncached", "uniform N=2", "uniform N=3"]
     assert {p.name for p in (pytester.path / "out").iterdir()} == {
+        "all.csv",
+        "all.md",
         "records.jsonl", "table1.md", "table1.csv", "table1.tex"
     }  # fmt: skip
 
