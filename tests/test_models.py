@@ -64,6 +64,9 @@ def test_caching_an_embedded_model_changes_little_at_interval_two(pipe):
     [
         ("mini-ldm", "autoencoder_psnr_db", 22),
         ("mini-ldm", "samples_as_asked", 0.85),
+        ("mini-sd", "garment_as_asked", 0.75),
+        ("mini-sd", "colour_as_asked", 0.85),
+        ("mini-clip", "right_of_50", 0.80),
         ("mini-features", "garment_accuracy", 0.90),
         ("mini-features", "colour_accuracy", 0.97),
     ],
