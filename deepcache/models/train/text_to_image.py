@@ -94,7 +94,8 @@ def train_autoencoder(data: fashion.Garments, vqvae: VQModel, folder: Path) -> A
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.encode(images).latent_dist
             decoded = model.decode(latents.sample(generator)).sample
-        return mse_loss(decoded.float(), images) + KL_WEIGHT * latents.kl().mean()
+        divergence: Tensor = latents.kl().mean()
+        return mse_loss(decoded.float(), images) + KL_WEIGHT * divergence
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
