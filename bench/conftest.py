@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from measure import Measure
+from protocols import PROTOCOLS
 from workload import Workload
 
 from deepcache import models
@@ -21,21 +23,13 @@ from deepcache.metrics.clip_score import load_clip
 from deepcache.sampling import SCHEDULERS
 from deepcache.stages import require_branch
 
-DEFAULTS = {  # model: scheduler, steps, samples, branch, guidance, batch; the paper's protocol in small
-    "mini-ldm": ("ddim", 50, 150, 0, 1.5, 50),
-    "mini-ddpm": ("ddim", 100, 64, 2, None, 32),
-    "mini-sd": ("plms", 50, 40, 1, 3.0, 40),
-}
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("deepcache benches")
     add = group.addoption
-    each = "; ".join(f"{model} {entry[2]}" for model, entry in DEFAULTS.items())
-    steps = "; ".join(f"{model} {entry[1]}" for model, entry in DEFAULTS.items())
-    add("--num-samples", type=_whole(10), help=f"samples a row, for fidelity ({each})")
-    add("--num-steps", type=_whole(2), help=f"sampling steps of the uncached run ({steps})")
-    add("--batch-size", type=_whole(1), help="images that are sampled together (32 to 50, by model)")
+    add("--num-samples", type=_whole(10), help=f"samples a row, for fidelity ({_own('num_samples')})")
+    add("--num-steps", type=_whole(2), help=f"sampling steps of the uncached run ({_own('num_steps')})")
+    add("--batch-size", type=_whole(1), help=f"images that are sampled together ({_own('batch_size')})")
     add("--rounds", type=_whole(1), default=2, help="timed rounds a row, cached and uncached (default 2)")
     add("--branches", type=_list(_whole(0)), default=[0], help="branches of Table 1, e.g. 0,1,2 (default 0)")
     add("--schedulers", type=_list(_scheduler), default=["ddim"], help=f"of Table 1: {', '.join(SCHEDULERS)} (ddim)")
@@ -54,6 +48,10 @@ def pytest_configure(config: pytest.Config) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     if len(visible) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+
+
+def _own(name: str) -> str:
+    return "; ".join(f"{model} {getattr(PROTOCOLS[model], name)}" for model in ("mini-ldm", "mini-ddpm", "mini-sd"))
 
 
 def _whole(at_least: int) -> Callable[[str], int]:
@@ -91,28 +89,19 @@ def progress_is_seen(pytestconfig: pytest.Config) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def workload(pytestconfig: pytest.Config) -> Callable[..., Workload]:
-    """`workload("mini-sd")`, loaded once a session; `like` is the model whose protocol a variant follows."""
+    """`workload("mini-sd")`, loaded once a session, as its protocol and the options say."""
     extractor = models.load_extractor()
+    asked = {name: pytestconfig.getoption(name) for name in ("num_samples", "num_steps", "batch_size")}
+    changes = {name: value for name, value in asked.items() if value}
 
     @cache
     def clip() -> Any:
         return load_clip("mini-clip")
 
     @cache
-    def load(name: str, like: str = "") -> Workload:
-        scheduler, num_steps, _, branch, guidance_scale, batch_size = DEFAULTS[like or name]
-        return Workload(
-            name,
-            models.load(name),
-            extractor,
-            clip() if (like or name) == "mini-sd" else None,
-            scheduler,
-            pytestconfig.getoption("num_steps") or num_steps,
-            branch,
-            guidance_scale,
-            pytestconfig.getoption("batch_size") or batch_size,
-            timed_batch_size=16 if name == "mini-ldm" else 8,
-        )
+    def load(name: str) -> Workload:
+        protocol = replace(PROTOCOLS[name], **changes)
+        return Workload(name, models.load(name), extractor, clip() if protocol.is_prompted else None, protocol)
 
     return load
 
@@ -139,17 +128,6 @@ def mini_ddpm(workload: Callable[..., Workload]) -> Workload:
 def mini_sd(workload: Callable[..., Workload]) -> Workload:
     """Stable Diffusion's stand-in."""
     return workload("mini-sd")
-
-
-@pytest.fixture(scope="session")
-def seeds_of(pytestconfig: pytest.Config) -> Callable[..., range]:
-    """`seeds_of(workload, first_seed=0)`: the block of seeds to sample."""
-
-    def block(found: Workload, first_seed: int = 0) -> range:
-        asked = pytestconfig.getoption("num_samples")
-        return range(first_seed, first_seed + (asked or DEFAULTS.get(found.model, DEFAULTS["mini-sd"])[2]))
-
-    return block
 
 
 @pytest.fixture(scope="session")

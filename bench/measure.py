@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from workload import Run, Samples, Timing, Workload
 from deepcache.macs import PAPER
 from deepcache.metrics.fidelity import drift, psnr_each, quality
 from deepcache.metrics.reference import Reference
+from deepcache.plan import CachePlan
 
 NOT_MEASURED = "not measured: pytest-benchmark is disabled, as it is where tests run in parallel"
 
@@ -35,7 +35,7 @@ class Measure:
     `timed` is whether speed is measured: rows that differ in what they predict or show alone need not be. `against` is
     the workload whose uncached run is timed beside, where it is another model's. `with_quality` is whether the samples
     are compared with real images, which takes a few hundred of them. `settings` say what distinguishes the row;
-    `metrics` gives more of them from the samples and the uncached ones.
+    `metrics` gives more of them from the samples and the uncached ones, in place of those of the same name.
     """
 
     benchmark: Any
@@ -57,18 +57,14 @@ class Measure:
         with_quality: bool = False,
         settings: Mapping[str, Any] | None = None,
         metrics: Callable[[Samples, Samples], dict[str, Any]] | None = None,
-        pictures: list[dict[str, str]] | None = None,
     ) -> Found:
         self.benchmark.group = experiment
         timing = workload.time(self.benchmark, uncached, run, self.rounds, against or workload) if timed else None
-        if not timed:
-            self.benchmark.pedantic(lambda: None)
-        is_base = run == uncached and against is None
         base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
         samples = workload.samples(run, seeds, row)
         found: dict[str, float] = {
             **costs(workload, run, uncached, samples),
-            **_speed(timing, workload, is_uncached=is_base),
+            **_speed(timing, workload),
         }
         per_seed: dict[str, list[float]] = {}
         if with_quality:
@@ -81,7 +77,6 @@ class Measure:
             per_seed["psnr_db"] = psnr_each(samples.images, base.images)
         if metrics:
             found |= metrics(samples, base)
-        found = {name: value for name, value in found.items() if isinstance(value, str) or isfinite(value)}
         self.record(
             experiment=experiment,
             row=row,
@@ -92,14 +87,14 @@ class Measure:
             },
             metrics=found,
             per_seed=per_seed,
-            pictures=pictures or [],
         )
         return Found(samples, base, found, timing)
 
     def _timing(self, timing: Timing | None, workload: Workload) -> str:
         if timing is None:
             return NOT_MEASURED
-        return f"median of {self.rounds} interleaved rounds of {workload.timed_batch_size} images, decoding included"
+        count = workload.protocol.timed_batch_size
+        return f"median of {self.rounds} interleaved rounds of {count} images, decoding included"
 
     @staticmethod
     def change(samples: Samples, uncached: Samples) -> dict[str, float]:
@@ -108,13 +103,15 @@ class Measure:
 
 
 def costs(workload: Workload, run: Run, uncached: Run, samples: Samples) -> dict[str, float]:
-    """MACs of a step, the mean over the uncached run's steps; full and shallow calls; bytes that the cache holds."""
+    """MACs of a sample, and of a step: the mean over the uncached run's; full and shallow calls; bytes of the cache."""
     calls, of = workload.num_calls(run), workload.num_calls(uncached)
     if run.plan is None or samples.cache is None:
-        return {"macs": round(workload.cost.full() * calls / of), "num_full": calls, "num_shallow": 0}
+        total = workload.cost.full() * calls
+        return {"macs": round(total / of), "total_macs": total, "num_full": calls, "num_shallow": 0}
     generation = samples.cache.generations[0]
     return {
         "macs": round(generation.macs * calls / of),
+        "total_macs": round(generation.macs * calls),
         "num_full": len(generation.full_steps),
         "num_shallow": generation.num_calls - len(generation.full_steps),
         "feature_bytes": generation.feature_bytes,
@@ -134,21 +131,23 @@ def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[
         "num_steps": run.num_steps,
         "first_seed": seeds.start,
         "num_samples": len(seeds),
+        "batch_size": min(workload.protocol.batch_size, len(seeds)),
         "macs_convention": f"{PAPER}, mean over the uncached run's {workload.num_calls(uncached)} steps",
     }
-    if workload.guidance_scale is not None:
-        found["guidance_scale"] = workload.guidance_scale
+    if workload.protocol.guidance_scale is not None:
+        found["guidance_scale"] = workload.protocol.guidance_scale
     if workload.clip is not None:
         found["clip"] = workload.clip.name
     if run.plan is not None:
-        full = " ".join(map(str, run.plan.full_steps))
-        found |= {"branch": run.plan.branch, "order": run.plan.order, "full_steps": full}
+        found |= {"branch": run.plan.branch, "order": run.plan.order}
+    if isinstance(run.plan, CachePlan):
+        found["full_steps"] = " ".join(map(str, run.plan.full_steps))
     return found
 
 
-def _speed(timing: Timing | None, workload: Workload, *, is_uncached: bool) -> dict[str, float]:
+def _speed(timing: Timing | None, workload: Workload) -> dict[str, float]:
     if timing is None:
         return {}
     latency_s = statistics.median(timing.cached_s)
-    speedup = 1.0 if is_uncached else timing.speedup
-    return {"latency_s": latency_s, "throughput": workload.timed_batch_size / latency_s, "speedup": speedup}
+    throughput = workload.protocol.timed_batch_size / latency_s
+    return {"latency_s": latency_s, "throughput": throughput, "speedup": timing.speedup}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import thresholds
 from measure import describe
-from workload import Workload
+from workload import Run, Workload
 
 from deepcache.metrics.diversity import diversity
-from deepcache.metrics.perceptual import load_perceptual
+from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.sampling import prompts_of
 
 PROMPTS = prompts_of([3, 27, 58, 9])  # a dress, a sneaker, a bag, an ankle boot
@@ -18,25 +19,44 @@ NUM_SEEDS = 12
 METHODS = {"uncached": (1, 0), "N=3": (3, 0), "N=3, order 1": (3, 1), "N=10": (10, 0)}
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda text: text.replace(" ", "-"))
-def test_diversity(record: Callable[..., None], mini_sd: Workload, prompt: str, method: str) -> None:
-    interval, order = METHODS[method]
-    uncached = mini_sd.uncached()
-    perceptual = load_perceptual()
+@pytest.fixture(scope="module")
+def perceptual() -> Perceptual:
+    """LPIPS, or mini-features' distance where its weights are not found."""
+    return load_perceptual()
 
-    def found(run: object) -> dict[str, float]:
+
+@pytest.fixture(scope="module")
+def measured(mini_sd: Workload, perceptual: Perceptual) -> Callable[[Run, str], dict[str, float]]:
+    """`measured(run, prompt)`: sampled and compared once."""
+
+    @cache
+    def among_seeds(run: Run, prompt: str) -> dict[str, float]:
         images, _ = mini_sd.images(
             run,
             range(NUM_SEEDS),
             batch_size=NUM_SEEDS,
             conditions=lambda some: {"prompt": [prompt] * len(some)},
-            description=f"{prompt}, {method}",
+            description=prompt,
         )
         return diversity(images, prompt, clip=mini_sd.clip, perceptual=perceptual)
 
+    return among_seeds
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda text: text.replace(" ", "-"))
+def test_diversity(
+    record: Callable[..., None],
+    mini_sd: Workload,
+    perceptual: Perceptual,
+    measured: Callable[[Run, str], dict[str, float]],
+    prompt: str,
+    method: str,
+) -> None:
+    interval, order = METHODS[method]
+    uncached = mini_sd.uncached()
     run = uncached if interval == 1 else mini_sd.every(interval, order=order)
-    metrics = found(run)
+    metrics = measured(run, prompt)
     record(
         experiment="diversity",
         row=f"{prompt}, {method}",
@@ -48,7 +68,6 @@ def test_diversity(record: Callable[..., None], mini_sd: Workload, prompt: str, 
         },
         metrics=metrics,
     )
-    if interval == 3 and mini_sd.num_steps >= thresholds.ENOUGH_STEPS:
-        base = found(uncached)
-        ratio = metrics["pairwise_perceptual"] / base["pairwise_perceptual"]
+    if interval == 3 and mini_sd.protocol.num_steps >= thresholds.ENOUGH_STEPS:
+        ratio = metrics["pairwise_perceptual"] / measured(uncached, prompt)["pairwise_perceptual"]
         assert 1 / thresholds.DIVERSITY_CHANGES_BY <= ratio <= thresholds.DIVERSITY_CHANGES_BY

@@ -68,7 +68,7 @@ def test_figure2(record: Callable[..., None], workload: Callable[..., Workload],
             pictures=_pictures(model, features, matrices, names, low) if name == names[0] else [],
         )
         assert np.diagonal(matrix) == pytest.approx(1, abs=1e-4)
-        if found.num_steps >= thresholds.ENOUGH_STEPS:
+        if found.protocol.num_steps >= thresholds.ENOUGH_STEPS:
             assert np.diagonal(matrix, 1).mean() > matrix.mean()
 
 

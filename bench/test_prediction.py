@@ -7,45 +7,21 @@ tipped seeds stand beside it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import thresholds
 import torch
 from measure import Measure, describe
 from pictures import grid
-from workload import Samples, Workload
+from workload import SOLVERS, Samples, Workload
 
 from deepcache.metrics.fidelity import psnr_each, tipped
 from deepcache.results.picture import picture
 
-SOLVERS = {"ddim": 50, "dpm-solver++": 25}
 DISTURBED = 0.01  # of the start noise's standard deviation
 CHAOS_SEEDS = 64
 PICTURED = 12  # tipped seeds
-
-
-def _steps(mini_ldm: Workload, solver: str) -> int:
-    return max(2, mini_ldm.num_steps * SOLVERS[solver] // 50)
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_chaos_without_a_cache(
-    measure: Measure, mini_ldm: Workload, solver: str, first_seed: int, seeds_of: Callable[..., range]
-) -> None:
-    """How far a seed moves, uncached, when its start noise does by a hundredth: what no plan can be blamed for."""
-    seeds, num_steps = seeds_of(mini_ldm, first_seed)[:CHAOS_SEEDS], _steps(mini_ldm, solver)
-    found = measure(
-        "prediction",
-        f"{solver} {num_steps}, uncached, start noise moved by {DISTURBED:.0%}",
-        mini_ldm,
-        mini_ldm.uncached(scheduler=solver, num_steps=num_steps, disturbed=DISTURBED),
-        mini_ldm.uncached(scheduler=solver, num_steps=num_steps),
-        seeds,
-        timed=False,
-        metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
-        settings={"curve": f"{solver}, moved start noise"},
-    )
-    assert found.metrics["mse"] > 0
 
 
 @pytest.mark.parametrize("order", [0, 1, 2], ids="order={}".format)
@@ -59,17 +35,16 @@ def test_prediction(
     order: int,
     branch: int,
     first_seed: int,
-    seeds_of: Callable[..., range],
 ) -> None:
-    seeds, num_steps = seeds_of(mini_ldm, first_seed), _steps(mini_ldm, solver)
-    own = {"scheduler": solver, "num_steps": num_steps}
+    seeds, uncached = mini_ldm.seeds(first_seed), mini_ldm.uncached_by(solver)
+    own = {"scheduler": solver, "num_steps": uncached.num_steps}
     run = mini_ldm.every(interval, branch, order, **own)
     found = measure(
         "prediction",
-        f"{solver} {num_steps}, N={interval}, order {order}",
+        f"{solver} {uncached.num_steps}, N={interval}, order {order}",
         mini_ldm,
         run,
-        mini_ldm.uncached(**own),
+        uncached,
         seeds,
         timed=False,
         metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
@@ -78,7 +53,9 @@ def test_prediction(
 
     assert found.samples.cache is not None
     assert found.samples.cache.generations[0].full_steps == run.plan.full_steps
-    enough = mini_ldm.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SEEDS_FOR_A_MEDIAN
+    enough = (
+        mini_ldm.protocol.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SEEDS_FOR_A_MEDIAN
+    )
     if order > 0 and interval in thresholds.PREDICTION_INTERVALS and enough:
         before = measure.change(
             mini_ldm.samples(mini_ldm.every(interval, branch, **own), seeds, "reuse"), found.uncached
@@ -88,11 +65,27 @@ def test_prediction(
         assert found.metrics["mse"] <= before["mse"] * thresholds.PREDICTION_LOSES_NO_MORE_THAN
 
 
-def test_picture_of_tipped_seeds(
-    record: Callable[..., None], mini_ldm: Workload, first_seed: int, seeds_of: Callable[..., range]
-) -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_chaos_without_a_cache(measure: Measure, mini_ldm: Workload, solver: str, first_seed: int) -> None:
+    """How far a seed moves, uncached, when its start noise does by a hundredth: what no plan can be blamed for."""
+    seeds, uncached = mini_ldm.seeds(first_seed)[:CHAOS_SEEDS], mini_ldm.uncached_by(solver)
+    found = measure(
+        "prediction",
+        f"{solver} {uncached.num_steps}, uncached, start noise moved by {DISTURBED:.0%}",
+        mini_ldm,
+        replace(uncached, disturbed=DISTURBED),
+        uncached,
+        seeds,
+        timed=False,
+        metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
+        settings={"curve": f"{solver}, moved start noise"},
+    )
+    assert found.metrics["mse"] > 0
+
+
+def test_picture_of_tipped_seeds(record: Callable[..., None], mini_ldm: Workload, first_seed: int) -> None:
     """A column a seed that reuse tips at N = 3; uncached, then orders 0, 1 and 2 downwards."""
-    seeds, uncached = seeds_of(mini_ldm, first_seed), mini_ldm.uncached(scheduler="ddim")
+    seeds, uncached = mini_ldm.seeds(first_seed), mini_ldm.uncached(scheduler="ddim")
     runs = [uncached, *(mini_ldm.every(3, order=order) for order in (0, 1, 2))]
     rows = [mini_ldm.samples(run, seeds, "picture").images for run in runs]
     columns = tipped(rows[1], rows[0]).nonzero()[0][:PICTURED]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import thresholds
 from measure import Measure
@@ -16,7 +14,7 @@ METHODS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_scheduler(measure: Measure, mini_sd: Workload, name: str, method: str, seeds_of: Callable[..., range]) -> None:
+def test_scheduler(measure: Measure, mini_sd: Workload, name: str, method: str) -> None:
     order = METHODS[method]
     uncached = mini_sd.uncached(scheduler=name)
     run = uncached if order is None else mini_sd.every(INTERVAL, order=order, scheduler=name)
@@ -26,11 +24,11 @@ def test_scheduler(measure: Measure, mini_sd: Workload, name: str, method: str, 
         mini_sd,
         run,
         uncached,
-        seeds_of(mini_sd),
+        mini_sd.seeds(),
         settings={"interval": INTERVAL if run.plan else 1},
     )
-    if order is None and mini_sd.num_steps >= thresholds.ENOUGH_STEPS:
+    if order is None and mini_sd.protocol.num_steps >= thresholds.ENOUGH_STEPS:
         assert found.metrics["clip_score"] >= thresholds.CLIP_SCORE_OF_MINI_SD
-    if order is not None and mini_sd.num_steps >= thresholds.ENOUGH_STEPS:
+    if order is not None and mini_sd.protocol.num_steps >= thresholds.ENOUGH_STEPS:
         uncached_score = sum(found.uncached.clip_scores) / len(found.uncached.clip_scores)
         assert found.metrics["clip_score"] >= uncached_score - thresholds.CLIP_SCORE_LOST_AT_INTERVAL_3

@@ -19,10 +19,9 @@ def test_summary(
     workload: Callable[..., Workload],
     model: str,
     interval: int,
-    seeds_of: Callable[..., range],
 ) -> None:
     found = workload(model)
-    uncached, seeds = found.uncached(), seeds_of(found)
+    uncached, seeds = found.uncached(), found.seeds()
     base = found.samples(uncached, seeds, "uncached")
 
     def median(run: Run, name: str) -> float:
@@ -50,6 +49,6 @@ def test_summary(
             "gain": gain,
         },
     )
-    enough = found.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SEEDS_FOR_A_MEDIAN
+    enough = found.protocol.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SEEDS_FOR_A_MEDIAN
     if interval == 2 and enough:
         assert max(orders[1], orders[2]) >= orders[0]

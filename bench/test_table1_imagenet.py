@@ -6,19 +6,16 @@ instead: fewer steps at the same MACs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from math import ceil
 
 import pytest
 import thresholds
-from measure import Found, Measure
+from measure import Measure
 from workload import Run, Workload
 
 from deepcache.metrics.fidelity import as_asked
-from deepcache.plan import quadratic
 from deepcache.sampling import labels_of
 
 # The paper's centre and power over 250 steps (Tables 7 to 9); the centre scales with the number of steps.
@@ -39,10 +36,13 @@ class Row:
                 self.interval, branch, self.order, scheduler=uncached.scheduler, num_steps=uncached.num_steps
             )
         if self.kind == "quadratic":
-            calls = workload.num_calls(uncached)
-            center, power = QUADRATIC[self.interval]
-            plan = quadratic(calls, ceil(calls / self.interval), center * calls, power, branch)
-            return replace(uncached, plan=plan)
+            return workload.around(
+                *QUADRATIC[self.interval],
+                self.interval,
+                branch,
+                scheduler=uncached.scheduler,
+                num_steps=uncached.num_steps,
+            )
         if self.kind == "fewer steps":
             return workload.fewer(uncached, Row("uniform", self.interval).run(workload, uncached, branch))
         return uncached
@@ -71,7 +71,6 @@ ROWS = [
     *(Row("quadratic", n) for n in QUADRATIC),
     *(Row("fewer steps", n) for n in (2, 3, 5, 10)),
 ]
-FOUND: dict[tuple[int, str, int], dict[int, Found]] = {}  # (branch, scheduler, seed): interval: what was found
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
@@ -82,9 +81,8 @@ def test_table1(
     branch: int,
     scheduler: str,
     first_seed: int,
-    seeds_of: Callable[..., range],
 ) -> None:
-    seeds, cost = seeds_of(mini_ldm, first_seed), mini_ldm.cost
+    seeds, cost = mini_ldm.seeds(first_seed), mini_ldm.cost
     uncached = mini_ldm.uncached(scheduler=scheduler)
     run = row.run(mini_ldm, uncached, branch)
     found = measure(
@@ -114,14 +112,16 @@ def test_table1(
         assert as_asked(found.samples.features, asked) >= thresholds.samples_as_asked(len(seeds))
     if row == Row("uniform", 2) and enough:
         assert found.metrics["psnr_median_db"] >= thresholds.PSNR_DB_AT_INTERVAL_2
-    if row in UNIFORM and enough:
-        FOUND.setdefault((branch, scheduler, first_seed), {})[row.interval] = found
 
 
-def test_table1_fidelity_falls_with_the_interval(branch: int, scheduler: str, first_seed: int) -> None:
-    found = FOUND.get((branch, scheduler, first_seed), {})
-    if len(found) < 2:
-        pytest.skip("needs two uniform rows in this process, over enough steps and samples (bench/thresholds.py)")
-    for nearer, farther in pairwise(found[interval].metrics for interval in sorted(found)):
+def test_table1_fidelity_falls_with_the_interval(
+    mini_ldm: Workload, branch: int, scheduler: str, first_seed: int
+) -> None:
+    seeds, uncached = mini_ldm.seeds(first_seed), mini_ldm.uncached(scheduler=scheduler)
+    if uncached.num_steps < thresholds.ENOUGH_STEPS or len(seeds) < thresholds.ENOUGH_SAMPLES:
+        pytest.skip("needs enough steps and samples (bench/thresholds.py)")
+    base = mini_ldm.samples(uncached, seeds)
+    rows = [mini_ldm.samples(row.run(mini_ldm, uncached, branch), seeds, str(row)) for row in UNIFORM]
+    for nearer, farther in pairwise(Measure.change(samples, base) for samples in rows):
         assert nearer["psnr_median_db"] - farther["psnr_median_db"] > thresholds.PSNR_FALLS_BY_AT_LEAST_DB
         assert farther["fid_drift"] - nearer["fid_drift"] > thresholds.FID_DRIFT_GROWS_BY_AT_LEAST

@@ -5,8 +5,6 @@ CIFAR-10 is sampled on quadratic timesteps, LSUN on uniform ones; both at branch
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import thresholds
 from measure import Measure
@@ -17,9 +15,7 @@ TIMESTEPS = {"quadratic": "ddim-quadratic", "uniform": "ddim"}
 
 @pytest.mark.parametrize("interval", [1, 2, 3, 5, 10], ids="N={}".format)
 @pytest.mark.parametrize("timesteps", TIMESTEPS)
-def test_table2(
-    measure: Measure, mini_ddpm: Workload, timesteps: str, interval: int, seeds_of: Callable[..., range]
-) -> None:
+def test_table2(measure: Measure, mini_ddpm: Workload, timesteps: str, interval: int) -> None:
     scheduler = TIMESTEPS[timesteps]
     uncached = mini_ddpm.uncached(scheduler=scheduler)
     run = uncached if interval == 1 else mini_ddpm.every(interval, scheduler=scheduler)
@@ -30,7 +26,7 @@ def test_table2(
         mini_ddpm,
         run,
         uncached,
-        seeds_of(mini_ddpm),
+        mini_ddpm.seeds(),
         timed=timesteps == "uniform",  # the timesteps change no kernel
         with_quality=True,
         settings={"interval": interval},

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil
 
 import pytest
 import thresholds
 from measure import Measure
 from workload import Workload
 
-from deepcache.plan import quadratic
-
 # Table 10's centre over 50 steps, and the power that most of its rows have; they scale with the number of steps.
 CENTER, POWER = 15 / 50, 1.4
 
 
 @pytest.mark.parametrize("steps", range(15, 51, 5), ids="steps={}".format)
-def test_plms(measure: Measure, mini_sd: Workload, steps: int, seeds_of: Callable[..., range]) -> None:
+def test_plms(measure: Measure, mini_sd: Workload, steps: int) -> None:
     uncached = mini_sd.uncached()
     run = replace(uncached, num_steps=max(2, uncached.num_steps * steps // 50))
     found = measure(
-        "table3", f"PLMS {steps} steps", mini_sd, run, uncached, seeds_of(mini_sd), settings={"curve": "fewer steps"}
+        "table3", f"PLMS {steps} steps", mini_sd, run, uncached, mini_sd.seeds(), settings={"curve": "fewer steps"}
     )
     if run == uncached and uncached.num_steps >= thresholds.ENOUGH_STEPS:
         assert found.metrics["clip_score"] >= thresholds.CLIP_SCORE_OF_MINI_SD
@@ -38,9 +35,8 @@ def test_pruned(
     mini_sd: Workload,
     workload: Callable[..., Workload],
     size: str,
-    seeds_of: Callable[..., range],
 ) -> None:
-    pruned = workload(f"mini-bk-{size}", "mini-sd")
+    pruned = workload(f"mini-bk-{size}")
     run = pruned.uncached()
     measure(
         "table3",
@@ -48,7 +44,7 @@ def test_pruned(
         pruned,
         run,
         run,
-        seeds_of(pruned),
+        pruned.seeds(),
         settings={"curve": "pruned U-Nets"},
         against=mini_sd,
     )
@@ -56,9 +52,7 @@ def test_pruned(
 
 @pytest.mark.parametrize("order", [0, 1, 2], ids="order={}".format)
 @pytest.mark.parametrize("interval", range(2, 9), ids="N={}".format)
-def test_uniform(
-    measure: Measure, mini_sd: Workload, interval: int, order: int, seeds_of: Callable[..., range]
-) -> None:
+def test_uniform(measure: Measure, mini_sd: Workload, interval: int, order: int) -> None:
     run = mini_sd.every(interval, order=order)
     found = measure(
         "table3",
@@ -66,7 +60,7 @@ def test_uniform(
         mini_sd,
         run,
         mini_sd.uncached(),
-        seeds_of(mini_sd),
+        mini_sd.seeds(),
         timed=order == 0 or interval in (2, 3, 5, 8),  # an order costs next to nothing
         settings={"curve": f"order {order}", "interval": interval},
     )
@@ -75,16 +69,14 @@ def test_uniform(
 
 
 @pytest.mark.parametrize("interval", range(2, 9), ids="N={}".format)
-def test_quadratic(measure: Measure, mini_sd: Workload, interval: int, seeds_of: Callable[..., range]) -> None:
+def test_quadratic(measure: Measure, mini_sd: Workload, interval: int) -> None:
     uncached = mini_sd.uncached()
-    calls = mini_sd.num_calls(uncached)
-    plan = quadratic(calls, ceil(calls / interval), CENTER * calls, POWER, mini_sd.branch)
     measure(
         "table3",
         f"quadratic N={interval}",
         mini_sd,
-        replace(uncached, plan=plan),
+        mini_sd.around(CENTER, POWER, interval),
         uncached,
-        seeds_of(mini_sd),
+        mini_sd.seeds(),
         settings={"curve": "quadratic, order 0", "interval": interval},
     )

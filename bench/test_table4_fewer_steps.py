@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from measure import Measure
-from workload import Run, Workload
-
-SOLVERS = {"ddim": 50, "dpm-solver++": 25}
+from workload import SOLVERS, Run, Workload
 
 
 def _run(mini_ldm: Workload, uncached: Run, method: str, interval: int) -> Run:
@@ -28,11 +25,8 @@ def _run(mini_ldm: Workload, uncached: Run, method: str, interval: int) -> Run:
 )
 @pytest.mark.parametrize("interval", [2, 3, 5], ids="N={}".format)
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_fewer_steps(
-    measure: Measure, mini_ldm: Workload, solver: str, interval: int, method: str, seeds_of: Callable[..., range]
-) -> None:
-    num_steps = max(2, mini_ldm.num_steps * SOLVERS[solver] // 50)
-    uncached = mini_ldm.uncached(scheduler=solver, num_steps=num_steps)
+def test_fewer_steps(measure: Measure, mini_ldm: Workload, solver: str, interval: int, method: str) -> None:
+    uncached = mini_ldm.uncached_by(solver)
     run = _run(mini_ldm, uncached, method, interval)
     name = {"order 0": f"N={interval}", "order 1": f"N={interval}, order 1", "order 2": f"N={interval}, order 2"}
     found = measure(
@@ -41,11 +35,11 @@ def test_fewer_steps(
         mini_ldm,
         run,
         uncached,
-        seeds_of(mini_ldm),
+        mini_ldm.seeds(),
         timed=False,
         with_quality=True,
         settings={"curve": f"{solver}, {method}", "interval": interval, "method": method},
     )
     if "full ones" in method:
-        cached = mini_ldm.every(interval, scheduler=solver, num_steps=num_steps)
+        cached = mini_ldm.every(interval, scheduler=solver, num_steps=uncached.num_steps)
         assert found.metrics["num_full"] == cached.plan.num_full

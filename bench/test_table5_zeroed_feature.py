@@ -16,13 +16,11 @@ INTERVALS = {"mini-ddpm": 10, "mini-ldm": 5}
 
 @pytest.mark.parametrize("model", INTERVALS)
 @pytest.mark.parametrize("feature", ["kept", "zeros"])
-def test_table5(
-    measure: Measure, workload: Callable[..., Workload], model: str, feature: str, seeds_of: Callable[..., range]
-) -> None:
+def test_table5(measure: Measure, workload: Callable[..., Workload], model: str, feature: str) -> None:
     found, zeroed = workload(model), feature == "zeros"
     interval = INTERVALS[model]
     run = found.every(interval)
-    seeds = seeds_of(found)
+    seeds = found.seeds()
     row = measure(
         "table5",
         f"{model}, N={interval}" + (", zeros" if zeroed else ""),
@@ -34,6 +32,6 @@ def test_table5(
         with_quality=True,
         settings={"interval": interval, "zeroed": zeroed},
     )
-    if zeroed and found.num_steps >= thresholds.ENOUGH_STEPS:
+    if zeroed and found.protocol.num_steps >= thresholds.ENOUGH_STEPS:
         kept = measure.change(found.samples(run, seeds), row.uncached)
         assert row.metrics["fid_drift"] >= thresholds.ZEROED_DRIFTS_FARTHER * kept["fid_drift"]

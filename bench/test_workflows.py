@@ -8,8 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from math import isfinite
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,22 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from measure import describe
 from PIL import Image
 from torch import Tensor
-from workload import Workload
+from workload import Run, Workload
 
-from deepcache import cached
 from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_images
 from deepcache.plan import Interval
-from deepcache.sampling import prompts_of, sample
+from deepcache.sampling import prompts_of
 
 INTERVAL = 3
 STRENGTH = 0.7
+NUM_PROMPTS = 20
 WORKFLOWS: dict[str, Any] = {
     "text2img": lambda pipe: pipe,
     "img2img": lambda pipe: StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False),
     "inpainting": lambda pipe: StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False),
 }
-PLANS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
+ORDERS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +42,7 @@ def prompts(pytestconfig: pytest.Config) -> list[str]:
     """Of `--prompts`, or captions of the first seeds."""
     path: Path | None = pytestconfig.getoption("prompts")
     if path is None:
-        return prompts_of(range(20))
+        return prompts_of(range(NUM_PROMPTS))
     try:
         lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -60,14 +59,13 @@ def pictures(mini_sd: Workload, prompts: list[str]) -> Tensor:
     images, _ = mini_sd.images(
         mini_sd.uncached(),
         range(1_000, 1_000 + len(prompts)),
-        batch_size=mini_sd.batch_size,
         conditions=lambda seeds: {"prompt": [others[seed - 1_000] for seed in seeds]},
         description="pictures to start from",
     )
     return images
 
 
-@pytest.mark.parametrize("method", PLANS)
+@pytest.mark.parametrize("method", ORDERS)
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflow(
     record: Callable[..., None],
@@ -79,45 +77,38 @@ def test_workflow(
     method: str,
     pytestconfig: pytest.Config,
 ) -> None:
-    uncached = mini_sd.uncached()
-    mini_sd.images(uncached, range(1), batch_size=1, progress=False, num_inference_steps=2)  # its scheduler, and warm
-    pipe = WORKFLOWS[name](mini_sd.pipe)
+    uncached, seeds, order = mini_sd.uncached(), range(len(prompts)), ORDERS[method]
+    mini_sd.images(uncached, range(1), progress=False, num_inference_steps=2)  # its own scheduler again, and warm
+    workflow = replace(mini_sd, pipe=WORKFLOWS[name](mini_sd.pipe))
+    run = uncached if order is None else replace(uncached, plan=Interval(INTERVAL, mini_sd.protocol.branch, order))
 
-    def run(order: int | None) -> tuple[Tensor, float]:
+    def images_of(one: Run) -> tuple[Tensor, float]:
         started = time.perf_counter()
-        plan = None if order is None else Interval(INTERVAL, mini_sd.branch, order)
-        with nullcontext() if plan is None else cached(pipe, plan):
-            images = sample(
-                pipe,
-                range(len(prompts)),
-                batch_size=mini_sd.batch_size,
-                conditions=lambda seeds: _conditions(name, prompts, pictures, seeds),
-                description=f"{name}, {method}",
-                num_inference_steps=mini_sd.num_steps,
-                guidance_scale=mini_sd.guidance_scale,
-            )
+        images, _ = workflow.images(
+            one,
+            seeds,
+            conditions=lambda some: _conditions(name, prompts, pictures, some),
+            description=f"{name}, {method}",
+        )
         return images, time.perf_counter() - started
 
     benchmark.group = f"workflows, {name}"
-    before, uncached_s = run(None)
-    images, latency_s = benchmark.pedantic(run, args=(PLANS[method],))
-    scores = clip_scores(mini_sd.clip, images, prompts)
-    metrics = {"clip_score": statistics.fmean(scores.tolist())}
+    images, latency_s = benchmark.pedantic(images_of, args=(run,))
+    before, uncached_s = (images, latency_s) if order is None else images_of(uncached)
+    metrics = {"clip_score": statistics.fmean(clip_scores(mini_sd.clip, images, prompts).tolist())}
     if benchmark.enabled:
-        metrics |= {"latency_s": latency_s}
-    if method != "uncached":
-        metrics |= drift_of_images(images, before) | ({"speedup": uncached_s / latency_s} if benchmark.enabled else {})
-    metrics = {name: value for name, value in metrics.items() if isfinite(value)}
-    seeds = range(len(prompts))
-    settings = describe(mini_sd, uncached, uncached, seeds)
+        metrics |= {"latency_s": latency_s, "speedup": uncached_s / latency_s}
+    if order is not None:
+        metrics |= drift_of_images(images, before)
     extra = {"workflow": name, "method": method, "timing": f"one round of {len(prompts)} images"}
-    if name != "text2img":
-        extra["strength"] = STRENGTH
-    record(experiment="workflows", row=f"{name}, {method}", settings=settings | extra, metrics=metrics)
+    extra |= {"interval": 1 if order is None else INTERVAL} | ({} if name == "text2img" else {"strength": STRENGTH})
+    settings = {**describe(workflow, run, uncached, seeds), **extra}
+    record(experiment="workflows", row=f"{name}, {method}", settings=settings, metrics=metrics)
     _save(images, prompts, pytestconfig.getoption("images_dir"), f"{name}-{method.replace(', ', '-').replace(' ', '')}")
 
     assert images.shape == before.shape
-    if method != "uncached" and mini_sd.num_steps >= thresholds.ENOUGH_STEPS and prompts == prompts_of(range(20)):
+    is_own = prompts == prompts_of(range(NUM_PROMPTS))
+    if order is not None and is_own and mini_sd.protocol.num_steps >= thresholds.ENOUGH_STEPS:
         base = statistics.fmean(clip_scores(mini_sd.clip, before, prompts).tolist())
         assert metrics["clip_score"] >= base - thresholds.CLIP_SCORE_LOST_AT_INTERVAL_3
     if name == "inpainting":

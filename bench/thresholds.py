@@ -59,8 +59,9 @@ ZEROED_DRIFTS_FARTHER = 10.0
 # Caching at N = 3 changes details, not what is drawn: the distance between two seeds' images must stay within a third.
 DIVERSITY_CHANGES_BY = 1.33
 
-# A full step is a shallow one and more, so it never takes less time; a twentieth is for noise.
-SHALLOW_STEP_TAKES_AT_MOST = 1.05
+# Of a full step's time a shallow one takes its share of the MACs, and what does not shrink with them: the outermost
+# stages hold few MACs for their many pixels, and calls have a price of their own.
+SHALLOW_STEP_TAKES_BEYOND_ITS_MACS = 0.15
 
 # A median over fewer seeds is one seed's.
 ENOUGH_SEEDS_FOR_A_MEDIAN = 40

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from protocols import Protocol
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,8 +23,10 @@ from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.extractors import Features, extract
 from deepcache.models.architectures import architecture
 from deepcache.models.mini_features import MiniFeatures
-from deepcache.plan import CachePlan, Interval, uniform
+from deepcache.plan import CachePlan, Interval, quadratic, uniform
 from deepcache.sampling import prompts_of, sample, scheduler
+
+SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # and the share of the protocol's steps that does for each
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Run:
 
     scheduler: str
     num_steps: int
-    plan: CachePlan | None = None
+    plan: CachePlan | Interval | None = None
     disturbed: float = 0.0
     zeroed: bool = False
 
@@ -56,55 +60,62 @@ class Samples:
 
 @dataclass
 class Timing:
-    """Seconds of interleaved rounds."""
+    """Seconds of interleaved rounds; of the uncached run alone there is nothing beside it."""
 
     uncached_s: list[float] = field(default_factory=list)
     cached_s: list[float] = field(default_factory=list)
 
     @property
     def speedup(self) -> float:
-        """Median of the ratios within a round: a machine that slows down slows both."""
-        return statistics.median(u / c for u, c in zip(self.uncached_s, self.cached_s, strict=True))
+        """Median of the ratios within a round: a machine that slows down slows both. 1 without another beside it."""
+        uncached_s = self.uncached_s or self.cached_s
+        return statistics.median(u / c for u, c in zip(uncached_s, self.cached_s, strict=True))
 
 
-@dataclass
+@dataclass(eq=False)
 class Workload:
-    """A pipeline at its guidance, with the extractors that measure it, and the paper's way of sampling it."""
+    """A pipeline, the extractors that measure it, and the way in which it is sampled."""
 
     model: str
     pipe: Any
     extractor: MiniFeatures
     clip: Clip | None
-    scheduler: str
-    num_steps: int
-    branch: int
-    guidance_scale: float | None
-    batch_size: int
-    timed_batch_size: int = 16
+    protocol: Protocol
 
     def __post_init__(self) -> None:
         self._config = self.pipe.scheduler.config
         self._samples: dict[tuple[Run, int], Samples] = {}
-        self._cost = architecture(self.model).cost()
+        self.cost: Cost = architecture(self.model).cost()
 
-    @property
-    def cost(self) -> Cost:
-        """Of the U-Net on one sample."""
-        return self._cost
+    def seeds(self, first: int = 0) -> range:
+        """A block of seeds, as long as the protocol says."""
+        return range(first, first + self.protocol.num_samples)
 
     def uncached(self, **changes: Any) -> Run:
         """The model's own scheduler and steps, without a cache."""
-        return replace(Run(self.scheduler, self.num_steps), **changes)
+        return replace(Run(self.protocol.scheduler, self.protocol.num_steps), **changes)
+
+    def uncached_by(self, solver: str) -> Run:
+        """With one of `SOLVERS`, and the steps that it needs."""
+        num_steps = int(self.protocol.num_steps * SOLVERS[solver])
+        return self.uncached(scheduler=solver, num_steps=max(2, num_steps))
 
     def every(self, interval: int, branch: int | None = None, order: int = 0, **changes: Any) -> Run:
         """A uniform plan over the calls of `uncached(**changes)`, at the paper's branch for the model."""
         run = self.uncached(**changes)
-        plan = uniform(self.num_calls(run), interval, self.branch if branch is None else branch, order)
+        plan = uniform(self.num_calls(run), interval, self.protocol.branch if branch is None else branch, order)
         return replace(run, plan=plan)
+
+    def around(self, center: float, power: float, interval: int, branch: int | None = None, **changes: Any) -> Run:
+        """A quadratic plan with as many full steps as a uniform one; `center` is a share of the calls, 0..1."""
+        run = self.uncached(**changes)
+        calls = self.num_calls(run)
+        branch = self.protocol.branch if branch is None else branch
+        return replace(run, plan=quadratic(calls, ceil(calls / interval), center * calls, power, branch))
 
     def fewer(self, uncached: Run, cached: Run) -> Run:
         """No cache, but as many steps fewer that the MACs are those of `cached`, rounded to a whole step."""
-        assert cached.plan is not None
+        assert isinstance(cached.plan, CachePlan)
         share = self.cost.mean(cached.plan) / self.cost.full()
         return replace(uncached, num_steps=min(uncached.num_steps - 1, max(1, round(uncached.num_steps * share))))
 
@@ -116,10 +127,10 @@ class Workload:
 
     def samples(self, run: Run, seeds: range, description: str = "sample") -> Samples:
         """Of the seeds, sampled once a session; a block that begins where a longer one did is its beginning."""
-        for (other, first), found in self._samples.items():
-            if (other, first) == (run, seeds.start) and len(found.images) >= len(seeds):
-                return found.first(len(seeds))
-        images, cache = self.images(run, seeds, batch_size=self.batch_size, description=description)
+        known = self._samples.get((run, seeds.start))
+        if known is not None and len(known.images) >= len(seeds):
+            return known.first(len(seeds))
+        images, cache = self.images(run, seeds, description=description)
         scores = clip_scores(self.clip, images, prompts_of(seeds)).tolist() if self.clip else []
         found = Samples(images, extract(self.extractor, images), scores, cache)
         self._samples[run, seeds.start] = found
@@ -127,9 +138,10 @@ class Workload:
 
     def images(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
         """Sampled now, whatever was sampled before; `options` are `sample`'s."""
-        guidance = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+        scale = self.protocol.guidance_scale
+        own = {"batch_size": self.protocol.batch_size} | ({} if scale is None else {"guidance_scale": scale})
         self.pipe.scheduler = scheduler(run.scheduler, self._config)
-        arguments = {"num_inference_steps": run.num_steps, "disturbed": run.disturbed, **guidance, **options}
+        arguments = {"num_inference_steps": run.num_steps, "disturbed": run.disturbed, **own, **options}
         with _zeroed() if run.zeroed else nullcontext(), self._caching(run.plan) as cache:
             return sample(self.pipe, seeds, **arguments), cache
 
@@ -139,25 +151,26 @@ class Workload:
         None where pytest-benchmark is disabled.
         """
         if not benchmark.enabled:
-            benchmark.pedantic(lambda: None)
             return None
         timing = Timing()
         self._seconds(replace(uncached, num_steps=4))  # warm-up; PNDM needs four
 
         def uncached_round() -> None:
             timing.uncached_s.append(base._seconds(uncached))
-            bar.update()
 
         def cached_round() -> None:
             timing.cached_s.append(self._seconds(run))
+            bar.update()
 
+        is_alone = base is self and uncached == run
         with tqdm(total=rounds, desc="timing", unit="round", disable=None, leave=False) as bar:
-            benchmark.pedantic(cached_round, setup=uncached_round, rounds=rounds)
+            benchmark.pedantic(cached_round, setup=None if is_alone else uncached_round, rounds=rounds)
         return timing
 
     def _seconds(self, run: Run) -> float:
         start = time.perf_counter()
-        self.images(run, range(self.timed_batch_size), batch_size=self.timed_batch_size, progress=False)
+        count = self.protocol.timed_batch_size
+        self.images(run, range(count), batch_size=count, progress=False)
         return time.perf_counter() - start
 
     def _caching(self, plan: CachePlan | Interval | None) -> AbstractContextManager[Cache | None]:

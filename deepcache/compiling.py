@@ -45,7 +45,7 @@ class CompiledSteps:
         with self._turn:
             torch.compiler.cudagraph_mark_step_begin()
             output, feature = self._run_full(*args, **kwargs)
-        return _own(output), tuple(part.clone() for part in feature) if feature[0].is_cuda else feature
+            return _own(output), tuple(part.clone() for part in feature) if feature[0].is_cuda else feature
 
     def shallow(self, feature: Feature, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = live_residuals(self._unet, self._cut, *self._static(args, kwargs))

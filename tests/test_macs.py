@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepcache import DeepCacheError, cached, uniform
+from deepcache.example import example
 from deepcache.forward import full_forward, shallow_forward
 from deepcache.macs import EVERYTHING, PAPER, PAPER_LDM, Cost, StageCost, cost
 from deepcache.models.architectures import ARCHITECTURES
@@ -55,8 +56,7 @@ STATES: dict[str, Callable[[Any, ExitStack], Any]] = {
 
 @cache
 def _cost(name: str) -> Cost:
-    architecture = ARCHITECTURES[name]
-    return cost(architecture.meta(), *architecture.arguments())
+    return ARCHITECTURES[name].cost()
 
 
 @cache
@@ -92,9 +92,10 @@ def test_group_norms_tell_the_two_conventions_apart() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_products_and_attention_are_half_of_torchs_flops(name: str) -> None:  # independent library
     architecture = ARCHITECTURES[name]
-    counter = FlopCounterMode(display=False)
+    unet, counter = architecture.meta().eval(), FlopCounterMode(display=False)
+    args, kwargs = example(unet, context_tokens=architecture.context_tokens or None)
     with torch.no_grad(), counter:
-        architecture.meta().eval()(*architecture.arguments())
+        unet(*args, **kwargs)
     assert 2 * _products(*_cost(name).stages) == counter.get_total_flops()
 
 

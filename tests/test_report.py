@@ -74,7 +74,7 @@ def test_a_failed_row_is_marked_and_others_are_not():
 
 def test_hostile_names_are_text():
     entry = {**picture(HOSTILE, HOSTILE, Image.new("RGB", (2, 2)))}
-    settings = {**SETTINGS, "model": HOSTILE, "curve": HOSTILE, "command": HOSTILE}
+    settings = {**SETTINGS, "model": HOSTILE, "curve": HOSTILE}
     metrics = {"speedup": 2.0, "psnr_median_db": 30.0, HOSTILE: HOSTILE}
     hostile = Record("table1", HOSTILE, settings, metrics, {HOSTILE: HOSTILE}, "passed", {HOSTILE: [1.0]}, [entry])
     unknown = Record(HOSTILE, HOSTILE, settings, metrics, {}, "failed")
@@ -154,13 +154,8 @@ def test_the_command_writes_what_the_library_does(capsys, tmp_path):
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_a_command_is_shown_as_recorded_else_how_to_run_again():
+def test_an_experiment_says_how_to_run_it_again():
     assert "pytest bench/test_table1[_.]*" in report.page(RECORDS)
-    record = table1_record("uncached", speedup=1.0)
-    record.settings["command"] = "accelerate launch -m deepcache sample"
-    text = report.page([record])
-    assert "accelerate launch -m deepcache sample" in text
-    assert "pytest bench/test_table1[_.]*" not in text
 
 
 def test_no_records_are_refused():
@@ -200,7 +195,7 @@ def test_missing_packages_are_one_line(pytester):
     pytester.makeconftest("import sys; sys.modules['jinja2'] = None")
     result = pytester.runpytest_subprocess("--report", "report.html")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["--report needs more packages (*jinja2*); pip install 'deepcache-bench[[]bench[]]'"])
+    result.stdout.fnmatch_lines(["--report: needs more packages (*jinja2*); pip install 'deepcache-bench[[]bench[]]'"])
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(pytester):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from protocols import Protocol
 from workload import Run, Workload
 
 from deepcache import cached, models
@@ -16,14 +17,15 @@ SEEDS = range(3)
 
 @pytest.fixture(scope="module")
 def workload() -> Workload:
-    return Workload("mini-ldm", models.load("mini-ldm"), models.load_extractor(), None, "ddim", 4, 0, 1.5, 3)
+    protocol = Protocol("ddim", 4, 3, 0, 1.5, batch_size=3, timed_batch_size=1)
+    return Workload("mini-ldm", models.load("mini-ldm"), models.load_extractor(), None, protocol)
 
 
 def test_a_shorter_block_is_the_beginning_of_a_longer_one(workload):
     longer = workload.samples(workload.uncached(), SEEDS)
     shorter = workload.samples(workload.uncached(), range(2))
     assert shorter.images.data_ptr() == longer.images.data_ptr()
-    assert len(shorter.features.colours) == 2
+    assert len(shorter.features.pooled) == 2
 
 
 def test_runs_that_differ_share_nothing(workload):
@@ -42,9 +44,9 @@ def test_a_run_with_a_plan_is_what_cached_gives(workload):
 
 def test_zeroed_features_change_the_images_and_only_within_their_run(workload):
     run = workload.every(2)
-    kept, _ = workload.images(run, SEEDS, batch_size=3)
-    zeroed, _ = workload.images(replace(run, zeroed=True), SEEDS, batch_size=3)
-    again, _ = workload.images(run, SEEDS, batch_size=3)
+    kept, _ = workload.images(run, SEEDS)
+    zeroed, _ = workload.images(replace(run, zeroed=True), SEEDS)
+    again, _ = workload.images(run, SEEDS)
     assert not torch.equal(kept, zeroed)
     assert torch.equal(kept, again)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -58,31 +59,39 @@ def inception_score(probabilities: Array, *, num_splits: int = 1) -> float:
     return float(np.mean(scores))
 
 
-def precision_recall(reference: Array, samples: Array, *, k: int = 3) -> tuple[float, float]:
-    """Share of samples inside the reference's manifold, and of references inside the samples'.
+@dataclass(frozen=True, eq=False)
+class Manifold:
+    """The union of balls around points (N, D), each as wide as the distance to its k-th nearest neighbour.
 
-    Both in 0..1, higher is better. A set's manifold is the union of balls around its points, each as wide as
-    the distance to its k-th nearest neighbour in the set.
-
-    Args:
-        reference: (M, D), M > k.
-        samples: (B, D), B > k.
-        k: neighbours, 3 in the paper.
+    Precision is the share of samples within the real images' manifold, recall that of real images within the samples'.
 
     References:
         Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019),
         https://arxiv.org/abs/1904.06991
     """
-    if min(len(reference), len(samples)) <= k:
-        raise DeepCacheError(f"expected more than k = {k} features a side, got {len(reference)} and {len(samples)}")
-    real, fake = (torch.as_tensor(np.asarray(x, np.float64)) for x in (reference, samples))
-    return _share_covered(real, fake, k), _share_covered(fake, real, k)
+
+    centers: torch.Tensor
+    radii: torch.Tensor
+
+    @classmethod
+    def of(cls, features: Array, *, k: int = 3) -> Manifold:
+        """The manifold of features (N, D), N > k; k is 3 in the paper."""
+        if len(features) <= k:
+            raise DeepCacheError(f"expected more than k = {k} features a side, got {len(features)}")
+        centers = _exact(features)
+        radii = [_distances(block, centers).kthvalue(k + 1).values for block in centers.split(_BLOCK)]
+        return cls(centers, torch.cat(radii))
+
+    def share_within(self, features: Array) -> float:
+        """Share of the features (N, D) that lie within a ball, 0..1."""
+        within = [
+            (_distances(block, self.centers) <= self.radii).any(dim=1) for block in _exact(features).split(_BLOCK)
+        ]
+        return torch.cat(within).double().mean().item()
 
 
-def _share_covered(centers: torch.Tensor, points: torch.Tensor, k: int) -> float:
-    radii = torch.cat([_distances(block, centers).kthvalue(k + 1).values for block in centers.split(_BLOCK)])
-    covered = [(_distances(block, centers) <= radii).any(dim=1) for block in points.split(_BLOCK)]
-    return torch.cat(covered).double().mean().item()
+def _exact(features: Array) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(features, np.float64))
 
 
 def _distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

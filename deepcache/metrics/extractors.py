@@ -14,14 +14,11 @@ from deepcache.models.mini_features import MiniFeatures
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Of B images: `pooled` (B, D) and `spatial` (B, S), float32; class `probabilities` (B, K); and `colours` (B,),
-    the most probable colour of each.
-    """
+    """Of B images: `pooled` (B, D) and `spatial` (B, S), float32; class `probabilities` (B, K)."""
 
     pooled: NDArray[np.float32]
     spatial: NDArray[np.float32]
     probabilities: NDArray[np.float32]
-    colours: NDArray[np.int64]
 
     def first(self, count: int) -> Features:
         """Of the first images."""
@@ -32,7 +29,7 @@ class Features:
 def extract(model: MiniFeatures, images: Tensor, *, batch_size: int = 250) -> Features:
     """Features of images (B, 3, 32, 32) in 0..1."""
     found = [model(part * 2 - 1) for part in images.split(batch_size)]
-    pooled, spatial, garment, colour = (
-        torch.cat([getattr(f, name) for f in found]) for name in ("pooled", "spatial", "garment", "colour")
+    pooled, spatial, garment = (
+        torch.cat([getattr(f, name) for f in found]) for name in ("pooled", "spatial", "garment")
     )
-    return Features(pooled.numpy(), spatial.numpy(), garment.softmax(dim=1).numpy(), colour.argmax(dim=1).numpy())
+    return Features(pooled.numpy(), spatial.numpy(), garment.softmax(dim=1).numpy())

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
-from deepcache.metrics.distances import frechet_distance, inception_score, precision_recall, psnr
+from deepcache.metrics.distances import Manifold, frechet_distance, inception_score, psnr
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.moments import moments
 from deepcache.metrics.reference import Reference
 
 TIPPED_BELOW_DB = 20.0  # two garments of one kind are some 7 dB apart; a changed outline or pattern is below 20
-PSNR_AT_MOST_DB = 80.0
+PSNR_AT_MOST_DB = 80.0  # beyond it rounding is compared
 
 
 def quality(samples: Features, reference: Reference) -> dict[str, float]:
     """Against real images: `fid`, `sfid` (lower is better), `is` (higher), `precision` and `recall` in percent."""
-    precision, recall = precision_recall(reference.features, samples.pooled)
+    manifold = Manifold.of(samples.pooled)
     return {
         "fid": frechet_distance(moments(samples.pooled), reference.pooled),
         "sfid": frechet_distance(moments(samples.spatial), reference.spatial),
         "is": inception_score(samples.probabilities),
-        "precision": 100 * precision,
-        "recall": 100 * recall,
+        "precision": 100 * reference.manifold.share_within(samples.pooled),
+        "recall": 100 * manifold.share_within(reference.features),
     }
 
 
@@ -39,7 +38,8 @@ def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_
 
     `fid_drift`, the Fréchet distance between the two sets; `mse` and `psnr_db` of the mean squared error over
     all images (in 0..1); `psnr_median_db`, the median over the seeds; `tipped`, the share of seeds in percent that
-    came out as another image: below `TIPPED_BELOW_DB`; `psnr_untipped_db`, of the mean error over the other seeds.
+    came out as another image: below `TIPPED_BELOW_DB`; `psnr_untipped_db`, of the mean error over the other seeds,
+    where there are any. A PSNR is at most `PSNR_AT_MOST_DB`.
     """
     features = {"fid_drift": frechet_distance(moments(cached.pooled), moments(uncached.pooled))}
     return features | drift_of_images(cached_images, uncached_images)
@@ -49,23 +49,27 @@ def drift_of_images(cached_images: Tensor, uncached_images: Tensor) -> dict[str,
     """What `drift` says of the images alone."""
     each = _errors(cached_images, uncached_images)
     is_tipped = tipped(cached_images, uncached_images)
-    return {
+    found = {
         "mse": float(each.mean()),
-        "psnr_db": psnr(float(each.mean())),
-        "psnr_median_db": psnr(float(np.median(each))),
+        "psnr_db": _psnr(each.mean()),
+        "psnr_median_db": _psnr(np.median(each)),
         "tipped": 100 * float(is_tipped.mean()),
-        "psnr_untipped_db": math.nan if is_tipped.all() else psnr(float(each[~is_tipped].mean())),
     }
+    return found if is_tipped.all() else found | {"psnr_untipped_db": _psnr(each[~is_tipped].mean())}
 
 
 def psnr_each(images: Tensor, uncached_images: Tensor) -> list[float]:
-    """PSNR of each image in dB, at most `PSNR_AT_MOST_DB`: beyond it rounding is compared."""
-    return [min(psnr(float(mse)), PSNR_AT_MOST_DB) for mse in _errors(images, uncached_images)]
+    """PSNR of each image in dB, at most `PSNR_AT_MOST_DB`."""
+    return [_psnr(mse) for mse in _errors(images, uncached_images)]
 
 
 def tipped(images: Tensor, uncached_images: Tensor) -> np.ndarray:
     """Which images came out as another one: (B,) of bool, true where the PSNR is below `TIPPED_BELOW_DB`."""
     return np.asarray(_errors(images, uncached_images) > 10 ** (-TIPPED_BELOW_DB / 10))
+
+
+def _psnr(mse: float) -> float:
+    return min(psnr(float(mse)), PSNR_AT_MOST_DB)
 
 
 def _errors(images: Tensor, uncached_images: Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from deepcache.errors import DeepCacheError
+from deepcache.metrics.distances import Manifold
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.moments import Moments, moments
 from deepcache.models.embedded import EXTRACTOR, WEIGHTS
@@ -26,6 +28,11 @@ class Reference:
     pooled: Moments
     spatial: Moments
     features: NDArray[np.float32]
+
+    @cached_property
+    def manifold(self) -> Manifold:
+        """Of `features`, for precision; worked out once."""
+        return Manifold.of(self.features)
 
 
 def from_features(features: Features) -> Reference:

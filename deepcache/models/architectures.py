@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
-from torch import Tensor
 
 from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.example import CLIP_TOKENS, example, guessed
@@ -17,6 +16,7 @@ from deepcache.families import FAMILIES
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.models.embedded import CONTEXT_TOKENS, EMBEDDED, WEIGHTS
 from deepcache.plan import require_whole
+from deepcache.stages import nest
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Architecture:
         with torch.device("meta"):
             return self.build.from_config(self.config)
 
-    def arguments(self) -> tuple[Tensor | int, ...]:
-        """Positional inputs for one sample, on the meta device."""
-        return example(self.meta(), context_tokens=self.context_tokens or None)[0]
+    @property
+    def num_branches(self) -> int:
+        """One a skip."""
+        return nest(self.meta()).num_branches
 
     def cost(self) -> Cost:
         """MACs of a step on one sample.

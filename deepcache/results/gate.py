@@ -11,7 +11,7 @@ from deepcache.results.compare import Finding, compare, untimed
 from deepcache.results.record import Record, Scalar
 
 METHOD = ("model", "scheduler", "branch", "order")  # settings that tell apart rows of one name
-RUN = ("first_seed", "num_samples", "num_steps")  # settings that a comparison must have in common
+RUN = ("first_seed", "num_samples", "num_steps", "batch_size")  # settings that a comparison must have in common
 Key = tuple[Scalar, ...]
 
 

@@ -143,8 +143,8 @@ class Collector:
             from deepcache.results.tables import render
 
             written = render([from_dict(entry) for entry in self.records], self.folder)
-        except (DeepCacheError, ImportError) as error:
-            terminalreporter.write_line(str(error))
+        except Exception as error:  # whatever it is, pytest-benchmark has yet to write the results
+            terminalreporter.write_line(f"--tables: {_in_words(error)}")
             return
         for path in written:
             if path.suffix == ".md" and path.stem != "all":
@@ -160,7 +160,13 @@ class Collector:
 
             written = report.write([from_dict(entry) for entry in self.records], self.report, self.command)
             terminalreporter.write_line(f"written: {written}")
-        except ImportError as error:
-            terminalreporter.write_line(f"--report needs more packages ({error}); pip install 'deepcache-bench[bench]'")
-        except Exception as error:  # whatever it is, pytest-benchmark has yet to write the results
-            terminalreporter.write_line(f"--report: {' '.join(str(error).split())} ({type(error).__name__})")
+        except Exception as error:  # as above
+            terminalreporter.write_line(f"--report: {_in_words(error)}")
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"needs more packages ({error}); pip install 'deepcache-bench[bench]'"
+    if isinstance(error, DeepCacheError):
+        return str(error)
+    return f"{' '.join(str(error).split())} ({type(error).__name__})"

@@ -65,7 +65,7 @@ class Section:
     pictures: tuple[Picture, ...]
     detail_headers: tuple[str, ...]
     details: tuple[tuple[Scalar, ...], ...]
-    commands: tuple[str, ...]
+    command: str
     num_failed: int
 
 
@@ -133,7 +133,7 @@ def _section(layout: Layout, records: Sequence[Record]) -> Section:
         pictures=tuple(_picture(record, entry) for record in records for entry in record.pictures),
         detail_headers=headers,
         details=details,
-        commands=_commands(layout, records, known=has_table),
+        command=_again(layout) if has_table else "",
         num_failed=sum(record.outcome != "passed" for record in records),
     )
 
@@ -191,11 +191,9 @@ def _range(values: Sequence[float] | None) -> str | None:
     return f"{min(values):.4g}, {statistics.median(values):.4g}, {max(values):.4g} ({len(values)})"
 
 
-def _commands(layout: Layout, records: Sequence[Record], *, known: bool) -> tuple[str, ...]:
-    """As recorded, else how to run the experiment again."""
-    recorded = [str(c) for record in records if (c := record.settings.get("command") or record.metrics.get("command"))]
-    again = [f"pytest bench/test_{layout.experiment}[_.]* --benchmark-json results.json --report report.html"]
-    return tuple(dict.fromkeys(recorded)) or tuple(again if known else ())
+def _again(layout: Layout) -> str:
+    """How to run the experiment again."""
+    return f"pytest bench/test_{layout.experiment}[_.]* --benchmark-json results.json --report report.html"
 
 
 def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +14,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.results import overview, picture, published
 from deepcache.results.experiments import LAYOUTS
 from deepcache.results.layout import Column, Layout
-from deepcache.results.record import Record
+from deepcache.results.record import Record, Scalar
 
 DASH = "-"  # a cell that was not measured
 DIFFERENCE = "difference"
@@ -31,18 +33,18 @@ def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
     for record in records:
         measured = {c.key: _scaled(record.metrics.get(c.key), c.scale) for c in layout.columns}
         label = record.row if record.outcome == "passed" else f"{record.row} ({record.outcome})"
-        source = f"{record.settings.get('model')} ({record.settings.get('extractor')})"
+        source = f"{record.settings.get('model')} ({_measured_by(record.settings)})"
         lines.append({"method": label, "source": source, **measured})
         if record.row not in layout.rows:
             continue
-        paper = published.row(**{"table": layout.published_table, **layout.rows[record.row]})
+        paper = _paper(layout, record)
         theirs = {c.key: paper[c.published] for c in layout.columns if c.published in paper}
         differences = {
             c.key: ours - theirs[c.key]
             for c in layout.columns
             if (ours := measured[c.key]) is not None and c.key in theirs and _same(c, layout, record)
         }
-        lines.append({"method": label, "source": f"paper ({layout.published_settings['extractor']})", **theirs})
+        lines.append({"method": label, "source": f"paper ({_measured_by(layout.published_settings)})", **theirs})
         lines.append({"method": label, "source": DIFFERENCE, **differences})
     keys = ["method", "source", *(c.key for c in layout.columns)]
     return pd.DataFrame(lines, columns=keys).astype({c.key: float for c in layout.columns})
@@ -72,12 +74,14 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
     """How to read a table: what was run, with what, and whose numbers stand beside."""
     lines = []
     for key in _NOTED:
-        values = sorted({str(record.settings[key]) for record in records if key in record.settings})
+        values = sorted({record.settings[key] for record in records if key in record.settings}, key=_by_size)
         if values:
-            lines.append(f"{key.replace('_', ' ')}: {', '.join(values)}")
+            lines.append(f"{key.replace('_', ' ')}: {'; '.join(map(str, values))}")
     if not layout.published_table:
         return [*lines, "a dash was not measured"]
     lines.append(f"paper: {layout.published_label}")
+    remarks = {paper["note"]: record.row for record in records if "note" in (paper := _paper(layout, record))}
+    lines += [f"paper, {row}: {remark}" for remark, row in remarks.items()]
     lines.append("a difference is shown only where the quantity is the same; a dash was not measured, here or there")
     return lines
 
@@ -109,6 +113,22 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     written.append(write(out / "all.csv", everything.to_csv(index=False, float_format="%.6g")))
     written.append(write(out / "all.md", overview.to_markdown(everything)))
     return [*written, *(picture.write(found, out) for record in records for found in record.pictures)]
+
+
+def _paper(layout: Layout, record: Record) -> dict[str, Any]:
+    """The published row beside a record; empty where there is none."""
+    if record.row not in layout.rows:
+        return {}
+    return published.row(**{"table": layout.published_table, **layout.rows[record.row]})
+
+
+def _by_size(value: Scalar) -> tuple[float, str]:
+    """Numbers by their size, before words."""
+    return (value, "") if isinstance(value, (int, float)) else (math.inf, str(value))
+
+
+def _measured_by(settings: Mapping[str, object]) -> str:
+    return ", ".join(str(settings[name]) for name in ("extractor", "clip") if name in settings)
 
 
 def _same(column: Column, layout: Layout, record: Record) -> bool:

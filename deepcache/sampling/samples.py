@@ -61,7 +61,7 @@ def sample(
 
 
 def _tensor(images: Any) -> Tensor:
-    """Pipelines on pixels give (B, H, W, 3) arrays whatever they are asked for."""
+    """Older pipelines on pixels give (B, H, W, 3) arrays whatever they are asked for."""
     return images if isinstance(images, Tensor) else torch.from_numpy(images).permute(0, 3, 1, 2)
 
 

@@ -22,7 +22,7 @@ _QUADRATIC_END = 0.8  # share of the training timesteps that the quadratic sched
 class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
     """DDIM whose timesteps are evenly spaced in their square root: dense at the end, as for CIFAR-10.
 
-    DPM-Solver++ of order 1 is DDIM, on any timesteps. Timesteps repeat near 0, as in the original.
+    DPM-Solver++ of order 1 is DDIM without clipping, on any timesteps. Timesteps repeat near 0, as in the original.
 
     References: Denoising Diffusion Implicit Models (Song et al., 2021), appendix D.2,
     https://arxiv.org/abs/2010.02502
@@ -35,9 +35,8 @@ class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
 
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
-    "ddim": lambda config: DDIMScheduler.from_config(
-        {"clip_sample": False, **config}
-    ),  # its default would clip latents
+    # its default would clip latents
+    "ddim": lambda config: DDIMScheduler.from_config({"clip_sample": False, **config}),
     "ddim-quadratic": lambda config: QuadraticDDIMScheduler.from_config(config, solver_order=1),
     "plms": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
     "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=False),
