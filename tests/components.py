@@ -19,31 +19,12 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
-from problems import CONTEXT_DIM
+from topologies import CONDITION, CONTEXT_DIM, MOTION, PROBLEMS, TEXT_TIME, blocks
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 SIZE, FRAMES, TOKENS = 8, 2, 5
 VIDEO = {"num_frames": FRAMES, "height": SIZE, "width": SIZE}
-_LEVELS = {"sample_size": SIZE, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
-_TEXT_TIME = {
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 4,
-    "projection_class_embeddings_input_dim": 6 * 4 + 8,
-}
-
-
-def _blocks(*down: str) -> dict[str, tuple[str, ...]]:
-    return {"down_block_types": down, "up_block_types": tuple(name.replace("Down", "Up") for name in reversed(down))}
-
-
-_ATTENTION = {
-    **_LEVELS,
-    **_blocks("CrossAttnDownBlock2D", "DownBlock2D"),
-    "attention_head_dim": 2,
-    "cross_attention_dim": CONTEXT_DIM,
-}
 
 
 def random(module: nn.Module) -> Any:
@@ -56,15 +37,15 @@ def random(module: nn.Module) -> Any:
 
 def unet(**changes: Any) -> Any:
     """As Stable Diffusion's, of two levels."""
-    return random(UNet2DConditionModel(**{**_ATTENTION, **changes}))
+    return random(UNet2DConditionModel(**{**CONDITION, **changes}))
 
 
 def unet_xl() -> Any:
-    return unet(**_TEXT_TIME)
+    return unet(**TEXT_TIME, use_linear_projection=True)
 
 
 def unet_of_pixels() -> Any:
-    return random(UNet2DModel(**_LEVELS, **_blocks("DownBlock2D", "AttnDownBlock2D"), attention_head_dim=8))
+    return random(UNet2DModel(**PROBLEMS["ddpm-attention"][1]))
 
 
 def unet_of_images(num_tokens: int = 2) -> Any:
@@ -83,16 +64,15 @@ def unet_of_images(num_tokens: int = 2) -> Any:
 
 
 def unet_of_video() -> Any:
-    return random(UNet3DConditionModel(**_ATTENTION | _blocks("CrossAttnDownBlock3D", "DownBlock3D")))
+    return random(UNet3DConditionModel(**CONDITION | blocks("CrossAttnDownBlock3D", "DownBlock3D")))
 
 
 def unet_of_image_and_text() -> Any:
-    return random(I2VGenXLUNet(**_ATTENTION | _blocks("CrossAttnDownBlock3D", "DownBlock3D")))
+    return random(I2VGenXLUNet(**CONDITION | blocks("CrossAttnDownBlock3D", "DownBlock3D")))
 
 
 def unet_of_motion() -> Any:
-    attention = {"cross_attention_dim": CONTEXT_DIM, "num_attention_heads": 2, "motion_num_attention_heads": 2}
-    return random(UNetMotionModel(**_LEVELS, **_blocks("CrossAttnDownBlockMotion", "DownBlockMotion"), **attention))
+    return random(UNetMotionModel(**MOTION, layers_per_block=1))
 
 
 def unet_of_frames() -> Any:
@@ -101,7 +81,7 @@ def unet_of_frames() -> Any:
             sample_size=SIZE,
             num_frames=FRAMES,
             block_out_channels=(32, 32),  # norms of 32 groups are built in
-            **_blocks("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            **blocks("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
             layers_per_block=1,
             num_attention_heads=(1, 1),
             cross_attention_dim=CONTEXT_DIM,
@@ -116,7 +96,7 @@ def vae() -> Any:
 
 
 def controlnet() -> Any:
-    config = {key: value for key, value in _ATTENTION.items() if key not in ("sample_size", "up_block_types")}
+    config = {key: value for key, value in CONDITION.items() if key not in ("sample_size", "up_block_types")}
     return random(ControlNetModel(**config, conditioning_embedding_out_channels=(4,)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import five_steps, unet
+from problems import loop, unet
 from torch import Tensor
 
 from deepcache import cached
@@ -12,7 +12,7 @@ from deepcache import cached
 
 @pytest.fixture(scope="session")
 def uncached() -> Tensor:
-    return five_steps(unet("ddpm"))
+    return loop(unet("ddpm"))
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,6 @@ def expected(uncached: Tensor) -> Tensor:
     """At interval 3."""
     model = unet("ddpm")
     with cached(model, interval=3):
-        image = five_steps(model)
+        image = loop(model)
     assert not torch.equal(image, uncached)
     return image

@@ -33,6 +33,7 @@ torch.set_num_threads(1)  # on models this small, threads wait for each other
 
 TOKENS, FRAMES = 5, 3
 NAMES = tuple(PROBLEMS)
+TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
 SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": DDIMScheduler,
     "plms": lambda: PNDMScheduler(skip_prk_steps=True),
@@ -111,10 +112,10 @@ def latents(
     return pipe(labels, num_steps, generator=generator, output_type="latent").images
 
 
-def five_steps(model: nn.Module) -> Tensor:
+def loop(model: nn.Module, timesteps: Tensor = TIMESTEPS, *, seed: int = 0) -> Tensor:
     """A loop of its own on the U-Net "ddpm", without a scheduler."""
-    sample, _ = inputs("ddpm")[0]
-    for t in torch.tensor([900, 700, 500, 300, 100]):
+    sample, _ = inputs("ddpm", seed=seed)[0]
+    for t in timesteps:
         sample = sample - 0.3 * model(sample, t).sample
     return sample
 

@@ -126,14 +126,6 @@ def test_scores_are_open_clips_own(folder, clip, images):
     np.testing.assert_allclose(clip_scores(clip, images, PROMPTS), expected, rtol=1e-5)  # float32 against float64
 
 
-def test_an_exported_model_encodes_as_the_trained_one_in_half_precision(trained, clip, images):
-    tokens = tokenizer()(PROMPTS[:2], padding="max_length", return_tensors="pt").input_ids
-    with torch.no_grad():  # as the training feeds it: images in -1..1
-        image, text, _ = trained(images * 2 - 1, tokens)
-    torch.testing.assert_close(clip.image_features(images), image, rtol=0, atol=5e-3)  # weights in fp16
-    torch.testing.assert_close(clip.text_features(PROMPTS[:2]), text, rtol=0, atol=5e-3)
-
-
 def test_images_are_normalised_to_minus_one_to_one(clip):
     black, white = (clip.preprocess(Image.new("RGB", (32, 32), colour)) for colour in ("black", "white"))
     assert (black == -1).all()

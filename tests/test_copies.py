@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DModel
-from problems import five_steps, inputs, unet
+from problems import inputs, loop, unet
 from torch import Tensor, nn
 
 from deepcache import cached
@@ -56,23 +56,23 @@ def test_copy_of_a_cached_unet_is_an_ordinary_unet(
     with cached(model, interval=3) as cache:
         model(*inputs(NAME)[0])
         twin = clone(model)
-        assert torch.equal(five_steps(twin), uncached)
-        assert torch.equal(five_steps(model), expected)
+        assert torch.equal(loop(twin), uncached)
+        assert torch.equal(loop(model), expected)
         assert [g.num_steps for g in cache.generations] == [1, 5]
         with torch.no_grad():
             model.conv_in.weight.zero_()
-    assert torch.equal(five_steps(twin), uncached)
+    assert torch.equal(loop(twin), uncached)
     with cached(twin, interval=3):
-        assert torch.equal(five_steps(twin), expected)
+        assert torch.equal(loop(twin), expected)
     assert twin.forward.__func__ is type(twin).forward
 
 
 def test_saved_from_within_the_block_is_the_unet(tmp_path: Path, uncached: Tensor) -> None:
     model = unet(NAME)
     with cached(model, interval=3):
-        five_steps(model)
+        loop(model)
         model.save_pretrained(tmp_path)
-    assert torch.equal(five_steps(UNet2DModel.from_pretrained(tmp_path)), uncached)
+    assert torch.equal(loop(UNet2DModel.from_pretrained(tmp_path)), uncached)
 
 
 @pytest.mark.parametrize("move", [lambda model: model.to(torch.float64), lambda model: model.double()])
@@ -91,6 +91,6 @@ def test_unet_may_be_halved_while_cached() -> None:
     model, ((sample, _), _) = unet(NAME), inputs(NAME)
     want = unet(NAME).half()(sample.half(), 900).sample
     with cached(model, interval=3):
-        five_steps(model)
+        loop(model)
         assert torch.equal(model.half()(sample.half(), 900).sample, want)
     assert "forward" not in vars(model)

@@ -16,7 +16,7 @@ from topologies import CONDITION, CONTEXT_DIM
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, uniform
+from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, models, uniform
 from deepcache.errors import DeepCacheWarning
 from deepcache.example import example
 from deepcache.explain import explain, warn_if_it_cannot_pay
@@ -62,13 +62,16 @@ def planned(name: str, *, num_steps: int = 50, interval: int = 3, branch: int = 
     return replace(known(name), plan=uniform(num_steps, interval, branch, order))
 
 
-def test_mini_ldms_skeleton_costs_what_the_pipeline_costs() -> None:
-    from deepcache import models
+@pytest.mark.parametrize("name", models.EMBEDDED)
+def test_a_skeleton_costs_what_the_pipeline_costs(name: str) -> None:
+    loaded = explain(models.load(name), 3, 50, name=name)
+    assert loaded == known(name)
+    own = {"mini-ldm": ["vqvae decoder"], "mini-ddpm": []}
+    assert [part.name for part in loaded.parts] == own.get(name, ["text_encoder", "vae decoder"])
 
-    loaded = explain(models.load("mini-ldm"), 3, name="mini-ldm")
-    assert loaded == known("mini-ldm")
-    assert loaded.plan.num_steps == 50  # the pipeline's default
-    assert [part.name for part in loaded.parts] == ["vqvae decoder"]
+
+def test_a_pipeline_tells_how_many_steps_it_takes() -> None:
+    assert explain(models.load("mini-ldm"), 3, name="mini-ldm") == known("mini-ldm")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,22 +11,25 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
-from problems import CONTEXT_DIM, SCHEDULERS, Aborted, aborting, inputs, latents, pipeline, shared, unet
-from torch import Tensor, nn
+from problems import (
+    CONTEXT_DIM,
+    SCHEDULERS,
+    TIMESTEPS,
+    Aborted,
+    aborting,
+    inputs,
+    latents,
+    loop,
+    pipeline,
+    shared,
+    unet,
+)
+from torch import Tensor
 
 from deepcache import DeepCacheError, cached, quadratic, uniform
 from deepcache.forward import full_forward
 from deepcache.macs import cost
 from deepcache.views import Cut
-
-TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
-
-
-def _loop(model: nn.Module, timesteps: Any, *, seed: int = 0) -> Tensor:
-    (sample, _), _ = inputs("ddpm", seed=seed)
-    for t in timesteps:
-        sample = sample - 0.3 * model(sample, t).sample
-    return sample
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 3])
@@ -60,7 +63,7 @@ def test_generation_tells_what_it_did() -> None:
 def test_as_many_features_are_kept_as_the_order_and_one(order: int) -> None:
     model = unet("ddpm")
     with cached(model, interval=1, order=order) as cache:
-        _loop(model, TIMESTEPS)
+        loop(model)
     one = full_forward(model, Cut.of(model, 0), *inputs("ddpm")[0])[1][0]
     assert cache.generations[0].feature_bytes == (order + 1) * one.numel() * one.element_size()
 
@@ -241,7 +244,7 @@ def test_no_feature_outlives_its_generation_or_the_block(monkeypatch: pytest.Mon
 
     def generations() -> None:
         for _ in range(2):
-            _loop(model, torch.tensor([900, 600])[:1])
+            loop(model, torch.tensor([900, 600])[:1])
 
     with cached(model, interval=2) as cache:
         if in_thread:

@@ -16,7 +16,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from DeepCache import DeepCacheSDHelper
 from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
-from problems import five_steps, unet
+from problems import loop, unet
 from torch import Tensor, nn
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached
@@ -64,19 +64,19 @@ def test_hooks_of_accelerate_come_and_go(
     if when != "during":
         hook(model)
     with cached(model, interval=3) as cache:
-        assert torch.equal(five_steps(model), expected)
+        assert torch.equal(loop(model), expected)
         if when != "before":
             hook(model)
-        assert torch.equal(five_steps(model), expected)
+        assert torch.equal(loop(model), expected)
         if removed == "during":
             remove_hook_from_module(model, recurse=True)
-        assert torch.equal(five_steps(model), expected)
+        assert torch.equal(loop(model), expected)
         assert [g.full_steps for g in cache.generations] == [(0, 3)] * 3
-    assert torch.equal(five_steps(model), uncached)
+    assert torch.equal(loop(model), uncached)
     if removed == "after":
         remove_hook_from_module(model, recurse=True)
     assert _is_own(model)
-    assert torch.equal(five_steps(model), uncached)
+    assert torch.equal(loop(model), uncached)
 
 
 def test_hook_is_called_once_a_call_whether_the_unet_is_cached_or_not() -> None:
@@ -84,8 +84,8 @@ def test_hook_is_called_once_a_call_whether_the_unet_is_cached_or_not() -> None:
     add_hook_to_module(model, hook)
     for interval in (1, 3):
         with cached(model, interval=interval):
-            five_steps(model)
-    five_steps(model)
+            loop(model)
+    loop(model)
     assert hook.calls == 15
 
 
@@ -94,16 +94,16 @@ def test_hook_on_a_block_that_the_branch_cuts_through_is_refused_on_entry(branch
     """A device map puts one on every module. Between blocks it does not matter, nor after it was removed."""
     model = unet(NAME)
     with cached(model, interval=3, branch=5):
-        image = five_steps(model)
+        image = loop(model)
     accelerate.dispatch_model(model, {"": "cpu"}, force_hooks=True)
     with cached(model, interval=3, branch=5):
-        assert torch.equal(five_steps(model), image)
+        assert torch.equal(loop(model), image)
     with pytest.raises(UnsupportedUNetError, match="hooks") as caught, cached(model, interval=3, branch=branch):
         pass
     assert "\n" not in str(caught.value)
     remove_hook_from_module(model, recurse=True)
     with cached(model, interval=3, branch=branch):
-        five_steps(model)
+        loop(model)
 
 
 def test_copy_of_a_hooked_and_cached_unet_is_a_hooked_unet(uncached: Tensor) -> None:
@@ -111,7 +111,7 @@ def test_copy_of_a_hooked_and_cached_unet_is_a_hooked_unet(uncached: Tensor) -> 
     add_hook_to_module(model, Hook())
     with cached(model, interval=3) as cache:
         twin = copy.deepcopy(model)
-        assert torch.equal(five_steps(twin), uncached)
+        assert torch.equal(loop(twin), uncached)
         assert not cache.generations
     assert twin._hf_hook.calls == 5
 
@@ -124,16 +124,16 @@ def _cast(model: nn.Module) -> None:
 def test_layerwise_casting_of_diffusers_is_as_uncached(when: str) -> None:
     ordinary, model = unet(NAME), unet(NAME)
     _cast(ordinary)
-    want = five_steps(ordinary)
+    want = loop(ordinary)
     if when == "before":
         _cast(model)
     with cached(model, interval=1) as cache:
         if when == "during":
             _cast(model)
-        assert torch.equal(five_steps(model), want)
+        assert torch.equal(loop(model), want)
     assert cache.generations[0].num_steps == 5
     assert _is_own(model)
-    assert torch.equal(five_steps(model), want)
+    assert torch.equal(loop(model), want)
 
 
 @pytest.mark.parametrize("when", ["before", "during"])
@@ -146,8 +146,8 @@ def test_group_offloading_of_leaves_is_as_without_it(when: str, expected: Tensor
     with cached(model, interval=3):
         if when == "during":
             apply_group_offloading(model, **offload)
-        assert torch.equal(five_steps(model), expected)
-    assert torch.equal(five_steps(model), uncached)
+        assert torch.equal(loop(model), expected)
+    assert torch.equal(loop(model), uncached)
 
 
 def _offload_blocks(model: nn.Module) -> None:
@@ -191,7 +191,7 @@ def test_foreign_forward_from_within_the_block_ends_up_around_the_unets_own(
     model = unet(NAME)
     with cached(model, interval=3) as cache:
         wrap(model)
-    assert torch.equal(five_steps(model), uncached)
+    assert torch.equal(loop(model), uncached)
     assert not cache.generations
 
 
@@ -199,7 +199,7 @@ def test_forward_that_was_taken_out_within_the_block_stays_out(uncached: Tensor)
     model = unet(NAME)
     with cached(model, interval=3):
         del model.forward
-        assert torch.equal(five_steps(model), uncached)
+        assert torch.equal(loop(model), uncached)
     assert _is_own(model)
 
 
@@ -208,7 +208,7 @@ def test_unet_that_the_older_package_gave_back_is_cached(expected: Tensor) -> No
     model = unet(NAME)
     _enable_older_package(model).disable()
     with cached(model, interval=3):
-        assert torch.equal(five_steps(model), expected)
+        assert torch.equal(loop(model), expected)
 
 
 def _wrapped(model: nn.Module) -> nn.Module:
@@ -231,14 +231,14 @@ def test_compiled_unet_is_cached_and_compiled_again_afterwards(
     model = unet(NAME)
     outer = compiled(model)
     if is_called_before:
-        assert torch.equal(five_steps(outer), uncached)
+        assert torch.equal(loop(outer), uncached)
     before = model._compiled_call_impl, vars(outer).get("forward")
     with cached(outer, interval=3) as cache:
-        assert torch.equal(five_steps(outer), expected)
+        assert torch.equal(loop(outer), expected)
         assert cache.generations[0].full_steps == (0, 3)
     assert (model._compiled_call_impl, vars(outer).get("forward")) == before
     assert _is_own(model)
-    assert torch.equal(five_steps(outer), uncached)
+    assert torch.equal(loop(outer), uncached)
 
 
 def test_compiled_wrapper_under_a_block_of_the_bare_unet_is_cached(expected: Tensor, uncached: Tensor) -> None:
@@ -246,5 +246,5 @@ def test_compiled_wrapper_under_a_block_of_the_bare_unet_is_cached(expected: Ten
     model = unet(NAME)
     outer = _wrapped(model)
     with cached(model, interval=3):
-        assert torch.equal(five_steps(outer), expected)
-    assert torch.equal(five_steps(outer), uncached)
+        assert torch.equal(loop(outer), expected)
+    assert torch.equal(loop(outer), uncached)

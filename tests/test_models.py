@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,10 +12,11 @@ import deepcache
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference
+from deepcache.metrics.clip_score import clip_scores, load_clip
 from deepcache.metrics.extractors import extract
 from deepcache.metrics.fidelity import as_asked
-from deepcache.models.embedded import WEIGHTS
-from deepcache.sampling import labels_of, sample
+from deepcache.models.embedded import EMBEDDED, WEIGHTS
+from deepcache.sampling import labels_of, prompts_of, sample
 from deepcache.stages import nest
 
 
@@ -30,6 +32,20 @@ def extractor():
 
 def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_every_embedded_model_gives_images(name):
+    images = sample(models.load(name), range(2), batch_size=2, progress=False, num_inference_steps=2)
+    assert images.shape == (2, 3, 32, 32)
+    assert images.isfinite().all()
+    assert 0 <= images.min() < images.max() <= 1
+
+
+def test_mini_clip_scores_an_image():
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    (score,) = clip_scores(load_clip("mini-clip"), image, prompts_of([0]))
+    assert 0 <= score <= 100  # and so finite
 
 
 def test_mini_ldm_is_a_diffusers_pipeline_that_gives_images(pipe):
@@ -76,10 +92,12 @@ def test_the_cards_scores_are_as_good_as_they_must_be(name, score, at_least):
     assert json.loads((WEIGHTS / name / "scores.json").read_text())[score] >= at_least
 
 
-def test_real_images_have_the_distance_zero_from_themselves(extractor):
+def test_the_stored_features_are_a_sample_of_what_the_stored_moments_are_of(extractor):
     stored = reference.load()
     assert stored.pooled.mean.shape == (extractor.config.widths[-1],)
     assert stored.features.shape == (reference.NUM_FEATURES, extractor.config.widths[-1])
+    standard_errors = np.sqrt(stored.pooled.covariance.diagonal() / reference.NUM_FEATURES)
+    assert (np.abs(stored.features.mean(axis=0) - stored.pooled.mean) <= 4 * standard_errors).all()
 
 
 def test_an_unknown_model_is_one_clear_line():

@@ -17,10 +17,8 @@ from deepcache import DeepCacheError, UnsupportedUNetError, cached, uniform
 from deepcache.forward import full_forward, shallow_forward
 from deepcache.views import Cut
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:[0-9]+ steps, as few-step models"),  # few are enough here
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # of diffusers
-]
+# of diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
 REFUSED = {
     "ControlNet-XS": "got a UNetControlNetXSModel",
     "self-attention guidance": "StableDiffusionSAGPipeline reads",

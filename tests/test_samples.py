@@ -37,3 +37,11 @@ def test_other_seeds_give_other_samples():
     pipe = pipeline()
     first, second = sample(pipe, [1, 11], batch_size=2, **QUICK)
     assert not torch.allclose(first, second, atol=1e-2)
+
+
+def test_a_start_noise_is_disturbed_by_as_much_as_asked():
+    pipe = pipeline()
+    some = {**QUICK, "num_inference_steps": 2, "output_type": "latent"}
+    start, hardly, much = (sample(pipe, [1, 2], batch_size=2, disturbed=by, **some) for by in (0, 1e-9, 0.1))
+    torch.testing.assert_close(hardly, start, rtol=0, atol=1e-4)  # the noise that the pipeline draws, rounded
+    assert not torch.allclose(much, start, rtol=0, atol=0.1)

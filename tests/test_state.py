@@ -7,7 +7,7 @@ same operations run, so bit for bit.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -272,15 +272,6 @@ class Interleaved(RuleBasedStateMachine):
 
     def _leave(self, lane: str) -> None:
         self._on(lane, self.blocks[lane].pop()[1].close)
-
-
-@pytest.fixture(autouse=True)
-def one_thread_a_call() -> Iterator[None]:
-    """Many threads call the U-Net here; its own would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_interleaved_generations_equal_the_same_generations_alone() -> None:

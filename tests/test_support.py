@@ -18,7 +18,6 @@ from deepcache.forward import full_forward, shallow_forward
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:[0-9]+ steps, as few-step models"),  # few are enough here
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # of diffusers
     pytest.mark.filterwarnings("ignore:Should have t[ab][<>]=t[01] but got"),  # of torchsde, under a rounded time
 ]

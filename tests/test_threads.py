@@ -15,31 +15,21 @@ from typing import Any
 
 import pytest
 import torch
-from problems import SCHEDULERS, denoise, inputs, unet
-from torch import Tensor, nn
+from problems import SCHEDULERS, TIMESTEPS, denoise, inputs, loop, unet
+from torch import Tensor
 
 from deepcache import DeepCacheError, cached
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
-TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
 
 
 @pytest.fixture(autouse=True)
 def threads_change_over_often() -> Iterator[None]:
-    """As often as the interpreter can; and a call takes one thread, or they would only wait for each other."""
-    interval, num_threads = sys.getswitchinterval(), torch.get_num_threads()
+    """As often as the interpreter can."""
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
-    torch.set_num_threads(1)
     yield
     sys.setswitchinterval(interval)
-    torch.set_num_threads(num_threads)
-
-
-def _image(model: nn.Module, seed: int = 0) -> Tensor:
-    sample, _ = inputs("ddpm", seed=seed)[0]
-    for t in TIMESTEPS:
-        sample = sample - 0.3 * model(sample, t).sample
-    return sample
 
 
 @pytest.mark.parametrize("is_shared", [True, False], ids=["one block", "a block each"])
@@ -79,13 +69,13 @@ def test_threads_enter_and_leave_blocks_while_others_generate() -> None:
     expected = {}
     for interval in (1, 2, 3, 4):
         with cached(model, interval=interval):
-            expected[interval] = _image(model)
+            expected[interval] = loop(model)
 
     def enter_and_leave(interval: int) -> list[bool]:
         equal = []
         for _ in range(8):
             with cached(model, interval=interval) as cache:
-                equal.append(torch.equal(_image(model), expected[interval]))
+                equal.append(torch.equal(loop(model), expected[interval]))
                 equal.append(len(cache.generations) == 1)
         return equal
 
@@ -93,14 +83,14 @@ def test_threads_enter_and_leave_blocks_while_others_generate() -> None:
         found = list(threads.map(enter_and_leave, expected, timeout=120))
     assert all(map(all, found))
     assert "forward" not in vars(model)
-    assert torch.equal(_image(model), expected[1])
+    assert torch.equal(loop(model), expected[1])
 
 
 def test_generations_may_be_read_and_reset_while_other_threads_generate() -> None:
     model = unet("ddpm")
     with cached(model, interval=3) as cache, ThreadPoolExecutor(3) as threads:
-        expected = _image(model)
-        running = [threads.submit(lambda: [_image(model) for _ in range(15)]) for _ in range(3)]
+        expected = loop(model)
+        running = [threads.submit(lambda: [loop(model) for _ in range(15)]) for _ in range(3)]
         while not all(future.done() for future in running):
             cache.reset()
             assert all(generation.full_steps in ((), (0,), (0, 3)) for generation in cache.generations)
@@ -160,7 +150,7 @@ def test_compiled_steps_do_not_mix_threads_where_they_run_eagerly() -> None:
     """As torch does beyond its limit of recompilations."""
     model = unet("ddpm")
     with torch.compiler.set_stance("force_eager"), cached(model, interval=3, compile={"backend": "eager"}):
-        _same_in_threads(lambda seed: _image(model, seed))
+        _same_in_threads(lambda seed: loop(model, seed=seed))
 
 
 def _same_in_threads(generate: Callable[[int], Any]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
-from problems import SCHEDULERS, denoise, inputs, unet
-from torch import Tensor, nn
+from problems import SCHEDULERS, denoise, inputs, loop, unet
+from torch import Tensor
 
 from deepcache import cached, uniform
 from deepcache.forward import full_forward, shallow_forward
@@ -38,13 +38,6 @@ COPIES: dict[str, Callable[[Tensor, int], Any]] = {
     "expanded": lambda timesteps, i: torch.tensor([int(timesteps[i])]).expand(2),
     "one more dimension of a copy": lambda timesteps, i: timesteps[i].clone()[None],
 }
-
-
-def _loop(model: nn.Module, timesteps: Tensor, *, seed: int = 0) -> Tensor:
-    (sample, _), _ = inputs("ddpm", seed=seed)
-    for t in timesteps:
-        sample = sample - 0.3 * model(sample, t).sample
-    return sample
 
 
 @pytest.mark.parametrize("element", ELEMENTS.values(), ids=ELEMENTS)
@@ -139,12 +132,12 @@ def test_stopped_loop_begins_anew_on_the_same_timesteps_after_a_reset(num_steps:
     """The only case that needs one: stopped after its first step, whose place is also the new loop's first."""
     model = unet("ddpm")
     with cached(model, interval=3):
-        expected = _loop(model, TIMESTEPS, seed=1)
+        expected = loop(model, TIMESTEPS, seed=1)
     with cached(model, interval=3) as cache:
-        _loop(model, TIMESTEPS[:num_steps])
+        loop(model, TIMESTEPS[:num_steps])
         if num_steps == 1:
             cache.reset()
-        assert torch.equal(_loop(model, TIMESTEPS, seed=1), expected)
+        assert torch.equal(loop(model, TIMESTEPS, seed=1), expected)
     assert [g.num_steps for g in cache.generations] == [num_steps, 5]
 
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from deepcache.models import captions
-from deepcache.models.train.tokens import LENGTH, tokenizer
+from deepcache.models.train.tokens import LENGTH, table, tokenizer, vocabulary_size
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,12 @@ def test_a_prompt_begins_and_ends_and_is_cut_and_filled_to_its_length(tokens):
     assert {len(ids) for ids in found} == {LENGTH}
     assert {ids[0] for ids in found} == {tokens.bos_token_id}
     assert {ids[-1] for ids in found} == {tokens.eos_token_id}
+    assert table(["", "a red dress"]).tolist() == found[:2]
     assert found[0] == [tokens.bos_token_id] + [tokens.eos_token_id] * (LENGTH - 1)
 
 
 def test_the_end_is_the_highest_token_where_clip_looks_for_it(tokens):
+    assert len(tokens) == vocabulary_size() == 585
     assert tokens.eos_token_id == len(tokens) - 1 == max(tokens.get_vocab().values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import Any
 import pytest
 import torch
 import untrained
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from deepcache.errors import DeepCacheError
 from deepcache.metrics.clip_score import load_clip
 from deepcache.models import captions, embedded, fashion
 from deepcache.models.train import (
+    autoencoder,
     classifier,
     clip_export,
     contrastive,
     denoiser,
+    diffusion,
     export,
     pixels,
     pruned,
@@ -82,7 +87,6 @@ TRAININGS = {
     "class-conditional": Training(class_conditional_training, denoiser),
     "classifier": Training(classifier_training, classifier),
 }
-SEEDING = ("class-conditional", "classifier")  # programs' trainings, which seed torch as they please
 
 
 @pytest.fixture(params=TRAININGS)
@@ -138,12 +142,53 @@ def test_the_loss_on_one_batch_goes_down(training, tmp_path, monkeypatch):
     assert 0 < after < 0.97 * before < float("inf")
 
 
-@pytest.mark.parametrize("name", [name for name in TRAININGS if name not in SEEDING])
-def test_a_training_leaves_the_global_state_as_it_was(name, tmp_path, monkeypatch):
+def test_a_training_leaves_the_global_state_as_it_was(training, tmp_path, monkeypatch):
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
-    trained(TRAININGS[name], tmp_path, monkeypatch, Constant(0))
+    trained(training, tmp_path, monkeypatch, Constant(0))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_quantized_autoencoders_training_leaves_the_global_state_as_it_was(tmp_path, monkeypatch):
+    for name in ("PLAIN", "QUANTIZED"):
+        monkeypatch.setattr(autoencoder, name, Constant(0))
+    monkeypatch.setattr(autoencoder, "_codebook_from_latents", lambda *_: None)  # takes more garments than these
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    autoencoder.train_autoencoder(untrained.garments(), tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_training_logs_on_how_many_threads_it_ran(tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels, "BATCH", 4)
+    trained(TRAININGS["pixels"], tmp_path, monkeypatch, Constant(1))
+    line = json.loads((tmp_path / "denoiser" / "log.jsonl").read_text())
+    assert line["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_loss_is_zero_for_the_network_that_knows_what_the_schedule_asks_for_and_for_no_other(kind):
+    """Exact law on clean samples of zeros: noisy is sqrt(1 - a) x noise, the velocity sqrt(a) x noise."""
+    schedule = DDIMScheduler(prediction_type=kind)
+    knowing = {
+        "epsilon": lambda noisy, a: noisy / (1 - a).sqrt(),
+        "v_prediction": lambda noisy, a: noisy * (a / (1 - a)).sqrt(),
+    }
+    for answer, predicted in knowing.items():
+        loss = diffusion.diffusion_loss(
+            lambda noisy, t, predicted=predicted: predicted(noisy, schedule.alphas_cumprod[t][:, None]),
+            schedule,
+            torch.zeros(64, 8),
+            torch.Generator().manual_seed(0),
+        ).item()
+        assert loss < 1e-10 if answer == kind else loss > 0.1
+
+
+def test_a_schedule_that_asks_for_something_else_is_refused():
+    with pytest.raises(DeepCacheError, match="got 'sample'"):
+        diffusion.diffusion_loss(
+            lambda noisy, _: noisy, DDIMScheduler(prediction_type="sample"), torch.zeros(2, 3), torch.Generator()
+        )
 
 
 def test_the_autoencoder_begins_as_the_one_it_comes_from():
@@ -191,7 +236,7 @@ def test_a_pruned_network_keeps_the_weights_of_the_blocks_it_keeps(size, skips):
     for name in ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", "conv_out.weight"):
         assert torch.equal(found[name], kept[name])
     gone = len(full.up_blocks) - len(smaller.up_blocks)
-    last = "resnets.{}.conv2.weight"  # up stages keep their first and their last
+    last = "resnets.{}.conv2.weight"  # up blocks keep their first and their last
     for block in range(len(smaller.up_blocks)):
         up = smaller.up_blocks[block].state_dict(), full.up_blocks[block + gone].state_dict()
         assert torch.equal(up[0][last.format(0)], up[1][last.format(0)])

@@ -21,7 +21,7 @@ Noise = Callable[..., Tensor]  # of a shape
 Extra = Callable[[Noise, int], dict[str, Any]]  # of noise and the batch: keyword arguments that the U-Net needs
 
 
-def _blocks(*down: str) -> dict[str, tuple[str, ...]]:
+def blocks(*down: str) -> dict[str, tuple[str, ...]]:
     return {"down_block_types": down, "up_block_types": tuple(name.replace("Down", "Up") for name in reversed(down))}
 
 
@@ -52,19 +52,19 @@ def _image_embeds(noise: Noise, batch: int) -> dict[str, Any]:
 DDPM = {
     "sample_size": 8,
     "block_out_channels": (8, 16),
-    **_blocks("DownBlock2D", "DownBlock2D"),
+    **blocks("DownBlock2D", "DownBlock2D"),
     "layers_per_block": 1,
     "attention_head_dim": 8,
     "norm_num_groups": 4,
 }
 CONDITION = {
     **DDPM,
-    **_blocks("CrossAttnDownBlock2D", "DownBlock2D"),
+    **blocks("CrossAttnDownBlock2D", "DownBlock2D"),
     "attention_head_dim": 2,
     "cross_attention_dim": CONTEXT_DIM,
 }
 FOUR_LEVELS = {"block_out_channels": (8, 16, 16, 16), "layers_per_block": 2}
-SD = {**CONDITION, **FOUR_LEVELS, **_blocks(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")}
+SD = {**CONDITION, **FOUR_LEVELS, **blocks(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")}
 TEXT_TIME = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 4,
@@ -73,7 +73,7 @@ TEXT_TIME = {
 MOTION = {
     "sample_size": 8,
     "block_out_channels": (8, 16),
-    **_blocks("CrossAttnDownBlockMotion", "DownBlockMotion"),
+    **blocks("CrossAttnDownBlockMotion", "DownBlockMotion"),
     "norm_num_groups": 4,
     "cross_attention_dim": CONTEXT_DIM,
     "num_attention_heads": 2,
@@ -82,7 +82,7 @@ MOTION = {
 VIDEO = {  # norms of 32 groups are built in
     "sample_size": 8,
     "block_out_channels": (32, 64),
-    **_blocks("CrossAttnDownBlock3D", "DownBlock3D"),
+    **blocks("CrossAttnDownBlock3D", "DownBlock3D"),
     "cross_attention_dim": CONTEXT_DIM,
     "attention_head_dim": 4,
 }
@@ -90,14 +90,14 @@ VIDEO = {  # norms of 32 groups are built in
 # name: family, configuration, what the forward pass needs beside its positional arguments
 PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
     "ddpm": (UNet2DModel, {**DDPM, "layers_per_block": 2, "downsample_padding": 0}, _none),
-    "ddpm-attention": (UNet2DModel, {**DDPM, **_blocks("DownBlock2D", "AttnDownBlock2D")}, _none),
+    "ddpm-attention": (UNet2DModel, {**DDPM, **blocks("DownBlock2D", "AttnDownBlock2D")}, _none),
     "ddpm-classes": (UNet2DModel, {**DDPM, "num_class_embeds": 10}, _labels),
     "ddpm-timestep-classes": (UNet2DModel, {**DDPM, "class_embed_type": "timestep"}, _labels),
     "ddpm-resnet-blocks": (
         UNet2DModel,
         {
             **DDPM,
-            **_blocks("ResnetDownsampleBlock2D", "DownBlock2D"),
+            **blocks("ResnetDownsampleBlock2D", "DownBlock2D"),
             "resnet_time_scale_shift": "scale_shift",
         },
         _none,
@@ -106,7 +106,7 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
         UNet2DModel,
         {
             **DDPM,
-            **_blocks("AttnDownBlock2D", "AttnDownBlock2D"),
+            **blocks("AttnDownBlock2D", "AttnDownBlock2D"),
             "downsample_type": "resnet",
             "upsample_type": "resnet",
         },
@@ -121,14 +121,14 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
             **DDPM,
             "block_out_channels": (32, 32, 32),
             "layers_per_block": 2,
-            **_blocks("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipDownBlock2D"),
+            **blocks("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipDownBlock2D"),
             "time_embedding_type": "fourier",
         },
         _none,
     ),
     "ncsn++-deep-attention": (
         UNet2DModel,
-        {**DDPM, "block_out_channels": (32, 32), **_blocks("AttnSkipDownBlock2D", "AttnSkipDownBlock2D")},
+        {**DDPM, "block_out_channels": (32, 32), **blocks("AttnSkipDownBlock2D", "AttnSkipDownBlock2D")},
         _none,
     ),
     "sd-1.5": (UNet2DConditionModel, SD, _none),  # its topology: four levels of two layers, twelve skips
@@ -144,7 +144,7 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
         UNet2DConditionModel,
         {
             **CONDITION,
-            **_blocks(*["CrossAttnDownBlock2D"] * 3),
+            **blocks(*["CrossAttnDownBlock2D"] * 3),
             "block_out_channels": (8, 16, 16),
             "mid_block_type": None,
         },
@@ -154,7 +154,7 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
         UNet2DConditionModel,
         {
             **CONDITION,
-            **_blocks("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            **blocks("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             **TEXT_TIME,
             "block_out_channels": (8, 16, 16),
             "layers_per_block": 2,
@@ -168,7 +168,7 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
         {
             **CONDITION,
             **FOUR_LEVELS,
-            **_blocks("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+            **blocks("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
             "attention_head_dim": (1, 2, 2, 4),
         },
         _none,
@@ -190,7 +190,7 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
         UNet2DConditionModel,
         {
             **CONDITION,
-            **_blocks("DownBlock2D", "ResnetDownsampleBlock2D"),
+            **blocks("DownBlock2D", "ResnetDownsampleBlock2D"),
             "mid_block_type": "UNetMidBlock2D",
             "time_embedding_act_fn": "silu",
         },
@@ -206,7 +206,7 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
         UNet2DConditionModel,
         {
             **CONDITION,
-            **_blocks("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"),
+            **blocks("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"),
             "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
             "block_out_channels": (8, 16, 16),
             "layers_per_block": 2,
@@ -227,7 +227,7 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
         UNet2DConditionModel,
         {
             **CONDITION,
-            **_blocks("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"),
+            **blocks("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"),
             "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
             "attention_head_dim": 4,
             "encoder_hid_dim": CONTEXT_DIM,
@@ -244,7 +244,7 @@ PROBLEMS: dict[str, tuple[type[nn.Module], dict[str, Any], Extra]] = {
         {
             "sample_size": 8,
             "block_out_channels": (32, 64),
-            **_blocks("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            **blocks("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
             "cross_attention_dim": CONTEXT_DIM,
             "num_attention_heads": (2, 2),
             "addition_time_embed_dim": 8,

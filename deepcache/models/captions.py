@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from deepcache.models.fashion import BACKGROUNDS, COLOURS, GARMENTS, Painted
 
@@ -29,6 +34,17 @@ def subjects() -> list[Subject]:
         for background in range(len(BACKGROUNDS))
         if COLOURS[colour] != BACKGROUNDS[background]
     ]
+
+
+def numbers_of(some: Iterable[Subject]) -> Tensor:
+    """Where they stand in `subjects()`, (B,) int64."""
+    numbers = _numbers()
+    return torch.tensor([numbers[subject] for subject in some], dtype=torch.int64)
+
+
+@cache
+def _numbers() -> dict[Subject, int]:
+    return {subject: number for number, subject in enumerate(subjects())}
 
 
 def subject_of(seed: int) -> Subject:

@@ -17,11 +17,12 @@ EMBEDDED = {
     "mini-ldm": "class-conditional latent diffusion of coloured garments, 32 x 32; stands for LDM-4-G",
     "mini-ddpm": "unconditional diffusion of coloured garments in pixel space, 32 x 32; stands for DDPM",
     "mini-sd": "text-conditional latent diffusion of coloured garments, 32 x 32; stands for Stable Diffusion v1.5",
-    "mini-bk-base": "mini-sd with a layer fewer a stage; stands for BK-SDM Base",
+    "mini-bk-base": "mini-sd with a resnet fewer a block; stands for BK-SDM Base",
     "mini-bk-small": "mini-bk-base without its middle; stands for BK-SDM Small",
     "mini-bk-tiny": "mini-bk-small without its innermost level; stands for BK-SDM Tiny",
 }
-CONTEXT_TOKENS = {name: 1 if name == "mini-ldm" else 16 for name in EMBEDDED}  # a class, or a prompt
+PROMPT_TOKENS = 16  # start and end included
+CONTEXT_TOKENS = dict.fromkeys(EMBEDDED, PROMPT_TOKENS) | {"mini-ldm": 1, "mini-ddpm": 0}  # a class, and nothing
 EXTRACTOR = "mini-features"
 _OPTIONS = {"variant": "fp16", "use_safetensors": True, "low_cpu_mem_usage": False}
 
@@ -51,11 +52,16 @@ def load(name: str) -> Any:
         return DDPMPipeline.from_pretrained(_folder(name), **_OPTIONS)
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-    other = {}
-    if name != "mini-sd":
+    other, base = {}, pipeline_of(name)
+    if name != base:
         other["unet"] = UNet2DConditionModel.from_pretrained(_folder(name), subfolder="unet", **_OPTIONS)
-    pipe = StableDiffusionPipeline.from_pretrained(_folder("mini-sd"), safety_checker=None, **other, **_OPTIONS)
+    pipe = StableDiffusionPipeline.from_pretrained(_folder(base), safety_checker=None, **other, **_OPTIONS)
     return pipe.to(torch.float32)  # transformers loads its models as they are stored
+
+
+def pipeline_of(name: str) -> str:
+    """The embedded model whose folder holds `name`'s pipeline: mini-sd's for mini-bk-*, which store a U-Net alone."""
+    return "mini-sd" if name.startswith("mini-bk-") else name
 
 
 def load_extractor() -> MiniFeatures:

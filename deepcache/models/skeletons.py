@@ -13,7 +13,7 @@ from torch import nn
 from deepcache.errors import DeepCacheError
 from deepcache.example import FAILURES, guessed
 from deepcache.models.architectures import architecture, read
-from deepcache.models.embedded import EMBEDDED, WEIGHTS
+from deepcache.models.embedded import EMBEDDED, WEIGHTS, pipeline_of
 
 Network = tuple[str, str, dict[str, Any]]  # library, class, configuration
 
@@ -62,7 +62,7 @@ def skeleton(name: str) -> tuple[SimpleNamespace, int | None]:
     known = architecture(name)
     with guessed("correct the configuration"):
         unet = known.meta()
-    found = NETWORKS.get(name) or _stored(WEIGHTS / name if name in EMBEDDED else Path(name))
+    found = NETWORKS.get(name) or _stored(WEIGHTS / pipeline_of(name) if name in EMBEDDED else Path(name))
     networks = {part: _network(*network) for part, network in found.items()}
     return SimpleNamespace(unet=unet, **networks), known.context_tokens or None
 

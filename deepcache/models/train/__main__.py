@@ -46,8 +46,9 @@ class Workshop:
         return fashion.paint(fashion.load("test", self.data), seed=0)
 
     def mini_ldm(self) -> None:
-        model = denoiser.train_denoiser(self.garments, self._vqvae(), self.runs / "mini-ldm")
-        export.export_ldm(self._vqvae(), model, embedded.WEIGHTS / "mini-ldm")
+        vqvae = self._vqvae()
+        model = denoiser.train_denoiser(self.garments, vqvae, self.runs / "mini-ldm")
+        export.export_ldm(vqvae, model, embedded.WEIGHTS / "mini-ldm")
 
     def mini_features(self) -> None:
         model = classifier.train_classifier(self.garments, self._vqvae(), self.runs / "mini-features")

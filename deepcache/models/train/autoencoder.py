@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from deepcache.metrics import distances
 from deepcache.models import fashion
-from deepcache.models.train.trainer import Recipe, train
+from deepcache.models.train.trainer import Recipe, seeded, train
 
 BATCH = 32
 PLAIN = Recipe(num_steps=2_500, lr=2e-3)
@@ -57,17 +57,17 @@ def train_autoencoder(data: fashion.Garments, folder: Path) -> VQModel:
             decoded = model.decode(latents, force_not_quantize=True).sample
         return mse_loss(decoded.float(), x) + 0.25 * commitment
 
-    torch.manual_seed(0)  # a program, not the library: the weights' start is global state in torch
-    plain = train(build(), lambda model, step: loss(model, step, quantize=False), PLAIN, folder / "plain")
-    if not (folder / "quantized" / "state.pt").exists():
-        _codebook_from_latents(plain, data)
-    start = PLAIN.num_steps
-    model = train(
-        plain.requires_grad_(requires_grad=True),
-        lambda model, step: loss(model, start + step, quantize=True),
-        QUANTIZED,
-        folder / "quantized",
-    )
+    with seeded():
+        plain = train(build(), lambda model, step: loss(model, step, quantize=False), PLAIN, folder / "plain")
+        if not (folder / "quantized" / "state.pt").exists():
+            _codebook_from_latents(plain, data)
+        start = PLAIN.num_steps
+        model = train(
+            plain.requires_grad_(requires_grad=True),
+            lambda model, step: loss(model, start + step, quantize=True),
+            QUANTIZED,
+            folder / "quantized",
+        )
     _normalise(model, data)
     return model
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from deepcache.models import fashion
 from deepcache.models.mini_features import MiniFeatures
 from deepcache.models.train import autoencoder
-from deepcache.models.train.trainer import Recipe, kept, train
+from deepcache.models.train.trainer import Recipe, kept, seeded, train
 
 BATCH = 128
 RECIPE = Recipe(num_steps=7_000, lr=2e-3, weight_decay=0.05)  # 91 % garments, 99 % colours on held-out images
@@ -39,8 +39,8 @@ def train_classifier(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Mi
             + 0.25 * cross_entropy(found.background.float(), both.background)
         )
 
-    torch.manual_seed(0)
-    model: MiniFeatures = train(MiniFeatures(), loss, RECIPE, folder / "classifier")
+    with seeded():
+        model: MiniFeatures = train(MiniFeatures(), loss, RECIPE, folder / "classifier")
     return model
 
 

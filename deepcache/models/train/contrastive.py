@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from deepcache.models import captions, fashion
 from deepcache.models.train.classifier import augment
-from deepcache.models.train.tokens import LENGTH, tokenizer
-from deepcache.models.train.trainer import Recipe, train
+from deepcache.models.train.tokens import LENGTH, table, vocabulary_size
+from deepcache.models.train.trainer import Recipe, seeded, train
 
 BATCH = 128
 RECIPE = Recipe(num_steps=1_800, lr=1e-3, weight_decay=0.05)
@@ -25,30 +25,26 @@ def config() -> dict[str, Any]:
     return {
         "embed_dim": 64,
         "vision_cfg": {"image_size": 32, "layers": 4, "width": 96, "head_width": 24, "patch_size": 4},
-        "text_cfg": {"context_length": LENGTH, "vocab_size": len(tokenizer()), "width": 96, "heads": 4, "layers": 2},
+        "text_cfg": {"context_length": LENGTH, "vocab_size": vocabulary_size(), "width": 96, "heads": 4, "layers": 2},
     }
 
 
 def train_contrastive(data: fashion.Garments, folder: Path) -> nn.Module:
     """Match images with captions in batches; equal captions in a batch are all right. Resumes from `folder`."""
-    tokens = tokenizer()
-    every = captions.subjects()
-    numbers = {subject: number for number, subject in enumerate(every)}
-    table = tokens(list(map(str, every)), padding="max_length", return_tensors="pt").input_ids
+    tokens = table([str(subject) for subject in captions.subjects()])
 
     def loss(model: nn.Module, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
         chosen = torch.randint(len(data.grey), (BATCH,), generator=generator)
         painted = fashion.paint(data.pick(chosen), seed=step)
-        caption = torch.tensor([numbers[subject] for subject in captions.subjects_of(painted)])
+        caption = captions.numbers_of(captions.subjects_of(painted))
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            image, text, scale = model(augment(painted.images, generator), table[caption])
+            image, text, scale = model(augment(painted.images, generator), tokens[caption])
         scores = scale.clamp(max=100) * image.float() @ text.float().T  # (B, B)
         right = (caption[:, None] == caption).float()
         right = right / right.sum(dim=1, keepdim=True)
         return (cross_entropy(scores, right) + cross_entropy(scores.T, right)) / 2
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         model: nn.Module = train(open_clip.CLIP(**config()), loss, RECIPE, folder / "contrastive")
     return model

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from deepcache.models import fashion
 from deepcache.models.class_conditional import ClassEmbedder
 from deepcache.models.train import autoencoder
-from deepcache.models.train.trainer import Recipe, kept, train
+from deepcache.models.train.diffusion import diffusion_loss
+from deepcache.models.train.trainer import Recipe, kept, seeded, train
 
 BATCH = 96
 RECIPE = Recipe(num_steps=12_000, lr=8e-4)  # 1.15 M latents seen
@@ -66,14 +66,10 @@ def train_denoiser(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Cond
         dropped = torch.rand(BATCH, generator=generator) < UNCONDITIONAL
         clean = latents[chosen].float()
         label = labels[chosen].masked_fill(dropped, NUM_CLASSES)
-        noise = torch.randn(clean.shape, generator=generator)
-        t = torch.randint(1000, (BATCH,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = model(noise_schedule.add_noise(clean, noise, t), t, label)
-        return mse_loss(predicted.float(), noise)
+        return diffusion_loss(lambda noisy, t: model(noisy, t, label), noise_schedule, clean, generator)
 
-    torch.manual_seed(0)
-    return train(ConditionalDenoiser(), loss, RECIPE, folder / "denoiser")
+    with seeded():
+        return train(ConditionalDenoiser(), loss, RECIPE, folder / "denoiser")
 
 
 def _latents(data: fashion.Garments, vqvae: VQModel, folder: Path) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import UNet2DConditionModel
 
 from deepcache.models.train.text_to_image import Captioned, TextDenoiser, build_unet
-from deepcache.models.train.trainer import Recipe, train
+from deepcache.models.train.trainer import Recipe, seeded, train
 
 RECIPE = Recipe(num_steps=900, lr=6e-4, warmup=50, ema=0.995)
 _TWO_LEVELS = {
@@ -23,7 +22,7 @@ _TWO_LEVELS = {
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
 }
 SIZES: dict[str, dict[str, Any]] = {
-    "base": {"layers_per_block": 1},  # one resnet and its attention fewer in every stage
+    "base": {"layers_per_block": 1},  # one resnet and its attention fewer in every block
     "small": {"layers_per_block": 1, "mid_block_type": None},  # and no middle
     "tiny": {"layers_per_block": 1, "mid_block_type": None, **_TWO_LEVELS},  # and no innermost level
 }
@@ -32,7 +31,7 @@ SIZES: dict[str, dict[str, Any]] = {
 def prune(unet: UNet2DConditionModel, size: str) -> UNet2DConditionModel:
     """`unet` without the blocks that `size` goes without; the others keep their weights.
 
-    Down stages keep their first layer; up stages their first and last, which see the skips that are left.
+    Down blocks keep their first resnet; up blocks their first and last, which see the skips that are left.
     """
     smaller = build_unet(**SIZES[size])
     levels = len(smaller.down_blocks)
@@ -60,7 +59,6 @@ def _source(name: str, gone: int) -> str:
 def train_pruned(size: str, full: TextDenoiser, data: Captioned, folder: Path) -> TextDenoiser:
     """The smaller U-Net, with mini-sd's text encoder as it is; resumes from `folder`."""
     text_encoder = copy.deepcopy(full.text_encoder).requires_grad_(requires_grad=False)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         model = TextDenoiser(prune(full.unet, size).requires_grad_(requires_grad=True), text_encoder)
         return train(model, data.loss, RECIPE, folder / size)

@@ -13,8 +13,9 @@ from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from deepcache.models import captions, fashion
-from deepcache.models.train.tokens import LENGTH, tokenizer
-from deepcache.models.train.trainer import Recipe, kept, train
+from deepcache.models.train.diffusion import diffusion_loss
+from deepcache.models.train.tokens import LENGTH, table, tokenizer
+from deepcache.models.train.trainer import Recipe, kept, seeded, train
 
 AUTOENCODER_BATCH = 32
 AUTOENCODER = Recipe(num_steps=1_600, lr=5e-4, warmup=50)
@@ -97,8 +98,7 @@ def train_autoencoder(data: fashion.Garments, vqvae: VQModel, folder: Path) -> A
         divergence: Tensor = latents.kl().mean()
         return mse_loss(decoded.float(), images) + KL_WEIGHT * divergence
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         model = train(_continuous(vqvae), loss, AUTOENCODER, folder / "autoencoder")
     model.register_to_config(
         scaling_factor=1 / encode(model, fashion.paint(data.pick(slice(2_000)), seed=0)).std().item()
@@ -137,26 +137,20 @@ class Captioned:
     def __init__(self, data: fashion.Garments, vae: AutoencoderKL, folder: Path) -> None:
         self.latents, labels = kept(folder / "latents.pt", lambda: _latents(data, vae))
         self.latents = self.latents.float() * vae.config.scaling_factor
-        every, tokens = captions.subjects(), tokenizer()
-        numbers = {subject: number for number, subject in enumerate(every)}
-        self.caption = torch.tensor([numbers[captions.Subject(*row)] for row in labels.tolist()])
-        texts = [*map(str, every), captions.EMPTY]
-        self.tokens = tokens(texts, padding="max_length", return_tensors="pt").input_ids  # the empty prompt is last
+        self.caption = captions.numbers_of(captions.Subject(*row) for row in labels.tolist())
+        self.tokens = table([*map(str, captions.subjects()), captions.EMPTY])  # the empty prompt is last
         self.schedule = scheduler()
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
-        """Of the noise that `model` predicts, on the batch that belongs to `step`."""
+        """Of what `model` predicts, on the batch that belongs to `step`."""
         generator = torch.Generator().manual_seed(step)
         chosen = torch.randint(len(self.latents), (BATCH,), generator=generator)
         dropped = torch.rand(BATCH, generator=generator) < UNCONDITIONAL
         tokens = self.tokens[self.caption[chosen].masked_fill(dropped, len(self.tokens) - 1)]
         clean = self.latents[chosen]
-        noise = torch.randn(clean.shape, generator=generator)
-        t = torch.randint(1000, (BATCH,), generator=generator)
         # torch's fused attention is slow backwards on a CPU for heads this narrow
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            predicted = model(self.schedule.add_noise(clean, noise, t), t, tokens)
-        return mse_loss(predicted.float(), noise)
+        with sdpa_kernel(SDPBackend.MATH):
+            return diffusion_loss(lambda noisy, t: model(noisy, t, tokens), self.schedule, clean, generator)
 
 
 def _latents(data: fashion.Garments, vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
@@ -170,6 +164,5 @@ def _latents(data: fashion.Garments, vae: AutoencoderKL) -> tuple[Tensor, Tensor
 
 def train_text_to_image(data: Captioned, folder: Path) -> TextDenoiser:
     """The U-Net and the text encoder, from nothing; resumes from `folder`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         return train(TextDenoiser(build_unet(), build_text_encoder()), data.loss, RECIPE, folder / "denoiser")

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from deepcache.models.captions import subjects
+from deepcache.models.embedded import PROMPT_TOKENS
 
-LENGTH = 16  # of a prompt, in tokens, start and end included
+LENGTH = PROMPT_TOKENS
 
 
 def tokenizer() -> CLIPTokenizer:
-    """Bytes, bytes that end a word, merges, start and end: 584 tokens; other words fall apart into bytes."""
+    """Bytes, bytes that end a word, merges, start and end: 585 tokens; other words fall apart into bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges(alphabet)
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+
+
+@cache
+def vocabulary_size() -> int:
+    """Of every `tokenizer()`, made once to be counted."""
+    return len(tokenizer())
+
+
+def table(texts: list[str]) -> Tensor:
+    """Tokens of texts, each filled to `LENGTH`: (B, LENGTH) int64."""
+    found: Tensor = tokenizer()(texts, padding="max_length", return_tensors="pt").input_ids
+    return found
 
 
 def _merges(alphabet: list[str]) -> list[tuple[str, str]]:

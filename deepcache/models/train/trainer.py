@@ -7,7 +7,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +43,14 @@ class Recipe:
         return min(self.ema, (1 + step) / (10 + step))
 
 
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Seed 0 within and torch's global state as it was after: networks draw their first weights from that state."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def train(module: Network, loss: Callable[[Network, int], Tensor], recipe: Recipe, folder: Path) -> Network:
     """Minimise `loss(module, step)` and return the moving average of the module's weights.
 
@@ -69,7 +78,14 @@ def train(module: Network, loss: Callable[[Network, int], Tensor], recipe: Recip
             if step % 100 == 99 or step + 1 == recipe.num_steps:
                 now = time.monotonic()
                 seconds = seconds_before + now - started
-                _log(folder, step=step + 1, loss=value.item(), lr=recipe.lr_at(step), seconds=round(seconds, 1))
+                _log(
+                    folder,
+                    step=step + 1,
+                    loss=value.item(),
+                    lr=recipe.lr_at(step),
+                    seconds=round(seconds, 1),
+                    threads=torch.get_num_threads(),
+                )
                 bar.set_postfix(loss=f"{value.item():.4f}", refresh=False)
                 if now - saved > recipe.save_every_s or step + 1 == recipe.num_steps:
                     _save(folder, module, average, optimizer, step + 1, seconds)

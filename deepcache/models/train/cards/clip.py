@@ -59,11 +59,9 @@ def similarities(
     clip: Clip, images: Tensor, shown: list[captions.Subject], *, batch: int = 250
 ) -> tuple[Tensor, Tensor]:
     """Cosines (B, 490) of images in 0..1 with every caption, and the number of each image's own, (B,)."""
-    every = captions.subjects()
-    texts = clip.text_features([str(subject) for subject in every])
+    texts = clip.text_features([str(subject) for subject in captions.subjects()])
     scores = torch.cat([clip.image_features(some) @ texts.T for some in images.split(batch)])
-    numbers = {subject: number for number, subject in enumerate(every)}
-    return scores, torch.tensor([numbers[subject] for subject in shown])
+    return scores, captions.numbers_of(shown)
 
 
 def right_of(scores: Tensor, own: Tensor, count: int) -> float:
