@@ -24,7 +24,7 @@ class Protocol:
 
 
 LATENT = Protocol("ddim", 50, 150, 0, 1.5, 50, 16)
-PIXELS = Protocol("ddim", 100, 64, 2, None, 32, 8)
+PIXELS = Protocol("ddim", 100, 40, 2, None, 40, 8)
 PROMPTED = Protocol("plms", 50, 40, 1, 3.0, 40, 8, is_prompted=True)
 PROTOCOLS = {
     "mini-ldm": LATENT,

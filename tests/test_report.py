@@ -19,7 +19,7 @@ from deepcache.results.experiments import LAYOUTS, TABLE1
 from deepcache.results.picture import picture
 from deepcache.results.record import Record, read
 
-RESULTS = Path(__file__).parents[1] / "bench" / "results"
+RESULTS = Path(__file__).parents[1] / "bench" / "results" / "bench" / "records.jsonl"
 HOSTILE = "<script>alert(1)</script> $x^{ & \"quoted\" 'n'"
 
 
@@ -49,7 +49,7 @@ def speed(row: str, curve: str, speedup: float, psnr: float) -> Record:
 
 @pytest.mark.parametrize("name", ["table1", "prediction"])
 def test_every_measured_value_is_in_the_page(name):
-    records = read(RESULTS / name / "records.jsonl")
+    records = [record for record in read(RESULTS) if record.experiment == name]
     page = _Page(report.page(records))
     exact = set(page.attributes("data", "value")) | set(page.texts)
     for record in records:
@@ -105,7 +105,7 @@ def test_pictures_have_their_text_and_foreign_data_is_refused():
 
 
 def test_the_page_refers_to_nothing_but_itself_and_ids_are_unique():
-    text = report.page([*read(RESULTS / "table1" / "records.jsonl"), *read(RESULTS / "prediction" / "records.jsonl")])
+    text = report.page(read(RESULTS))
     page = _Page(text)
     references = [*page.attributes("a", "href"), *page.attributes("use", "href"), *page.attributes("img", "src")]
     assert all(reference.startswith(("#", "data:image/png")) for reference in references)
