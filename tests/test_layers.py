@@ -30,7 +30,7 @@ LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import
     ("models",),
     ("sampling",),
     ("metrics",),
-    ("models/train", "__main__", "__init__"),
+    ("models/train", "commands", "__main__", "__init__"),
 )
 
 

@@ -1,0 +1,31 @@
+"""`gate`: results against a baseline."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from deepcache.errors import DeepCacheError
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("gate", help="compare results with a baseline: exit code 1 on a regression")
+    command.add_argument("baseline", type=Path, help="what to compare with; --update writes it")
+    command.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
+    command.add_argument("reruns", type=Path, nargs="*", help="the same run once more, to confirm what looks slower")
+    command.add_argument("--update", action="store_true", help="make the results the baseline (the median of several)")
+    command.set_defaults(run=run)
+
+
+def run(options: Namespace) -> object:
+    from deepcache.results import record
+    from deepcache.results.baseline import update
+    from deepcache.results.gate import gate
+
+    runs = [record.read(path) for path in (options.results, *options.reruns)]
+    if options.update:
+        return update(options.baseline, runs)
+    if len(runs) > 2:
+        raise DeepCacheError(f"expected results and at most one re-run, got {len(runs)} files; --update takes more")
+    return gate(record.read(options.baseline), *runs)
