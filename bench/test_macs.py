@@ -19,6 +19,7 @@ from workload import Workload
 
 from deepcache.example import example
 from deepcache.forward import full_forward, shallow_forward
+from deepcache.macs import EVERYTHING
 from deepcache.models.architectures import ARCHITECTURES, architecture
 from deepcache.plan import uniform
 from deepcache.results import published
@@ -69,6 +70,7 @@ def test_macs_of_every_layer(record: Callable[..., None], name: str) -> None:
     axis.barh(labels, [stage.attention / 1e9 for stage in stages], left=left, label="attention products")
     axis.invert_yaxis()
     axis.margins(y=0.01)
+    axis.set_xlim(0, 1.05 * max(stage.total(EVERYTHING) for stage in stages) / 1e9)
     axis.tick_params(labelsize=6)
     axis.set_xlabel("GMACs on one sample")
     axis.legend(fontsize=7)

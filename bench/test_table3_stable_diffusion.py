@@ -61,7 +61,7 @@ def test_uniform(measure: Measure, mini_sd: Workload, interval: int, order: int)
         run,
         mini_sd.uncached(),
         mini_sd.seeds(),
-        timed=order == 0 or interval in (2, 3, 5, 8),  # an order costs next to nothing
+        timed=order == 0 or interval == 5,  # an order costs the same at any N
         settings={"curve": f"order {order}", "interval": interval},
     )
     assert found.samples.cache is not None
