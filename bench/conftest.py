@@ -1,57 +1,67 @@
-"""Fixtures of the benches: workloads, seed blocks, `measure`, and the options as parameters."""
+"""Fixtures of the benches: workloads by part, references, `measure`, and the options as parameters.
+
+What is slow to import is imported where it is used: what is missing at paper scale is said before.
+"""
 
 from __future__ import annotations
 
 import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from measure import Measure
-from protocols import PROTOCOLS
-from workload import Workload
+import requirements
+from scales import SCALES, scale_of
 
-from deepcache import models
 from deepcache.errors import DeepCacheError
-from deepcache.metrics import reference as references
-from deepcache.metrics.clip_score import load_clip
-from deepcache.sampling import SCHEDULERS
-from deepcache.stages import require_branch
+
+if TYPE_CHECKING:
+    from measure import Measure
+    from workload import Workload
+
+DTYPES = ("fp32", "fp16", "bf16")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("deepcache benches")
     add = group.addoption
-    add("--num-samples", type=_whole(10), help=f"samples a row, for fidelity ({_own('num_samples')})")
-    add("--num-steps", type=_whole(2), help=f"sampling steps of the uncached run ({_own('num_steps')})")
-    add("--batch-size", type=_whole(1), help=f"images that are sampled together ({_own('batch_size')})")
+    add("--scale", choices=list(SCALES), default="mini", help="embedded models, or the paper's (default mini)")
+    add("--weights", choices=["trained", "random"], default="trained", help="random: speed and MACs alone")
+    add("--device", default="cpu", help="where the models run: cpu (default), cuda, cuda:1, ...")
+    add("--dtype", choices=DTYPES, help="of the models (default: fp32; fp16 for prompted ones of the paper on a GPU)")
+    add("--num-samples", type=_whole(2), help="samples a row, for fidelity (default: the model's protocol)")
+    add("--num-steps", type=_whole(2), help="sampling steps of the uncached run (default: the model's protocol)")
+    add("--batch-size", type=_batch_size, help="images sampled together; auto halves it where memory runs out")
     add("--rounds", type=_whole(1), default=2, help="timed rounds a row, cached and uncached (default 2)")
     add("--branches", type=_list(_whole(0)), default=[0], help="branches of Table 1, e.g. 0,1,2 (default 0)")
-    add("--schedulers", type=_list(_scheduler), default=["ddim"], help=f"of Table 1: {', '.join(SCHEDULERS)} (ddim)")
+    add("--schedulers", type=_list(_scheduler), default=["ddim"], help="of Table 1, e.g. ddim,plms (default ddim)")
     add("--seeds", type=_list(_whole(0)), default=[0], help="first seed of each block of samples (default 0)")
-    add("--prompts", type=Path, metavar="FILE", help="a prompt a line, for the workflows (default: 20 captions)")
+    add("--prompts", type=Path, metavar="FILE", help="prompts of the workflows and of prompted models at paper scale")
     add("--images-dir", type=Path, metavar="DIR", help="where the workflows' images go (default: nowhere)")
+    add("--store", type=Path, metavar="DIR", help="sample stores, one a run, read and filled (paper scale: samples)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers of xdist share the machine: a GPU each where there are several, and the cores among them."""
+    """Say what is missing; share the machine among workers: a GPU each where there are several, and the cores."""
+    config.addinivalue_line("markers", "shows_images: skipped with --weights random, whose images are noise")
+    if config.getoption("scale") == "paper" and config.getoption("weights") == "trained":
+        page = requirements.page(config)
+        if page:
+            pytest.exit(page, returncode=2)
     worker = getattr(config, "workerinput", None)
     if worker is None:
         return
+    import torch
+
     number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     if len(visible) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
-
-
-def _own(name: str) -> str:
-    return "; ".join(f"{model} {getattr(PROTOCOLS[model], name)}" for model in ("mini-ldm", "mini-ddpm", "mini-sd"))
 
 
 def _whole(at_least: int) -> Callable[[str], int]:
@@ -63,11 +73,17 @@ def _whole(at_least: int) -> Callable[[str], int]:
     return parse
 
 
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else _whole(1)(text)
+
+
 def _list(parse: Callable[[str], object]) -> Callable[[str], list[object]]:
     return lambda text: [parse(word.strip()) for word in text.split(",")]
 
 
 def _scheduler(text: str) -> str:
+    from deepcache.sampling.schedulers import SCHEDULERS
+
     if text not in SCHEDULERS:
         raise ArgumentTypeError(f"expected schedulers out of {', '.join(SCHEDULERS)}, got {text!r}")
     return text
@@ -87,58 +103,73 @@ def progress_is_seen(pytestconfig: pytest.Config) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def workload(pytestconfig: pytest.Config) -> Callable[..., Workload]:
-    """`workload("mini-sd")`, loaded once a session, as its protocol and the options say."""
-    extractor = models.load_extractor()
-    asked = {name: pytestconfig.getoption(name) for name in ("num_samples", "num_steps", "batch_size")}
-    changes = {name: value for name, value in asked.items() if value}
-
-    @cache
-    def clip() -> Any:
-        return load_clip("mini-clip")
-
-    @cache
-    def load(name: str) -> Workload:
-        protocol = replace(PROTOCOLS[name], **changes)
-        return Workload(name, models.load(name), extractor, clip() if protocol.is_prompted else None, protocol)
-
-    return load
+@pytest.fixture(autouse=True)
+def images_mean_something(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
+    """Nothing computed from noise is shown as fidelity."""
+    if pytestconfig.getoption("weights") == "random" and request.node.get_closest_marker("shows_images"):
+        pytest.skip("shows images, which random weights make noise")
 
 
 @pytest.fixture(scope="session")
-def mini_ldm(workload: Callable[..., Workload], pytestconfig: pytest.Config) -> Workload:
-    """LDM-4-G's stand-in, guidance 1.5 as in the paper's Table 1."""
-    found = workload("mini-ldm")
-    try:
+def workload(pytestconfig: pytest.Config) -> Callable[[str], Workload]:
+    """`workload("prompted")`: by part or by name, loaded once a session, as its protocol and the options say."""
+    from loading import load_workload
+
+    scale = scale_of(pytestconfig)
+
+    @cache
+    def load(model: str) -> Workload:
+        with _told():
+            return load_workload(model, pytestconfig)
+
+    return lambda name: load(getattr(scale, name, name))
+
+
+@pytest.fixture(scope="session")
+def class_conditional(workload: Callable[[str], Workload], pytestconfig: pytest.Config) -> Workload:
+    """LDM-4-G or its stand-in."""
+    from deepcache.stages import require_branch
+
+    found = workload("class_conditional")
+    with _told():
         for branch in pytestconfig.getoption("branches"):
             require_branch(branch, found.cost.num_branches)
-    except DeepCacheError as error:
-        pytest.exit(str(error), returncode=2)
     return found
 
 
 @pytest.fixture(scope="session")
-def mini_ddpm(workload: Callable[..., Workload]) -> Workload:
-    """DDPM's stand-in."""
-    return workload("mini-ddpm")
+def prompted(workload: Callable[[str], Workload]) -> Workload:
+    """Stable Diffusion or its stand-in."""
+    return workload("prompted")
 
 
 @pytest.fixture(scope="session")
-def mini_sd(workload: Callable[..., Workload]) -> Workload:
-    """Stable Diffusion's stand-in."""
-    return workload("mini-sd")
+def reference(pytestconfig: pytest.Config) -> Callable[[str], Any]:
+    """`reference(model)`: statistics of the real images that a model was trained on."""
+    from loading import load_reference
 
+    @cache
+    def load(model: str) -> Any:
+        with _told():
+            return load_reference(model, pytestconfig)
 
-@pytest.fixture(scope="session")
-def reference() -> references.Reference:
-    """Statistics of the real images."""
-    return references.load()
+    return load
 
 
 @pytest.fixture
 def measure(
-    benchmark: Any, record: Callable[..., None], reference: references.Reference, pytestconfig: pytest.Config
+    benchmark: Any, record: Callable[..., None], reference: Callable[[str], Any], pytestconfig: pytest.Config
 ) -> Measure:
     """Samples a row and its uncached counterpart, times both, keeps the record."""
+    from measure import Measure
+
     return Measure(benchmark, record, reference, pytestconfig.getoption("rounds"))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A user's mistake ends the session with its one line."""
+    try:
+        yield
+    except DeepCacheError as error:
+        pytest.exit(str(error), returncode=2)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from workload import Run, Samples, Timing, Workload
 
-from deepcache.macs import PAPER
+from deepcache.caching import Cache
 from deepcache.metrics.fidelity import drift, psnr_each, quality
 from deepcache.metrics.reference import Reference
 from deepcache.plan import CachePlan
@@ -20,10 +20,13 @@ NOT_MEASURED = "not measured: pytest-benchmark is disabled, as it is where tests
 
 @dataclass(frozen=True)
 class Found:
-    """What a row's test asserts on. `metrics` are as recorded; `timing` is None where nothing was timed."""
+    """What a row's test asserts on. `metrics` are as recorded; `timing` is None where nothing was timed.
 
-    samples: Samples
-    uncached: Samples
+    Random weights give no samples: their fidelity would be noise.
+    """
+
+    samples: Samples | None
+    uncached: Samples | None
     metrics: dict[str, Any]
     timing: Timing | None
 
@@ -40,7 +43,7 @@ class Measure:
 
     benchmark: Any
     record: Callable[..., None]
-    reference: Reference
+    reference: Callable[[str], Reference]
     rounds: int
 
     def __call__(
@@ -60,23 +63,17 @@ class Measure:
     ) -> Found:
         self.benchmark.group = experiment
         timing = workload.time(self.benchmark, uncached, run, self.rounds, against or workload) if timed else None
-        base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
-        samples = workload.samples(run, seeds, row)
-        found: dict[str, float] = {
-            **costs(workload, run, uncached, samples),
-            **_speed(timing, workload),
-        }
+        base = samples = None
+        fidelity: dict[str, Any] = {}
         per_seed: dict[str, list[float]] = {}
-        if with_quality:
-            found |= quality(samples.features, self.reference)
-        if samples.clip_scores:
-            found["clip_score"] = statistics.fmean(samples.clip_scores)
-            per_seed["clip_score"] = samples.clip_scores
-        if run != uncached:
-            found |= self.change(samples, base)
-            per_seed["psnr_db"] = psnr_each(samples.images, base.images)
+        if workload.is_trained:
+            base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
+            samples = workload.samples(run, seeds, row)
+            fidelity, per_seed = self.fidelity(workload, samples, base, with_quality=with_quality)
         if metrics:
-            found |= metrics(samples, base)
+            fidelity |= metrics(samples, base)
+        cache = samples.cache if samples else timing.cache if timing else None
+        found = {**costs(workload, run, uncached, cache), **_speed(timing, workload), **fidelity}
         self.record(
             experiment=experiment,
             row=row,
@@ -90,10 +87,26 @@ class Measure:
         )
         return Found(samples, base, found, timing)
 
+    def fidelity(
+        self, workload: Workload, samples: Samples, uncached: Samples, *, with_quality: bool
+    ) -> tuple[dict[str, Any], dict[str, list[float]]]:
+        """Metrics of a row's samples, and those of each seed."""
+        found: dict[str, Any] = {}
+        per_seed: dict[str, list[float]] = {}
+        if with_quality:
+            found |= quality(samples.features, self.reference(workload.model))
+        if samples.clip_scores:
+            found["clip_score"] = statistics.fmean(samples.clip_scores)
+            per_seed["clip_score"] = samples.clip_scores
+        if samples is not uncached:
+            found |= self.change(samples, uncached)
+            per_seed["psnr_db"] = psnr_each(samples.images, uncached.images)
+        return found, per_seed
+
     def _timing(self, timing: Timing | None, workload: Workload) -> str:
         if timing is None:
             return NOT_MEASURED
-        count = workload.protocol.timed_batch_size
+        count = workload.timed_images
         return f"median of {self.rounds} interleaved rounds of {count} images, decoding included"
 
     @staticmethod
@@ -102,29 +115,32 @@ class Measure:
         return drift(samples.features, uncached.features, samples.images, uncached.images)
 
 
-def costs(workload: Workload, run: Run, uncached: Run, samples: Samples) -> dict[str, float]:
-    """MACs of a sample, and of a step: the mean over the uncached run's; full and shallow calls; bytes of the cache."""
+def costs(workload: Workload, run: Run, uncached: Run, cache: Cache | None) -> dict[str, float]:
+    """MACs of a sample, and of a step: the mean over the uncached run's; full and shallow calls; bytes of the cache.
+
+    What the cache did must be what the plan says.
+    """
     calls, of = workload.num_calls(run), workload.num_calls(uncached)
-    if run.plan is None or samples.cache is None:
-        total = workload.cost.full() * calls
+    if run.plan is None:
+        total = workload.cost.full(workload.convention) * calls
         return {"macs": round(total / of), "total_macs": total, "num_full": calls, "num_shallow": 0}
-    generation = samples.cache.generations[0]
-    return {
-        "macs": round(generation.macs * calls / of),
-        "total_macs": round(generation.macs * calls),
-        "num_full": len(generation.full_steps),
-        "num_shallow": generation.num_calls - len(generation.full_steps),
-        "feature_bytes": generation.feature_bytes,
-    }
+    total = round(workload.cost.mean(run.plan, workload.convention) * calls)
+    num_full = run.plan.num_full
+    found = {"macs": round(total / of), "total_macs": total, "num_full": num_full, "num_shallow": calls - num_full}
+    if cache is not None:
+        assert {generation.full_steps for generation in cache.generations} == {run.plan.full_steps}
+        found["feature_bytes"] = cache.generations[0].feature_bytes
+    return found
 
 
 def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[str, str | int | float | bool]:
     """What was run, in plain scalars."""
     found: dict[str, str | int | float | bool] = {
         "model": workload.model,
-        "weights": "embedded",
-        "extractor": "mini-features",
-        "device": "cpu",
+        "weights": workload.weights,
+        "extractor": "mini-features" if workload.is_trained else "none",
+        "device": workload.device_name,
+        "dtype": workload.dtype_name,
         "num_threads": torch.get_num_threads(),
         "scheduler": run.scheduler,
         "uncached_steps": uncached.num_steps,
@@ -132,7 +148,7 @@ def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[
         "first_seed": seeds.start,
         "num_samples": len(seeds),
         "batch_size": min(workload.protocol.batch_size, len(seeds)),
-        "macs_convention": f"{PAPER}, mean over the uncached run's {workload.num_calls(uncached)} steps",
+        "macs_convention": f"{workload.convention}, mean over the uncached run's {workload.num_calls(uncached)} steps",
     }
     if workload.protocol.guidance_scale is not None:
         found["guidance_scale"] = workload.protocol.guidance_scale
@@ -149,5 +165,5 @@ def _speed(timing: Timing | None, workload: Workload) -> dict[str, float]:
     if timing is None:
         return {}
     latency_s = statistics.median(timing.cached_s)
-    throughput = workload.protocol.timed_batch_size / latency_s
+    throughput = workload.timed_images / latency_s
     return {"latency_s": latency_s, "throughput": throughput, "speedup": timing.speedup}

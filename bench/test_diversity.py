@@ -18,6 +18,8 @@ PROMPTS = prompts_of([3, 27, 58, 9])  # a dress, a sneaker, a bag, an ankle boot
 NUM_SEEDS = 12
 METHODS = {"uncached": (1, 0), "N=3": (3, 0), "N=3, order 1": (3, 1), "N=10": (10, 0)}
 
+pytestmark = pytest.mark.shows_images
+
 
 @pytest.fixture(scope="module")
 def perceptual() -> Perceptual:
@@ -26,19 +28,19 @@ def perceptual() -> Perceptual:
 
 
 @pytest.fixture(scope="module")
-def measured(mini_sd: Workload, perceptual: Perceptual) -> Callable[[Run, str], dict[str, float]]:
+def measured(prompted: Workload, perceptual: Perceptual) -> Callable[[Run, str], dict[str, float]]:
     """`measured(run, prompt)`: sampled and compared once."""
 
     @cache
     def among_seeds(run: Run, prompt: str) -> dict[str, float]:
-        images, _ = mini_sd.images(
+        images, _ = prompted.images(
             run,
             range(NUM_SEEDS),
             batch_size=NUM_SEEDS,
             conditions=lambda some: {"prompt": [prompt] * len(some)},
             description=prompt,
         )
-        return diversity(images, prompt, clip=mini_sd.clip, perceptual=perceptual)
+        return diversity(images, prompt, clip=prompted.clip, perceptual=perceptual)
 
     return among_seeds
 
@@ -47,27 +49,27 @@ def measured(mini_sd: Workload, perceptual: Perceptual) -> Callable[[Run, str], 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda text: text.replace(" ", "-"))
 def test_diversity(
     record: Callable[..., None],
-    mini_sd: Workload,
+    prompted: Workload,
     perceptual: Perceptual,
     measured: Callable[[Run, str], dict[str, float]],
     prompt: str,
     method: str,
 ) -> None:
     interval, order = METHODS[method]
-    uncached = mini_sd.uncached()
-    run = uncached if interval == 1 else mini_sd.every(interval, order=order)
+    uncached = prompted.uncached()
+    run = uncached if interval == 1 else prompted.every(interval, order=order)
     metrics = measured(run, prompt)
     record(
         experiment="diversity",
         row=f"{prompt}, {method}",
         settings={
-            **describe(mini_sd, run, uncached, range(NUM_SEEDS)),
+            **describe(prompted, run, uncached, range(NUM_SEEDS)),
             "perceptual": perceptual.name,
             "prompt": prompt,
             "interval": interval,
         },
         metrics=metrics,
     )
-    if interval == 3 and mini_sd.protocol.num_steps >= thresholds.ENOUGH_STEPS:
+    if interval == 3 and prompted.protocol.num_steps >= thresholds.ENOUGH_STEPS:
         ratio = metrics["pairwise_perceptual"] / measured(uncached, prompt)["pairwise_perceptual"]
         assert 1 / thresholds.DIVERSITY_CHANGES_BY <= ratio <= thresholds.DIVERSITY_CHANGES_BY

@@ -20,7 +20,8 @@ from deepcache.results.picture import picture
 
 SEEDS = range(8)
 ALIKE = 0.95  # the paper's, in its Figure 2c
-MODELS = ("mini-sd", "mini-ldm", "mini-ddpm")
+
+pytestmark = pytest.mark.shows_images
 
 
 def _features(workload: Workload) -> list[Tensor]:
@@ -45,9 +46,9 @@ def _similarity(features: Tensor) -> np.ndarray:
     return torch.einsum("tbn,sbn->ts", flat, flat).div(flat.shape[1]).numpy()
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_figure2(record: Callable[..., None], workload: Callable[..., Workload], model: str) -> None:
-    found = workload(model)
+@pytest.mark.parametrize("part", ["prompted", "class_conditional", "unconditional"])
+def test_figure2(record: Callable[..., None], workload: Callable[..., Workload], part: str) -> None:
+    found = workload(part)
     features = _features(found)
     matrices = [_similarity(block) for block in features]
     names = [f"up block {number}" for number in range(len(matrices))]
@@ -58,14 +59,14 @@ def test_figure2(record: Callable[..., None], workload: Callable[..., Workload],
         alike = (matrix > ALIKE).mean(axis=1)
         record(
             experiment="figure2",
-            row=f"{model}, {name}",
+            row=f"{found.model}, {name}",
             settings=settings,
             metrics={
                 "similarity_adjacent": float(np.diagonal(matrix, 1).mean()),
                 "similarity_lowest": float(matrix.min()),
                 "similar_share": 100 * float(alike.mean()),
             },
-            pictures=_pictures(model, features, matrices, names, low) if name == names[0] else [],
+            pictures=_pictures(found.model, features, matrices, names, low) if name == names[0] else [],
         )
         assert np.diagonal(matrix) == pytest.approx(1, abs=1e-4)
         if found.protocol.num_steps >= thresholds.ENOUGH_STEPS:

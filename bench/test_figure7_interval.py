@@ -17,15 +17,17 @@ from deepcache.sampling import prompts_of
 INTERVALS = range(1, 21)
 SEEDS = range(5)
 
+pytestmark = pytest.mark.shows_images
+
 
 @pytest.mark.parametrize("interval", INTERVALS, ids="N={}".format)
-def test_figure7(measure: Measure, mini_sd: Workload, interval: int) -> None:
-    uncached = mini_sd.uncached()
-    run = uncached if interval == 1 else mini_sd.every(interval)
+def test_figure7(measure: Measure, prompted: Workload, interval: int) -> None:
+    uncached = prompted.uncached()
+    run = uncached if interval == 1 else prompted.every(interval)
     measure(
         "figure7",
         f"N={interval}",
-        mini_sd,
+        prompted,
         run,
         uncached,
         SEEDS,
@@ -34,10 +36,10 @@ def test_figure7(measure: Measure, mini_sd: Workload, interval: int) -> None:
     )
 
 
-def test_figure7_grid(record: Callable[..., None], mini_sd: Workload) -> None:
-    uncached = mini_sd.uncached()
-    runs = [uncached, *(mini_sd.every(interval) for interval in INTERVALS[1:])]
-    columns = [mini_sd.samples(run, SEEDS, "grid").images for run in runs]
+def test_figure7_grid(record: Callable[..., None], prompted: Workload) -> None:
+    uncached = prompted.uncached()
+    runs = [uncached, *(prompted.every(interval) for interval in INTERVALS[1:])]
+    columns = [prompted.pictures(run, SEEDS) for run in runs]
     psnr = [psnr_each(images, columns[0]) for images in columns]
     figure = grid(
         torch.stack(columns, dim=1),
@@ -49,7 +51,7 @@ def test_figure7_grid(record: Callable[..., None], mini_sd: Workload) -> None:
     record(
         experiment="figure7",
         row="grid",
-        settings=describe(mini_sd, uncached, uncached, SEEDS),
+        settings=describe(prompted, uncached, uncached, SEEDS),
         metrics={},
         pictures=[picture("figure7", alt, figure)],
     )

@@ -7,27 +7,31 @@ from dataclasses import replace
 import pytest
 from measure import Measure
 from memory import PeakMemory
+from scales import scale_of
 from workload import Workload
 
 from deepcache.models.architectures import architecture
 
 INTERVAL = 5
 MEASURED_STEPS, MEASURED_IMAGES = 6, 4  # of the memory: a full step, shallow ones, and a full one again
-BRANCHES = range(architecture("mini-sd").num_branches)
 
 
-@pytest.mark.parametrize("skip", [None, *BRANCHES], ids=lambda b: "uncached" if b is None else f"branch={b}")
-def test_layerwise(measure: Measure, mini_sd: Workload, skip: int | None) -> None:
-    uncached = mini_sd.uncached()
-    run = uncached if skip is None else mini_sd.every(INTERVAL, skip)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    branches = range(architecture(scale_of(metafunc.config).prompted).num_branches)
+    metafunc.parametrize("skip", [None, *branches], ids=lambda b: "uncached" if b is None else f"branch={b}")
+
+
+def test_layerwise(measure: Measure, prompted: Workload, skip: int | None) -> None:
+    uncached = prompted.uncached()
+    run = uncached if skip is None else prompted.every(INTERVAL, skip)
     short = replace(uncached, num_steps=MEASURED_STEPS)
     if skip is not None:
-        short = mini_sd.every(INTERVAL, skip, num_steps=MEASURED_STEPS)
+        short = prompted.every(INTERVAL, skip, num_steps=MEASURED_STEPS)
 
     def held(*_: object) -> dict[str, float]:
         """By the U-Net and its cache; decoding would take more, whatever the branch."""
         with PeakMemory() as memory:
-            _, cache = mini_sd.images(
+            _, cache = prompted.images(
                 short, range(MEASURED_IMAGES), batch_size=MEASURED_IMAGES, progress=False, output_type="latent"
             )
         feature = {} if cache is None else {"feature_bytes": cache.generations[0].feature_bytes}
@@ -36,10 +40,10 @@ def test_layerwise(measure: Measure, mini_sd: Workload, skip: int | None) -> Non
     found = measure(
         "layerwise",
         "uncached" if skip is None else f"branch {skip}",
-        mini_sd,
+        prompted,
         run,
         uncached,
-        mini_sd.seeds(),
+        prompted.seeds(),
         settings={
             "interval": 1 if skip is None else INTERVAL,
             "curve": "uncached" if skip is None else f"N={INTERVAL}",

@@ -15,6 +15,7 @@ import thresholds
 import torch
 from matplotlib.figure import Figure
 from measure import NOT_MEASURED
+from scales import scale_of
 from workload import Workload
 
 from deepcache.example import example
@@ -29,9 +30,15 @@ from deepcache.views import Cut
 
 # The paper's branch and steps, and the digits that its column has.
 PAPER = {"ldm-4-g": (0, 250, 2), "ddpm-cifar10": (2, 100, 1), "ddpm-lsun": (2, 100, 1), "sd-1.5": (1, 50, 2)}
-EMBEDDED = [(name, b) for name in ("mini-ldm", "mini-ddpm", "mini-sd") for b in range(architecture(name).num_branches)]
 BATCH = 8
 WARM_UP, ROUNDS = 3, 40
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "skip" in metafunc.fixturenames:
+        models = scale_of(metafunc.config).unpruned
+        cases = [(name, branch) for name in models for branch in range(architecture(name).num_branches)]
+        metafunc.parametrize(("name", "skip"), cases)
 
 
 @pytest.mark.parametrize("row", MACS_TABLE.rows)
@@ -83,7 +90,6 @@ def test_macs_of_every_layer(record: Callable[..., None], name: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "skip"), EMBEDDED, ids=lambda value: str(value))
 def test_share_of_a_shallow_step(
     benchmark: Any, record: Callable[..., None], workload: Callable[..., Workload], name: str, skip: int
 ) -> None:

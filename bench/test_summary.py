@@ -9,18 +9,20 @@ import thresholds
 from measure import Measure, describe
 from workload import Run, Workload
 
-MODELS = {"mini-ldm": (2, 3, 5, 10), "mini-ddpm": (2, 3, 5), "mini-sd": (2, 3, 5)}
-CASES = [(model, interval) for model, intervals in MODELS.items() for interval in intervals]
+INTERVALS = {"class_conditional": (2, 3, 5, 10), "unconditional": (2, 3, 5), "prompted": (2, 3, 5)}
+CASES = [(part, interval) for part, intervals in INTERVALS.items() for interval in intervals]
+
+pytestmark = pytest.mark.shows_images
 
 
-@pytest.mark.parametrize(("model", "interval"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("part", "interval"), CASES, ids=lambda value: str(value))
 def test_summary(
     record: Callable[..., None],
     workload: Callable[..., Workload],
-    model: str,
+    part: str,
     interval: int,
 ) -> None:
-    found = workload(model)
+    found = workload(part)
     uncached, seeds = found.uncached(), found.seeds()
     base = found.samples(uncached, seeds, "uncached")
 
@@ -35,7 +37,7 @@ def test_summary(
     assert runs[0].plan is not None
     record(
         experiment="summary",
-        row=f"{model}, N={interval}",
+        row=f"{found.model}, N={interval}",
         settings={
             **describe(found, runs[0], uncached, seeds),
             "interval": interval,

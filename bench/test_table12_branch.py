@@ -7,19 +7,29 @@ from collections.abc import Callable
 import pytest
 import thresholds
 from measure import Measure
+from scales import scale_of
 from workload import Workload
 
 from deepcache.models.architectures import architecture
 
 INTERVAL = 5
-SHARE_OF_STEPS = {"mini-ddpm": 0.25, "mini-sd": 1.0}  # twelve branches in pixel space take their time
-CASES = [(model, branch) for model in SHARE_OF_STEPS for branch in range(architecture(model).num_branches)]
 
 
-@pytest.mark.parametrize(("model", "skip"), CASES, ids=lambda value: str(value))
-def test_table12(measure: Measure, workload: Callable[..., Workload], model: str, skip: int) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    scale = scale_of(metafunc.config)
+    models = (scale.unconditional, scale.prompted)
+    cases = [(model, branch) for model in models for branch in range(architecture(model).num_branches)]
+    metafunc.parametrize(("model", "skip"), cases)
+
+
+def test_table12(
+    measure: Measure, workload: Callable[..., Workload], pytestconfig: pytest.Config, model: str, skip: int
+) -> None:
     found = workload(model)
-    uncached = found.uncached(num_steps=max(2, int(found.protocol.num_steps * SHARE_OF_STEPS[model])))
+    in_pixels = model == scale_of(pytestconfig).unconditional
+    # twelve branches in pixel space take their time
+    num_steps = found.protocol.num_steps // 4 if model == "mini-ddpm" else found.protocol.num_steps
+    uncached = found.uncached(num_steps=max(2, num_steps))
     run = found.every(INTERVAL, skip, num_steps=uncached.num_steps)
     row = measure(
         "table12",
@@ -28,8 +38,8 @@ def test_table12(measure: Measure, workload: Callable[..., Workload], model: str
         run,
         uncached,
         found.seeds(),
-        timed=model == "mini-ddpm",  # mini-sd's branches are timed in the layer-wise ablation
-        with_quality=model == "mini-ddpm",
+        timed=in_pixels,  # the prompted model's branches are timed in the layer-wise ablation
+        with_quality=in_pixels,
         settings={"interval": INTERVAL},
     )
     if row.timing is not None and found.protocol.num_steps >= thresholds.ENOUGH_STEPS:

@@ -76,19 +76,19 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_table1(
     measure: Measure,
-    mini_ldm: Workload,
+    class_conditional: Workload,
     row: Row,
     branch: int,
     scheduler: str,
     first_seed: int,
 ) -> None:
-    seeds, cost = mini_ldm.seeds(first_seed), mini_ldm.cost
-    uncached = mini_ldm.uncached(scheduler=scheduler)
-    run = row.run(mini_ldm, uncached, branch)
+    seeds, cost = class_conditional.seeds(first_seed), class_conditional.cost
+    uncached = class_conditional.uncached(scheduler=scheduler)
+    run = row.run(class_conditional, uncached, branch)
     found = measure(
         "table1",
         row.label(run, branch, scheduler, first_seed),
-        mini_ldm,
+        class_conditional,
         run,
         uncached,
         seeds,
@@ -98,30 +98,29 @@ def test_table1(
     )
 
     enough = uncached.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SAMPLES
-    if run.plan is not None:
-        assert found.samples.cache is not None
-        assert {g.full_steps for g in found.samples.cache.generations} == {run.plan.full_steps}
-        if found.timing is not None and enough:
-            assert found.timing.speedup >= thresholds.SPEEDUP_OF_MACS_RATIO * cost.ratio(run.plan)
-    if run.plan is not None and branch == 0:
+    shown = enough and found.samples is not None
+    if run.plan is not None and found.timing is not None and enough:
+        assert found.timing.speedup >= thresholds.SPEEDUP_OF_MACS_RATIO * cost.ratio(run.plan)
+    if run.plan is not None and branch == 0 and class_conditional.is_mini:
         full, shallow = thresholds.MINI_LDM_FULL_MACS, thresholds.MINI_LDM_SHALLOW_MACS
         share = Fraction(run.plan.num_full, run.plan.num_steps)
         assert found.metrics["macs"] == round(shallow + (full - shallow) * share)
-    if row.kind == "uncached" and enough:
+    if row.kind == "uncached" and shown and class_conditional.is_mini:
         asked = labels_of(seeds, found.samples.features.probabilities.shape[1])
         assert as_asked(found.samples.features, asked) >= thresholds.samples_as_asked(len(seeds))
-    if row == Row("uniform", 2) and enough:
+    if row == Row("uniform", 2) and shown:
         assert found.metrics["psnr_median_db"] >= thresholds.PSNR_DB_AT_INTERVAL_2
 
 
+@pytest.mark.shows_images
 def test_table1_fidelity_falls_with_the_interval(
-    mini_ldm: Workload, branch: int, scheduler: str, first_seed: int
+    class_conditional: Workload, branch: int, scheduler: str, first_seed: int
 ) -> None:
-    seeds, uncached = mini_ldm.seeds(first_seed), mini_ldm.uncached(scheduler=scheduler)
+    seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached(scheduler=scheduler)
     if uncached.num_steps < thresholds.ENOUGH_STEPS or len(seeds) < thresholds.ENOUGH_SAMPLES:
         pytest.skip("needs enough steps and samples (bench/thresholds.py)")
-    base = mini_ldm.samples(uncached, seeds)
-    rows = [mini_ldm.samples(row.run(mini_ldm, uncached, branch), seeds, str(row)) for row in UNIFORM]
+    base = class_conditional.samples(uncached, seeds)
+    rows = [class_conditional.samples(row.run(class_conditional, uncached, branch), seeds, str(row)) for row in UNIFORM]
     for nearer, farther in pairwise(Measure.change(samples, base) for samples in rows):
         assert nearer["psnr_median_db"] - farther["psnr_median_db"] > thresholds.PSNR_FALLS_BY_AT_LEAST_DB
         assert farther["fid_drift"] - nearer["fid_drift"] > thresholds.FID_DRIFT_GROWS_BY_AT_LEAST

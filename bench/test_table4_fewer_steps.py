@@ -8,12 +8,14 @@ import pytest
 from measure import Measure
 from workload import SOLVERS, Run, Workload
 
+pytestmark = pytest.mark.shows_images
 
-def _run(mini_ldm: Workload, uncached: Run, method: str, interval: int) -> Run:
+
+def _run(class_conditional: Workload, uncached: Run, method: str, interval: int) -> Run:
     order = int(method.removeprefix("order ")) if method.startswith("order") else 0
-    cached = mini_ldm.every(interval, order=order, scheduler=uncached.scheduler, num_steps=uncached.num_steps)
+    cached = class_conditional.every(interval, order=order, scheduler=uncached.scheduler, num_steps=uncached.num_steps)
     if method == "fewer steps at the cost of":
-        return mini_ldm.fewer(uncached, cached)
+        return class_conditional.fewer(uncached, cached)
     if method == "as many steps as full ones of":
         assert cached.plan is not None
         return replace(uncached, num_steps=cached.plan.num_full)
@@ -25,21 +27,21 @@ def _run(mini_ldm: Workload, uncached: Run, method: str, interval: int) -> Run:
 )
 @pytest.mark.parametrize("interval", [2, 3, 5], ids="N={}".format)
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_fewer_steps(measure: Measure, mini_ldm: Workload, solver: str, interval: int, method: str) -> None:
-    uncached = mini_ldm.uncached_by(solver)
-    run = _run(mini_ldm, uncached, method, interval)
+def test_fewer_steps(measure: Measure, class_conditional: Workload, solver: str, interval: int, method: str) -> None:
+    uncached = class_conditional.uncached_by(solver)
+    run = _run(class_conditional, uncached, method, interval)
     name = {"order 0": f"N={interval}", "order 1": f"N={interval}, order 1", "order 2": f"N={interval}, order 2"}
     found = measure(
         "table4",
         f"{solver}, " + name.get(method, f"{method} N={interval}"),
-        mini_ldm,
+        class_conditional,
         run,
         uncached,
-        mini_ldm.seeds(),
+        class_conditional.seeds(),
         timed=False,
         with_quality=True,
         settings={"curve": f"{solver}, {method}", "interval": interval, "method": method},
     )
     if "full ones" in method:
-        cached = mini_ldm.every(interval, scheduler=solver, num_steps=uncached.num_steps)
+        cached = class_conditional.every(interval, scheduler=solver, num_steps=uncached.num_steps)
         assert found.metrics["num_full"] == cached.plan.num_full

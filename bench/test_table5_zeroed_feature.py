@@ -11,19 +11,21 @@ from measure import Measure
 from workload import Workload
 
 # As many full steps as in the paper: 10 of DDPM's 100, and of LDM-4-G's 250, at N = 20, 13; here 10 of 50.
-INTERVALS = {"mini-ddpm": 10, "mini-ldm": 5}
+INTERVALS = {"unconditional": 10, "class_conditional": 5}
+
+pytestmark = pytest.mark.shows_images
 
 
-@pytest.mark.parametrize("model", INTERVALS)
+@pytest.mark.parametrize("part", INTERVALS)
 @pytest.mark.parametrize("feature", ["kept", "zeros"])
-def test_table5(measure: Measure, workload: Callable[..., Workload], model: str, feature: str) -> None:
-    found, zeroed = workload(model), feature == "zeros"
-    interval = INTERVALS[model]
+def test_table5(measure: Measure, workload: Callable[..., Workload], part: str, feature: str) -> None:
+    found, zeroed = workload(part), feature == "zeros"
+    interval = INTERVALS[part]
     run = found.every(interval)
     seeds = found.seeds()
     row = measure(
         "table5",
-        f"{model}, N={interval}" + (", zeros" if zeroed else ""),
+        f"{found.model}, N={interval}" + (", zeros" if zeroed else ""),
         found,
         replace(run, zeroed=zeroed),
         found.uncached(),

@@ -11,22 +11,24 @@ from measure import Measure
 from workload import Workload
 
 INTERVAL = 4
+
+pytestmark = pytest.mark.shows_images
 CENTERS = [(center, 1.2) for center in (10, 50, 80, 120, 150, 200)]  # of the paper's 250 steps
 POWERS = [(120, power) for power in (1.05, 1.1, 1.4)]
 
 
 @pytest.mark.parametrize(("center", "power"), [*CENTERS, *POWERS], ids=lambda value: str(value))
-def test_table7(measure: Measure, mini_ldm: Workload, center: int, power: float) -> None:
-    uncached = mini_ldm.uncached()
+def test_table7(measure: Measure, class_conditional: Workload, center: int, power: float) -> None:
+    uncached = class_conditional.uncached()
     found = measure(
         "table7",
         f"centre {center}/250, power {power}",
-        mini_ldm,
-        mini_ldm.around(center / 250, power, INTERVAL),
+        class_conditional,
+        class_conditional.around(center / 250, power, INTERVAL),
         uncached,
-        mini_ldm.seeds(),
+        class_conditional.seeds(),
         timed=False,
         with_quality=True,
         settings={"center": center, "power": power, "interval": INTERVAL},
     )
-    assert found.metrics["num_full"] == mini_ldm.every(INTERVAL).plan.num_full
+    assert found.metrics["num_full"] == class_conditional.every(INTERVAL).plan.num_full

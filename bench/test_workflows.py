@@ -53,10 +53,10 @@ def prompts(pytestconfig: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def pictures(mini_sd: Workload, prompts: list[str]) -> Tensor:
+def pictures(prompted: Workload, prompts: list[str]) -> Tensor:
     """What is changed or filled in: uncached samples of other prompts, (B, 3, 32, 32)."""
     seeds = range(1_000, 1_000 + len(prompts))
-    images, _ = mini_sd.images(mini_sd.uncached(), seeds, description="pictures to start from")
+    images, _ = prompted.images(prompted.uncached(), seeds, description="pictures to start from")
     return images
 
 
@@ -65,17 +65,17 @@ def pictures(mini_sd: Workload, prompts: list[str]) -> Tensor:
 def test_workflow(
     record: Callable[..., None],
     benchmark: Any,
-    mini_sd: Workload,
+    prompted: Workload,
     prompts: list[str],
     pictures: Tensor,
     name: str,
     method: str,
     pytestconfig: pytest.Config,
 ) -> None:
-    uncached, seeds, order = mini_sd.uncached(), range(len(prompts)), ORDERS[method]
-    mini_sd.images(uncached, range(1), progress=False, num_inference_steps=2)  # its own scheduler again, and warm
-    workflow = replace(mini_sd, pipe=WORKFLOWS[name](mini_sd.pipe))
-    run = uncached if order is None else replace(uncached, plan=Interval(INTERVAL, mini_sd.protocol.branch, order))
+    uncached, seeds, order = prompted.uncached(), range(len(prompts)), ORDERS[method]
+    prompted.images(uncached, range(1), progress=False, num_inference_steps=2)  # its own scheduler again, and warm
+    workflow = replace(prompted, pipe=WORKFLOWS[name](prompted.pipe))
+    run = uncached if order is None else replace(uncached, plan=Interval(INTERVAL, prompted.protocol.branch, order))
 
     def images_of(one: Run) -> tuple[Tensor, float]:
         started = time.perf_counter()
@@ -90,7 +90,7 @@ def test_workflow(
     benchmark.group = f"workflows, {name}"
     images, latency_s = benchmark.pedantic(images_of, args=(run,))
     before, uncached_s = (images, latency_s) if order is None else images_of(uncached)
-    metrics = {"clip_score": statistics.fmean(clip_scores(mini_sd.clip, images, prompts).tolist())}
+    metrics = {"clip_score": statistics.fmean(clip_scores(prompted.clip, images, prompts).tolist())}
     if benchmark.enabled:
         metrics |= {"latency_s": latency_s, "speedup": uncached_s / latency_s}
     if order is not None:
@@ -103,8 +103,8 @@ def test_workflow(
 
     assert images.shape == before.shape
     is_own = prompts == prompts_of(range(NUM_PROMPTS))
-    if order is not None and is_own and mini_sd.protocol.num_steps >= thresholds.ENOUGH_STEPS:
-        base = statistics.fmean(clip_scores(mini_sd.clip, before, prompts).tolist())
+    if order is not None and is_own and prompted.protocol.num_steps >= thresholds.ENOUGH_STEPS:
+        base = statistics.fmean(clip_scores(prompted.clip, before, prompts).tolist())
         assert metrics["clip_score"] >= base - thresholds.CLIP_SCORE_LOST_AT_INTERVAL_3
     if name == "inpainting":
         kept = images[:, :, :, : images.shape[3] // 4] - pictures[:, :, :, : images.shape[3] // 4]

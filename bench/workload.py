@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from protocols import Protocol
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,9 +22,12 @@ from deepcache.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.extractors import Features, extract
 from deepcache.models.architectures import architecture
-from deepcache.models.mini_features import MiniFeatures
+from deepcache.models.embedded import EMBEDDED
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
-from deepcache.sampling import prompts_of, sample, scheduler
+from deepcache.sampling.conditions import Conditions, prompts_of
+from deepcache.sampling.protocols import Protocol
+from deepcache.sampling.samples import sample
+from deepcache.sampling.schedulers import scheduler
 
 SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # and the share of the protocol's steps that does for each
 
@@ -46,7 +49,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images (B, 3, H, W) in 0..1, their features, CLIP scores of prompts, and what the cache did (None: uncached)."""
+    """Images (B, 3, H, W) in 0..1, their features, CLIP scores of prompts, and what the cache did, if one did.
+
+    There is no cache of an uncached run, nor of samples that were all read from a store.
+    """
 
     images: Tensor
     features: Features
@@ -60,10 +66,11 @@ class Samples:
 
 @dataclass
 class Timing:
-    """Seconds of interleaved rounds; of the uncached run alone there is nothing beside it."""
+    """Seconds of interleaved rounds, and what the cache did; of the uncached run alone there is nothing beside it."""
 
     uncached_s: list[float] = field(default_factory=list)
     cached_s: list[float] = field(default_factory=list)
+    cache: Cache | None = None
 
     @property
     def speedup(self) -> float:
@@ -74,18 +81,52 @@ class Timing:
 
 @dataclass(eq=False)
 class Workload:
-    """A pipeline, the extractors that measure it, and the way in which it is sampled."""
+    """A pipeline, the extractors that measure it, and the way in which it is sampled.
+
+    Random weights have no extractors; `stores` is the folder of the sample stores, None to keep samples in memory.
+    """
 
     model: str
     pipe: Any
-    extractor: MiniFeatures
+    extractor: Any
     clip: Clip | None
     protocol: Protocol
+    weights: str = "embedded"
+    conditions: Conditions | None = None
+    stores: Path | None = None
 
     def __post_init__(self) -> None:
         self._config = self.pipe.scheduler.config
         self._samples: dict[tuple[Run, int], Samples] = {}
-        self.cost: Cost = architecture(self.model).cost()
+        self._warm: set[str] = set()
+        known = architecture(self.model)
+        self.cost: Cost = known.cost()
+        self.convention = known.convention
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its images mean something."""
+        return self.weights != "random"
+
+    @property
+    def is_mini(self) -> bool:
+        """Whether it is an embedded model, which the thresholds on absolute scores are for."""
+        return self.model in EMBEDDED
+
+    @property
+    def device_name(self) -> str:
+        """What runs it, as its maker calls it."""
+        device = self.pipe.unet.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.pipe.unet.dtype).removeprefix("torch.")
+
+    @property
+    def timed_images(self) -> int:
+        """How many are sampled together where time is measured."""
+        return min(self.protocol.timed_batch_size, self.protocol.num_samples)
 
     def seeds(self, first: int = 0) -> range:
         """A block of seeds, as long as the protocol says."""
@@ -136,6 +177,10 @@ class Workload:
         self._samples[run, seeds.start] = found
         return found
 
+    def pictures(self, run: Run, seeds: range) -> Tensor:
+        """The images of `samples` all at once, (B, 3, H, W)."""
+        return torch.cat(list(self.samples(run, seeds).images.split(self.protocol.batch_size)))
+
     def images(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
         """Sampled now, whatever was sampled before; `options` are `sample`'s."""
         scale = self.protocol.guidance_scale
@@ -153,13 +198,14 @@ class Workload:
         if not benchmark.enabled:
             return None
         timing = Timing()
-        self._seconds(replace(uncached, num_steps=4))  # warm-up; PNDM needs four
+        self._warm_up(uncached.scheduler)
 
         def uncached_round() -> None:
-            timing.uncached_s.append(base._seconds(uncached))
+            timing.uncached_s.append(base._timed(uncached)[0])
 
         def cached_round() -> None:
-            timing.cached_s.append(self._seconds(run))
+            seconds, timing.cache = self._timed(run)
+            timing.cached_s.append(seconds)
             bar.update()
 
         is_alone = base is self and uncached == run
@@ -167,11 +213,16 @@ class Workload:
             benchmark.pedantic(cached_round, setup=None if is_alone else uncached_round, rounds=rounds)
         return timing
 
-    def _seconds(self, run: Run) -> float:
+    def _timed(self, run: Run) -> tuple[float, Cache | None]:
+        """Seconds of a batch, until its images are back from the device."""
         start = time.perf_counter()
-        count = self.protocol.timed_batch_size
-        self.images(run, range(count), batch_size=count, progress=False)
-        return time.perf_counter() - start
+        _, cache = self.images(run, range(self.timed_images), batch_size=self.timed_images, progress=False)
+        return time.perf_counter() - start, cache
+
+    def _warm_up(self, solver: str) -> None:
+        if solver not in self._warm:
+            self._timed(Run(solver, 4))  # PNDM needs four steps
+            self._warm.add(solver)
 
     def _caching(self, plan: CachePlan | Interval | None) -> AbstractContextManager[Cache | None]:
         return nullcontext() if plan is None else cached(self.pipe, plan)

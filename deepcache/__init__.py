@@ -6,8 +6,9 @@
 Names are imported on first use, so that `import deepcache` (and the pytest plugin) costs no import of torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deepcache.lazy import lazy
 
 if TYPE_CHECKING:
     from deepcache import models
@@ -30,22 +31,13 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOMES = {
-    "caching": ("Cache", "cached"),
-    "errors": ("DeepCacheError", "DeepCacheWarning", "UnsupportedUNetError"),
-    "generation": ("Generation",),
-    "plan": ("CachePlan", "quadratic", "uniform"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "models":
-        return import_module("deepcache.models")
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"deepcache.{home}"), name)
-    raise AttributeError(f"module 'deepcache' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "caching": ("Cache", "cached"),
+        "errors": ("DeepCacheError", "DeepCacheWarning", "UnsupportedUNetError"),
+        "generation": ("Generation",),
+        "models": (),
+        "plan": ("CachePlan", "quadratic", "uniform"),
+    },
+)

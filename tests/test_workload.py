@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from protocols import Protocol
 from workload import Run, Workload
 
 from deepcache import cached, models
-from deepcache.sampling import sample
+from deepcache.sampling.protocols import Protocol
+from deepcache.sampling.samples import sample
 
 SEEDS = range(3)
 

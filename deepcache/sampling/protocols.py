@@ -1,4 +1,4 @@
-"""How each embedded model is sampled: the paper's protocol in small."""
+"""How each model is sampled: the paper's protocol, and for the embedded models the same in small."""
 
 from __future__ import annotations
 
