@@ -28,14 +28,14 @@ NEAREST = "PSNR to the uncached images, median seed (dB)"
 QUALITY = (FID, SFID, IS, PRECISION, RECALL)
 LDM = {"model": "ldm-4-g", "extractor": "Inception"}
 DDPM = {"model": "ddpm-cifar10", "extractor": "Inception"}
-SD = {"model": "sd-1.5", "clip": "ViT-g/14"}
+SD = {"model": "sd-1.5", "clip": "ViT-g-14/laion2b_s34b_b88k"}
 COCO = "MS-COCO 2017 val (5k captions)"
-CIFAR, BEDROOM = "CIFAR-10 32x32", "LSUN-Bedroom 256x256"
+CIFAR, BEDROOM, CHURCH = "CIFAR-10 32x32", "LSUN-Bedroom 256x256", "LSUN-Churches 256x256"
 
 
-def _ddpm_rows(timesteps: str, dataset: str, intervals: tuple[int, ...]) -> dict[str, dict[str, Any]]:
-    cached = {f"{timesteps}, N={n}": {"method": f"DeepCache uniform - N={n}", "dataset": dataset} for n in intervals}
-    return {f"{timesteps}, uncached": {"method": "DDPM*", "dataset": dataset}, **cached}
+def _ddpm_rows(name: str, dataset: str, intervals: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    cached = {f"{name}, N={n}": {"method": f"DeepCache uniform - N={n}", "dataset": dataset} for n in intervals}
+    return {f"{name}, uncached": {"method": "DDPM*", "dataset": dataset}, **cached}
 
 
 def _sd_rows() -> dict[str, dict[str, Any]]:
@@ -48,10 +48,18 @@ def _sd_rows() -> dict[str, dict[str, Any]]:
         for n in range(2, 9)
     }
     pruned = {
-        f"mini-bk-{size.lower()}": {"table": "Table 3", "method": f"BK-SDM - {size}", "dataset": COCO}
+        f"{name}-{size.lower()}": {"table": "Table 3", "method": f"BK-SDM - {size}", "dataset": COCO}
+        for name in ("mini-bk", "bk-sdm")
         for size in ("Base", "Small", "Tiny")
     }
     return {**plms, **cached, **pruned}
+
+
+def _zeroed_rows(names: tuple[str, ...], **where: Any) -> dict[str, dict[str, Any]]:
+    kept = {name: {"method": "DeepCache", **where} for name in names}
+    return kept | {
+        f"{name}, zeros": {"method": "DeepCache w/o cached features (zero matrix)", **where} for name in names
+    }
 
 
 def _macs_rows() -> dict[str, dict[str, Any]]:
@@ -94,6 +102,13 @@ TABLE2 = Layout(
     rows={
         **_ddpm_rows("quadratic timesteps", CIFAR, (2, 3, 5, 10)),
         **_ddpm_rows("uniform timesteps", BEDROOM, (2, 3, 5)),
+        **_ddpm_rows("CIFAR-10", CIFAR, (2, 3, 5, 10)),
+        **_ddpm_rows("LSUN-Bedroom", BEDROOM, (2, 3, 5)),
+        **_ddpm_rows("LSUN-Church", CHURCH, (2, 3, 5)),
+    },
+    models={
+        **{row: {"model": "ddpm-bedroom"} for row in _ddpm_rows("LSUN-Bedroom", BEDROOM, (2, 3, 5))},
+        **{row: {"model": "ddpm-church"} for row in _ddpm_rows("LSUN-Church", CHURCH, (2, 3, 5))},
     },
 )
 TABLE3 = Layout(
@@ -104,6 +119,7 @@ TABLE3 = Layout(
     published_label="Stable Diffusion v1.5, branch 1, PLMS 50 steps, 5,000 captions of COCO, one RTX 2080",
     published_settings=SD,
     rows=_sd_rows(),
+    models={f"bk-sdm-{size}": {"model": f"bk-sdm-{size}"} for size in ("base", "small", "tiny")},
     plot=Plot("throughput", "clip_score", "images/s", "CLIP score"),
 )
 TABLE4 = Layout(
@@ -128,11 +144,10 @@ TABLE5 = Layout(
     published_label="DDPM on CIFAR-10 at N = 10 (branch 2), LDM-4-G on ImageNet at N = 20 of 250 steps (branch 0)",
     published_settings=LDM,
     rows={
-        "mini-ddpm, N=10": {"method": "DeepCache", "dataset": CIFAR},
-        "mini-ddpm, N=10, zeros": {"method": "DeepCache w/o cached features (zero matrix)", "dataset": CIFAR},
-        "mini-ldm, N=5": {"method": "DeepCache", "interval": 20},
-        "mini-ldm, N=5, zeros": {"method": "DeepCache w/o cached features (zero matrix)", "interval": 20},
+        **_zeroed_rows(("mini-ddpm, N=10", "ddpm-cifar10, N=10"), dataset=CIFAR),
+        **_zeroed_rows(("mini-ldm, N=5", "ldm-4-g, N=20"), interval=20),
     },
+    models={row: {"model": "ddpm-cifar10"} for row in _zeroed_rows(("ddpm-cifar10, N=10",))},
 )
 TABLE7 = Layout(
     experiment="table7",
@@ -153,7 +168,7 @@ TABLE12 = Layout(
     published_table="Table 12",
     published_label="DDPM, CIFAR-10, DDIM 100 steps, quadratic timesteps, N = 5",
     published_settings=DDPM,
-    rows={f"mini-ddpm, branch {b}": {"branch": b} for b in range(12)},
+    rows={f"{model}, branch {b}": {"branch": b} for model in ("mini-ddpm", "ddpm-cifar10") for b in range(12)},
     plot=Plot("speedup", "psnr_median_db", "speedup", NEAREST, by="model"),
 )
 SCHEDULER = Layout(

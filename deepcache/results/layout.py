@@ -39,8 +39,8 @@ class Layout:
     """A table, of the paper or beyond it, and its plot.
 
     `rows` maps a record's row to what singles out the published row beside it (`published.row`);
-    `published_settings` are the paper's, by the names that records use. A table that the paper does not have leaves
-    these empty.
+    `published_settings` are the paper's, by the names that records use, and `models` those of rows that have others.
+    A table that the paper does not have leaves these empty.
     """
 
     experiment: str
@@ -50,4 +50,5 @@ class Layout:
     published_label: str = ""
     published_settings: dict[str, str] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, dict[str, str]] = field(default_factory=dict)
     plot: Plot | None = None

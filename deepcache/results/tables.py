@@ -132,7 +132,7 @@ def _measured_by(settings: Mapping[str, object]) -> str:
 
 
 def _same(column: Column, layout: Layout, record: Record) -> bool:
-    known = layout.published_settings
+    known = layout.published_settings | layout.models.get(record.row, {})
     return column.same is not None and all(record.settings.get(name) == known[name] for name in column.same)
 
 
