@@ -1,2 +1,127 @@
-def page(config):
-    return ""
+"""What the paper's scale needs beside the packages: checkpoints, an extractor, references, prompts; and where it lies.
+
+Imports nothing slow: what is missing is said before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from scales import Scale, scale_of
+
+from deepcache.errors import DeepCacheError
+from deepcache.models.catalog import CATALOG, HOME, home
+
+_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
+_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # what torch-fidelity calls it
+_CLIP_HUB = "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"
+_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+PARTS = ("class_conditional", "pixels", "unconditional", "prompted", "pruned", "unpruned")  # by which benches ask
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file that is looked for in some places; `place` is where to put it."""
+
+    name: str
+    source: str
+    place: Path
+    others: tuple[Path, ...] = ()
+
+    def found(self) -> Path | None:
+        return next((path for path in (self.place, *self.others) if path.exists()), None)
+
+    def located(self) -> Path:
+        """Raises: DeepCacheError: it is not there."""
+        path = self.found()
+        if path is None:
+            raise DeepCacheError(f"expected {self.to_fetch()}, where it is not (${HOME} names the folder)")
+        return path
+
+    def to_fetch(self) -> str:
+        return f"{self.name}: fetch {self.source} to {self.place}"
+
+
+def inception() -> Asset:
+    """Weights of torch-fidelity's Inception."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    hub = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub" / "checkpoints"
+    source = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_INCEPTION}"
+    return Asset("Inception (FID, sFID, IS, precision, recall)", source, home() / _INCEPTION, (hub / _INCEPTION,))
+
+
+def clip() -> Asset:
+    """Weights of CLIP ViT-g/14."""
+    cached = [try_to_load_from_cache(_CLIP_HUB, file) for file in _CLIP_FILES]
+    others = tuple(Path(path) for path in cached if isinstance(path, str))
+    return Asset("ViT-g-14 (CLIP score)", f"{_CLIP_FILES[0]} of {_CLIP_HUB}", home() / "ViT-g-14.safetensors", others)
+
+
+def captions(config: Any) -> Asset:
+    """The prompts: those of `--prompts`, or COCO's first captions."""
+    source = "annotations/captions_val2017.json of COCO 2017, or name a file with --prompts"
+    own = config.getoption("prompts")
+    return Asset("prompts", source, own or home() / "captions_val2017.json")
+
+
+def reference(model: str) -> Asset:
+    """Real images of a model's data set, or their statistics."""
+    sources = {
+        "ldm-4-g": f"{_ADM}/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
+        "ddpm-cifar10": "CIFAR-10's 50,000 training images as a folder of PNGs",
+        "ddpm-bedroom": f"{_ADM}/lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
+        "ddpm-church": "LSUN-Church's training images at 256 x 256 as a folder of PNGs",
+    }
+    place = home() / "references" / model
+    statistics = place.with_name(f"{model}.npz")
+    if sources[model].startswith("https"):
+        return Asset(f"reference of {model}", sources[model], statistics, (place,))
+    return Asset(f"reference of {model}", sources[model], place, (statistics,))
+
+
+def page(config: Any) -> str:
+    """All that the named benches need and that is not there; empty if nothing is missing."""
+    lines = [f"  {line}" for line in dict.fromkeys(_missing(config))]
+    if not lines:
+        return ""
+    head = "--scale paper needs what is not here. Fetch it, or take --weights random (speed and MACs alone):"
+    return "\n".join([head, *lines, f"${HOME} names another folder than {home()}; nothing is downloaded by itself."])
+
+
+def _missing(config: Any) -> Iterator[str]:
+    text = "\n".join(path.read_text() for path in _files(config))
+    models = [model for part in PARTS if part in text for model in _models(scale_of(config), part)]
+    for model in models:
+        try:
+            CATALOG[model].located()
+        except DeepCacheError:
+            yield CATALOG[model].to_fetch()
+    assets = [reference(model) for model in models if "with_quality" in text and not _is_prompted(model)]
+    assets += [inception()] + [clip(), captions(config)] * any(map(_is_prompted, models))
+    yield from (asset.to_fetch() for asset in assets if asset.found() is None)
+
+
+def _files(config: Any) -> Iterator[Path]:
+    """The benches that the command line names, without what `-k` leaves out by the file's name."""
+    asked = config.getoption("keyword")
+    for argument in config.args:
+        path = Path(config.invocation_params.dir, str(argument).split("::")[0])
+        for file in sorted(path.glob("test_*.py")) if path.is_dir() else [path]:
+            if file.is_file() and (not asked or " " in asked or asked in file.stem):
+                yield file
+
+
+def _models(scale: Scale, part: str) -> tuple[str, ...]:
+    found: Any = getattr(scale, part)
+    if isinstance(found, dict):
+        return tuple(entry if isinstance(entry, str) else entry[0] for entry in found.values())
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def _is_prompted(model: str) -> bool:
+    return model.startswith(("sd", "bk"))
