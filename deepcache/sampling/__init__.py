@@ -1,7 +1,31 @@
 """Seeds to samples: sample i depends on seed i alone."""
 
+from deepcache.sampling.batches import Batches
 from deepcache.sampling.conditions import conditions_of, labels_of, prompts_of
+from deepcache.sampling.identity import manifest_of
+from deepcache.sampling.manifest import Manifest
+from deepcache.sampling.protocols import PROTOCOLS, Protocol
 from deepcache.sampling.samples import sample
-from deepcache.sampling.schedulers import SCHEDULERS, scheduler
+from deepcache.sampling.schedulers import SCHEDULERS, num_calls, scheduler
+from deepcache.sampling.settings import Settings
+from deepcache.sampling.store import Store, stored
+from deepcache.sampling.workers import Worker
 
-__all__ = ["SCHEDULERS", "conditions_of", "labels_of", "prompts_of", "sample", "scheduler"]
+__all__ = [
+    "PROTOCOLS",
+    "SCHEDULERS",
+    "Batches",
+    "Manifest",
+    "Protocol",
+    "Settings",
+    "Store",
+    "Worker",
+    "conditions_of",
+    "labels_of",
+    "manifest_of",
+    "num_calls",
+    "prompts_of",
+    "sample",
+    "scheduler",
+    "stored",
+]
