@@ -1,4 +1,4 @@
-"""Which samples of a batch are numbers: pipelines clamp infinities, and a codebook turns NaN into a colour."""
+"""Which samples of a batch are numbers: images alone do not tell, since pipelines clamp infinities."""
 
 from __future__ import annotations
 

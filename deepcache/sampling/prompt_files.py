@@ -42,7 +42,7 @@ def _lines(text: str) -> list[str]:
 
 def _table(text: str) -> list[str]:
     # its prompts have quotes in them, and none around them
-    rows = csv.DictReader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = csv.DictReader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
     return [row[COLUMN].strip() for row in rows if row[COLUMN].strip()]
 
 

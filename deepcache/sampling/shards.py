@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from deepcache.sampling.temporary import whole
 
 Images = NDArray[np.uint8]  # (B, H, W, 3)
 _NAME = re.compile(r"seeds-(\d{8,})-(\d{8,})\.npz")
-_BROKEN = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Shard:
             DeepCacheError: the disk is full, or another reason not to write.
         """
         with whole(self.path) as file:
-            np.savez(file, images, seeds=np.array(self.seeds))
+            np.savez(file, arr_0=images, seeds=np.array(self.seeds))
 
     def read(self) -> Images:
         """(B, H, W, 3), in the order of the seeds.
@@ -47,10 +45,10 @@ class Shard:
             DeepCacheError: the file is not what `write` wrote.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                images, seeds = file["arr_0"], file["seeds"]
-        except _BROKEN as error:
-            raise DeepCacheError(f"{self._refusal} ({str(error).splitlines()[0] or type(error).__name__})") from error
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                images, seeds = arrays["arr_0"], arrays["seeds"]
+        except Exception as error:  # altered bytes make zipfile and numpy raise a dozen kinds
+            raise DeepCacheError(f"{self._refusal} ({' '.join(str(error).split()) or type(error).__name__})") from error
         shape = (len(self.seeds), *images.shape[1:3], 3)
         if images.dtype != np.uint8 or images.shape != shape or seeds.tolist() != list(self.seeds):
             raise DeepCacheError(f"{self._refusal} ({images.dtype} {images.shape} of {len(seeds)} seeds)")
@@ -58,8 +56,11 @@ class Shard:
 
     @property
     def _refusal(self) -> str:
-        return f"expected the samples of seeds {self.seeds.start}:{self.seeds.stop} in {self.path}, which is truncated \
-or altered; delete it and sample again"
+        seeds = f"{self.seeds.start}:{self.seeds.stop}"
+        return (
+            f"expected the samples of seeds {seeds} in {self.path}, which is truncated or altered; "
+            "delete it and sample again"
+        )
 
 
 def shards(folder: Path) -> list[Shard]:
