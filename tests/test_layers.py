@@ -15,6 +15,7 @@ LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import
     ("views",),
     ("forward",),
     ("plan",),
+    ("plan_text",),
     ("predict",),
     ("timeline",),
     ("generation",),

@@ -56,3 +56,17 @@ def scheduler(name: str, config: Any) -> Any:
         raise DeepCacheError(f"expected schedulers out of {', '.join(SCHEDULERS)}, got {name!r}")
     # diffusers would give a value that was left at one class's default the other class's default
     return SCHEDULERS[name]({key: value for key, value in config.items() if key != "_use_default_values"})
+
+
+def num_calls(name: str, config: Any, num_steps: int) -> int:
+    """U-Net calls of a generation by the scheduler `name`, which for some are not its steps.
+
+    Raises:
+        DeepCacheError: no such scheduler, or a number of steps that it cannot do.
+    """
+    found = scheduler(name, config)
+    try:
+        found.set_timesteps(num_steps)
+    except (ValueError, IndexError) as error:
+        raise DeepCacheError(f"expected a number of steps that {name} can do, got {num_steps} ({error})") from error
+    return len(found.timesteps)

@@ -1,0 +1,181 @@
+"""`sample`: a model's samples into a store, by one process or by many."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentTypeError, Namespace
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from deepcache.errors import DeepCacheError
+
+if TYPE_CHECKING:
+    from deepcache.plan import CachePlan
+    from deepcache.sampling.conditions import Captions, Labels, Prompts, Unconditional
+    from deepcache.sampling.settings import Settings
+    from deepcache.sampling.store import Store
+    from deepcache.sampling.workers import Worker
+
+AUTO = "auto"
+PLANS = (
+    "uncached (default); uniform,interval=3,branch=0,order=1; quadratic,num_full=10,center=15,power=1.4; "
+    "or a plan's JSON file"
+)
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("sample", help="samples of a model into a store: alone, or one of many processes")
+    add = command.add_argument
+    add("--model", required=True, help="a known name, a diffusers folder, or a checkpoint")
+    add("--plan", default="uncached", help=PLANS)
+    add("--seeds", type=_seeds, required=True, metavar="A:B", help="A up to, without, B: one a sample")
+    add("--out", type=Path, required=True, metavar="STORE", help="folder to write to, or to go on with")
+    add("--scheduler", help="as this and the next two are not given, the model's protocol counts")
+    add("--num-steps", type=_whole, help="of the scheduler")
+    add("--guidance-scale", type=float, help="1 is no guidance")
+    add("--classes", choices=("balanced", "random"), help="seed modulo number of classes (default), or drawn by seed")
+    add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
+    add("--weights", choices=("trained", "random"), default="trained", help="random: the architecture, for its speed")
+    add("--batch-size", type=_batch_size, default=AUTO, help="samples at once; auto (default): halved if need be")
+    add("--shard-size", type=_whole, default=250, help="samples a file of a new store (default 250)")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the networks (default fp32)")
+    add("--threads", type=_whole, default=1, help="of each process on the CPU (default 1, for equal files)")
+    add("--worker", metavar="RANK/COUNT", help="default: as torchrun, accelerate launch or a Slurm array say")
+    command.set_defaults(run=run)
+
+
+class Job(NamedTuple):
+    """What is to be sampled, and by which pipeline."""
+
+    pipe: Any
+    settings: Settings
+    plan: CachePlan | None
+    conditions: Unconditional | Labels | Captions | Prompts
+    batch_size: int
+
+
+def run(options: Namespace) -> str:
+    from deepcache.sampling.workers import worker
+
+    own = worker(options.worker)
+    try:
+        job = _job(options, own)
+        store = _store(options, job)
+        _fill(options, job, store, own)
+    except KeyboardInterrupt as error:
+        raise DeepCacheError("stopped; the same command goes on after the last finished file") from error
+    return _summary(options, store, own)
+
+
+def _job(options: Namespace, own: Worker) -> Job:
+    from deepcache.plan_text import parse
+    from deepcache.sampling.protocols import PROTOCOLS
+    from deepcache.sampling.schedulers import num_calls, scheduler
+    from deepcache.sampling.settings import settings_of
+
+    pipe = _pipeline(options, _device(options, own))
+    asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
+    settings = settings_of(options.model, pipe, **asked)
+    plan = parse(options.plan, num_calls(settings.scheduler, pipe.scheduler.config, settings.num_steps))
+    pipe.scheduler = scheduler(settings.scheduler, pipe.scheduler.config)
+    protocol = PROTOCOLS.get(options.model)
+    usual = protocol.batch_size if protocol else options.shard_size
+    batch_size = usual if options.batch_size == AUTO else options.batch_size
+    return Job(pipe, settings, plan, _conditions(options, pipe), batch_size)
+
+
+def _pipeline(options: Namespace, device: Any) -> Any:
+    from deepcache import models
+    from deepcache.sampling.identity import DTYPES
+
+    return models.load(options.model).to(device, DTYPES[options.dtype])
+
+
+def _device(options: Namespace, own: Worker) -> Any:
+    """This worker's; on the CPU, with the threads that all workers have, since their number rounds sums otherwise."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if options.device == "cpu" or (options.device is None and not count):
+        torch.set_num_threads(options.threads)
+        return torch.device("cpu")
+    if own.local_rank >= count:
+        raise DeepCacheError(f"expected a GPU for {own}, number {own.local_rank} of {count} here; take --device cpu")
+    torch.cuda.set_device(own.local_rank)
+    return torch.device("cuda", own.local_rank)
+
+
+def _conditions(options: Namespace, pipe: Any) -> Unconditional | Labels | Captions | Prompts:
+    from deepcache.models import EMBEDDED
+    from deepcache.sampling.conditions import Captions, conditions_of
+    from deepcache.sampling.prompt_files import prompts_in
+
+    prompts = None if options.prompts is None else prompts_in(options.prompts)
+    found = conditions_of(pipe, classes=options.classes, prompts=prompts)
+    if isinstance(found, Captions) and options.model not in EMBEDDED:
+        raise DeepCacheError(f"expected --prompts FILE: what {options.model} is asked to show")
+    return found
+
+
+def _store(options: Namespace, job: Job) -> Store:
+    from deepcache.sampling.identity import manifest_of
+    from deepcache.sampling.store import Store
+
+    manifest = manifest_of(
+        job.pipe,
+        job.settings,
+        job.plan,
+        job.conditions.rule,
+        model=options.model,
+        weights=options.weights,
+        shard_size=options.shard_size,
+        made_with={"batch_size": job.batch_size, "threads": options.threads},
+    )
+    return Store.create(options.out, manifest)
+
+
+def _fill(options: Namespace, job: Job, store: Store, own: Worker) -> None:
+    from deepcache.caching import cached
+    from deepcache.sampling.batches import Batches
+    from deepcache.sampling.progress import Progress
+
+    total = sum(map(len, store.work(options.seeds, own)))
+    caching = nullcontext() if job.plan is None else cached(job.pipe, job.plan)
+    with caching, Progress(total, str(own), own.local_rank) as progress:
+        batches = Batches(
+            job.pipe,
+            job.conditions,
+            job.settings.arguments,
+            job.batch_size,
+            is_halved=options.batch_size == AUTO,
+            say=progress.say,
+            advance=progress.advance,
+        )
+        store.fill(options.seeds, batches, own)
+
+
+def _summary(options: Namespace, store: Store, own: Worker) -> str:
+    if own.rank:
+        return f"{own} is done"
+    there = len(options.seeds) - len(store.missing(options.seeds))
+    rest = "" if there == len(options.seeds) else "; other workers may still be at it"
+    return f"{store.folder}: {there} of the {len(options.seeds)} samples are there{rest}"
+
+
+def _seeds(text: str) -> range:
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ArgumentTypeError(f"expected seeds as FIRST:END, such as 0:50000, got {text!r}")
+    return range(int(found[1]), int(found[2]))
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == AUTO else _whole(text)
