@@ -12,6 +12,7 @@ from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
 from deepcache.metrics.clip_score import load_clip
+from deepcache.metrics.extractors import MiniExtractor
 from deepcache.models import EMBEDDED
 from deepcache.sampling.protocols import PROTOCOLS, Protocol
 
@@ -28,7 +29,7 @@ def load_workload(model: str, config: Any) -> Workload:
     protocol = _protocol(model, config)
     if model in EMBEDDED:
         clip = load_clip() if protocol.is_prompted else None
-        return Workload(model, models.load(model), models.load_extractor(), clip, protocol)
+        return Workload(model, models.load(model), MiniExtractor.load(), clip, protocol)
     raise DeepCacheError(model)
 
 

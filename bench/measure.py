@@ -12,7 +12,7 @@ from workload import Run, Samples, Timing, Workload
 
 from deepcache.caching import Cache
 from deepcache.metrics.fidelity import drift, psnr_each, quality
-from deepcache.metrics.reference import Reference
+from deepcache.metrics.statistics import Statistics
 from deepcache.plan import CachePlan
 
 NOT_MEASURED = "not measured: pytest-benchmark is disabled, as it is where tests run in parallel"
@@ -94,7 +94,7 @@ class Measure:
         found: dict[str, Any] = {}
         per_seed: dict[str, list[float]] = {}
         if with_quality:
-            found |= quality(samples.features, self.reference(workload.model))
+            found |= quality(Statistics.of([samples.features]), self.reference(workload.model))
         if samples.clip_scores:
             found["clip_score"] = statistics.fmean(samples.clip_scores)
             per_seed["clip_score"] = samples.clip_scores
@@ -138,7 +138,7 @@ def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[
     found: dict[str, str | int | float | bool] = {
         "model": workload.model,
         "weights": workload.weights,
-        "extractor": "mini-features" if workload.is_trained else "none",
+        "extractor": workload.extractor.name if workload.is_trained else "none",
         "device": workload.device_name,
         "dtype": workload.dtype_name,
         "num_threads": torch.get_num_threads(),

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepcache.models.catalog import CATALOG, HOME, home
 from huggingface_hub import try_to_load_from_cache
 from scales import Scale, scale_of
 
 from deepcache.errors import DeepCacheError
-from deepcache.models.catalog import CATALOG, HOME, home
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 _INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # what torch-fidelity calls it

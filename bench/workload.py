@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -20,15 +20,13 @@ from deepcache import compiling
 from deepcache.caching import Cache, cached
 from deepcache.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
-from deepcache.metrics.extractors import Features, extract
+from deepcache.metrics.extractors import Extractor, Features, Images, extract
 from deepcache.models.architectures import architecture
 from deepcache.models.embedded import EMBEDDED
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
-from deepcache.sampling.conditions import Conditions, prompts_of
-from deepcache.sampling.protocols import Protocol
-from deepcache.sampling.samples import sample
-from deepcache.sampling.schedulers import scheduler
+from deepcache.sampling import Protocol, conditions_of, num_calls, sample, scheduler
 
+_KEPT = 1  # runs whose features stay in memory when their samples are in a store: the uncached one, and its own
 SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # and the share of the protocol's steps that does for each
 
 
@@ -54,7 +52,7 @@ class Samples:
     There is no cache of an uncached run, nor of samples that were all read from a store.
     """
 
-    images: Tensor
+    images: Images
     features: Features
     clip_scores: list[float]
     cache: Cache | None
@@ -88,15 +86,16 @@ class Workload:
 
     model: str
     pipe: Any
-    extractor: Any
+    extractor: Extractor | None
     clip: Clip | None
     protocol: Protocol
     weights: str = "embedded"
-    conditions: Conditions | None = None
+    prompts: tuple[str, ...] | None = None
     stores: Path | None = None
 
     def __post_init__(self) -> None:
         self._config = self.pipe.scheduler.config
+        self.conditions = conditions_of(self.pipe, prompts=self.prompts)
         self._samples: dict[tuple[Run, int], Samples] = {}
         self._warm: set[str] = set()
         known = architecture(self.model)
@@ -162,17 +161,21 @@ class Workload:
 
     def num_calls(self, run: Run) -> int:
         """U-Net calls of a generation, which for some schedulers are not its steps."""
-        found = scheduler(run.scheduler, self._config)
-        found.set_timesteps(run.num_steps)
-        return len(found.timesteps)
+        return num_calls(run.scheduler, self._config, run.num_steps)
 
     def samples(self, run: Run, seeds: range, description: str = "sample") -> Samples:
         """Of the seeds, sampled once a session; a block that begins where a longer one did is its beginning."""
         known = self._samples.get((run, seeds.start))
         if known is not None and len(known.images) >= len(seeds):
+            self._samples[run, seeds.start] = self._samples.pop((run, seeds.start))  # the last to be dropped
             return known.first(len(seeds))
-        images, cache = self.images(run, seeds, description=description)
-        scores = clip_scores(self.clip, images, prompts_of(seeds)).tolist() if self.clip else []
+        if self.stores is None or run.disturbed:
+            images, cache = self.images(run, seeds, description=description)
+        else:
+            images, cache = stored_images(self, run, seeds, description)
+            self._samples = dict([*self._samples.items()][-_KEPT:])
+        prompts = self.conditions(seeds).get("prompt", [])
+        scores = clip_scores(self.clip, images, prompts).tolist() if self.clip else []
         found = Samples(images, extract(self.extractor, images), scores, cache)
         self._samples[run, seeds.start] = found
         return found
@@ -185,10 +188,20 @@ class Workload:
         """Sampled now, whatever was sampled before; `options` are `sample`'s."""
         scale = self.protocol.guidance_scale
         own = {"batch_size": self.protocol.batch_size} | ({} if scale is None else {"guidance_scale": scale})
+        own |= {"num_inference_steps": run.num_steps, "disturbed": run.disturbed, "conditions": self.conditions}
+        with self.caching(run) as cache:
+            return sample(self.pipe, seeds, **{**own, **options}), cache
+
+    @contextmanager
+    def caching(self, run: Run) -> Iterator[Cache | None]:
+        """Within the block the pipeline has the run's scheduler, and its U-Net the run's plan."""
         self.pipe.scheduler = scheduler(run.scheduler, self._config)
-        arguments = {"num_inference_steps": run.num_steps, "disturbed": run.disturbed, **own, **options}
-        with _zeroed() if run.zeroed else nullcontext(), self._caching(run.plan) as cache:
-            return sample(self.pipe, seeds, **arguments), cache
+        with _zeroed() if run.zeroed else nullcontext():
+            if run.plan is None:
+                yield None
+            else:
+                with cached(self.pipe, run.plan) as cache:
+                    yield cache
 
     def time(self, benchmark: Any, uncached: Run, run: Run, rounds: int, base: Workload) -> Timing | None:
         """Interleaved rounds: `uncached` of `base` as the benchmark's setup, `run` as its target.
@@ -223,9 +236,6 @@ class Workload:
         if solver not in self._warm:
             self._timed(Run(solver, 4))  # PNDM needs four steps
             self._warm.add(solver)
-
-    def _caching(self, plan: CachePlan | Interval | None) -> AbstractContextManager[Cache | None]:
-        return nullcontext() if plan is None else cached(self.pipe, plan)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
+from deepcache.metrics.extractors import Images
 from deepcache.metrics.images import checked
 from deepcache.models.embedded import WEIGHTS
 
@@ -64,12 +65,12 @@ class Clip:
         return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
 
 
-def clip_scores(clip: Clip, images: Tensor, prompts: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float64]:
+def clip_scores(clip: Clip, images: Images, prompts: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float64]:
     """Of each image with its prompt: 100 * max(cos(image, text), 0). In 0..100, higher is closer.
 
     Args:
         clip: what `load_clip` gives.
-        images: (B, 3, H, W) in 0..1.
+        images: (B, 3, H, W) in 0..1, a tensor or read part by part.
         prompts: B of them.
         batch_size: how many are encoded together; changes a score by no more than float rounding.
 
@@ -84,9 +85,9 @@ def clip_scores(clip: Clip, images: Tensor, prompts: Sequence[str], *, batch_siz
         got = "one string" if isinstance(prompts, str) else f"{len(prompts)} prompts for {len(images)} images"
         raise DeepCacheError(f"expected a list with a prompt for each image, got {got}")
     found = []
-    for start in range(0, len(checked(images)), batch_size):
-        part = slice(start, start + batch_size)
-        image, text = clip.image_features(images[part]), clip.text_features(prompts[part])
+    for number, part in enumerate(images.split(batch_size)):
+        image = clip.image_features(checked(part))
+        text = clip.text_features(prompts[number * batch_size :][: len(part)])
         found.append((image.double() * text.double()).sum(dim=1).clamp(min=0))
     return np.asarray(100 * torch.cat(found))
 

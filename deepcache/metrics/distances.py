@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,8 @@ from deepcache.errors import DeepCacheError
 from deepcache.metrics.moments import Moments
 
 Array = NDArray[np.floating]
-_BLOCK = 2_000  # rows of a distance matrix held at once
+_CELLS = 4_000_000  # distances held at once, 32 MB
+_COLUMNS = 2_000  # features that are float64 at once
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
@@ -38,27 +40,6 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     return max(0.0, float(distance))
 
 
-def inception_score(probabilities: Array, *, num_splits: int = 1) -> float:
-    """exp of the mean divergence KL(p(y|x) || p(y)), the mean over contiguous splits.
-
-    In 1..number of classes, higher is sharper and more diverse.
-
-    Args:
-        probabilities: (B, K), rows that sum to 1.
-        num_splits: at least 1.
-
-    References:
-        Improved Techniques for Training GANs (Salimans et al., 2016), https://arxiv.org/abs/1606.03498
-    """
-    scores = []
-    for part in np.array_split(np.asarray(probabilities, np.float64), num_splits):
-        marginal = part.mean(axis=0, keepdims=True)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = np.where(part > 0, part * (np.log(part) - np.log(marginal)), 0.0)
-        scores.append(math.exp(terms.sum(axis=1).mean()))
-    return float(np.mean(scores))
-
-
 @dataclass(frozen=True, eq=False)
 class Manifold:
     """The union of balls around points (N, D), each as wide as the distance to its k-th nearest neighbour.
@@ -71,31 +52,42 @@ class Manifold:
     """
 
     centers: torch.Tensor
-    radii: torch.Tensor
+    squared_radii: torch.Tensor
 
     @classmethod
-    def of(cls, features: Array, *, k: int = 3) -> Manifold:
-        """The manifold of features (N, D), N > k; k is 3 in the paper."""
+    def of(cls, features: Array, *, k: int = 3, device: str | torch.device = "cpu") -> Manifold:
+        """The manifold of features (N, D), N > k; k is 3 in the paper.
+
+        Takes N D numbers and a block of distances, whatever N; worked out in float64 on the device.
+        """
         if len(features) <= k:
             raise DeepCacheError(f"expected more than k = {k} features a side, got {len(features)}")
-        centers = _exact(features)
-        radii = [_distances(block, centers).kthvalue(k + 1).values for block in centers.split(_BLOCK)]
-        return cls(centers, torch.cat(radii))
+        centers = torch.as_tensor(np.asarray(features)).to(device)
+        nearest = [block.kthvalue(k + 1).values for block in _squared_distances(centers, centers)]
+        return cls(centers, torch.cat(nearest))
 
     def share_within(self, features: Array) -> float:
         """Share of the features (N, D) that lie within a ball, 0..1."""
-        within = [
-            (_distances(block, self.centers) <= self.radii).any(dim=1) for block in _exact(features).split(_BLOCK)
-        ]
+        rows = torch.as_tensor(np.asarray(features)).to(self.centers.device)
+        within = [(block <= self.squared_radii).any(dim=1) for block in _squared_distances(rows, self.centers)]
         return torch.cat(within).double().mean().item()
 
 
-def _exact(features: Array) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(features, np.float64))
+def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> Iterator[torch.Tensor]:
+    """|a - b|^2 = |a|^2 + |b|^2 - 2 a b, in float64, of some rows and all columns at a time.
+
+    Both are moved to the columns' mean first: what cancels is then no larger than the distances.
+    """
+    mean = columns.double().mean(dim=0)
+    size = max(1, _CELLS // len(columns))
+    for part in rows.split(size):
+        block = [_between(part.double() - mean, other.double() - mean) for other in columns.split(_COLUMNS)]
+        yield torch.cat(block, dim=1)
 
 
-def _distances(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
+def _between(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    squares = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
+    return squares.sub_(rows @ columns.T, alpha=2).clamp_(min=0)
 
 
 def psnr(mse: float, *, peak: float = 1.0) -> float:

@@ -1,15 +1,28 @@
-"""From images to features: mini-features, in the place of Inception for the embedded models."""
+"""From images to features: what every extractor gives, and mini-features, Inception's stand-in for embedded models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepcache.errors import DeepCacheError
+from deepcache.models.embedded import EXTRACTOR, load_extractor
 from deepcache.models.mini_features import MiniFeatures
+
+
+class Images(Protocol):
+    """(B, 3, H, W) in 0..1: a tensor, or what reads parts from somewhere."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int) -> Iterable[Tensor]:
+        """`size` of them at a time, in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +38,51 @@ class Features:
         return Features(*(getattr(self, field.name)[:count] for field in fields(self)))
 
 
-@torch.no_grad()
-def extract(model: MiniFeatures, images: Tensor, *, batch_size: int = 250) -> Features:
-    """Features of images (B, 3, 32, 32) in 0..1."""
-    found = [model(part * 2 - 1) for part in images.split(batch_size)]
-    pooled, spatial, garment = (
-        torch.cat([getattr(f, name) for f in found]) for name in ("pooled", "spatial", "garment")
-    )
-    return Features(pooled.numpy(), spatial.numpy(), garment.softmax(dim=1).numpy())
+class Extractor(Protocol):
+    """A network under a name that a record keeps."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, images: Tensor) -> Features:
+        """Of images (B, 3, H, W) in 0..1, all at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class MiniExtractor:
+    """mini-features, on images of 32 x 32."""
+
+    model: MiniFeatures
+    name: str = EXTRACTOR
+
+    @classmethod
+    def load(cls, device: str | torch.device = "cpu") -> MiniExtractor:
+        """The embedded one."""
+        return cls(load_extractor().to(device))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        size = tuple(images.shape[2:])
+        if size != (32, 32):
+            raise DeepCacheError(
+                f"expected images of 32 x 32 for {self.name}, got {size}; larger ones are for Inception"
+            )
+        found = self.model(images.to(self.model.device) * 2 - 1)
+        return Features(*(as_array(part) for part in (found.pooled, found.spatial, found.garment.softmax(dim=1))))
+
+
+def batches(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Iterator[Features]:
+    """Features of one batch after another: no more is in memory."""
+    for part in images.split(batch_size):
+        yield extractor(part)
+
+
+def extract(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Features:
+    """Features of all images."""
+    found = list(batches(extractor, images, batch_size=batch_size))
+    return Features(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(Features)))
+
+
+def as_array(values: Tensor) -> Any:
+    """float32, on the CPU."""
+    return values.float().cpu().numpy()

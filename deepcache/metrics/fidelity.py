@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
-from deepcache.metrics.distances import Manifold, frechet_distance, inception_score, psnr
-from deepcache.metrics.extractors import Features
+from deepcache.metrics.distances import Manifold, frechet_distance, psnr
+from deepcache.metrics.extractors import Features, Images
 from deepcache.metrics.moments import moments
 from deepcache.metrics.reference import Reference
+from deepcache.metrics.statistics import Statistics
 
 TIPPED_BELOW_DB = 20.0  # two garments of one kind are some 7 dB apart; a changed outline or pattern is below 20
+_BATCH = 250
 PSNR_AT_MOST_DB = 80.0  # beyond it rounding is compared
 
 
-def quality(samples: Features, reference: Reference) -> dict[str, float]:
-    """Against real images: `fid`, `sfid` (lower is better), `is` (higher), `precision` and `recall` in percent."""
-    manifold = Manifold.of(samples.pooled)
-    return {
-        "fid": frechet_distance(moments(samples.pooled), reference.pooled),
-        "sfid": frechet_distance(moments(samples.spatial), reference.spatial),
-        "is": inception_score(samples.probabilities),
-        "precision": 100 * reference.manifold.share_within(samples.pooled),
-        "recall": 100 * manifold.share_within(reference.features),
-    }
+def quality(samples: Statistics, reference: Reference) -> dict[str, float]:
+    """Against real images: `fid`, `sfid` (lower is better), `is` (higher), `precision` and `recall` in percent.
+
+    What the reference has no part for is left out.
+    """
+    assert samples.pooled is not None
+    assert samples.spatial is not None
+    found = {"is": samples.inception_score}
+    if reference.pooled is not None:
+        found["fid"] = frechet_distance(samples.pooled.moments(), reference.pooled)
+    if reference.spatial is not None:
+        found["sfid"] = frechet_distance(samples.spatial.moments(), reference.spatial)
+    if reference.manifold is not None and reference.features is not None:
+        found["precision"] = 100 * reference.manifold.share_within(samples.features)
+        found["recall"] = 100 * Manifold.of(samples.features).share_within(reference.features)
+    return found
 
 
 def as_asked(samples: Features, labels: Sequence[int]) -> float:
@@ -33,7 +40,7 @@ def as_asked(samples: Features, labels: Sequence[int]) -> float:
     return float((samples.probabilities.argmax(axis=1) == np.asarray(labels)).mean())
 
 
-def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_images: Tensor) -> dict[str, float]:
+def drift(cached: Features, uncached: Features, cached_images: Images, uncached_images: Images) -> dict[str, float]:
     """Of cached against uncached samples of the same seeds.
 
     `fid_drift`, the Fréchet distance between the two sets; `mse` and `psnr_db` of the mean squared error over
@@ -45,7 +52,7 @@ def drift(cached: Features, uncached: Features, cached_images: Tensor, uncached_
     return features | drift_of_images(cached_images, uncached_images)
 
 
-def drift_of_images(cached_images: Tensor, uncached_images: Tensor) -> dict[str, float]:
+def drift_of_images(cached_images: Images, uncached_images: Images) -> dict[str, float]:
     """What `drift` says of the images alone."""
     each = _errors(cached_images, uncached_images)
     is_tipped = tipped(cached_images, uncached_images)
@@ -58,12 +65,12 @@ def drift_of_images(cached_images: Tensor, uncached_images: Tensor) -> dict[str,
     return found if is_tipped.all() else found | {"psnr_untipped_db": _psnr(each[~is_tipped].mean())}
 
 
-def psnr_each(images: Tensor, uncached_images: Tensor) -> list[float]:
+def psnr_each(images: Images, uncached_images: Images) -> list[float]:
     """PSNR of each image in dB, at most `PSNR_AT_MOST_DB`."""
     return [_psnr(mse) for mse in _errors(images, uncached_images)]
 
 
-def tipped(images: Tensor, uncached_images: Tensor) -> np.ndarray:
+def tipped(images: Images, uncached_images: Images) -> np.ndarray:
     """Which images came out as another one: (B,) of bool, true where the PSNR is below `TIPPED_BELOW_DB`."""
     return np.asarray(_errors(images, uncached_images) > 10 ** (-TIPPED_BELOW_DB / 10))
 
@@ -72,6 +79,7 @@ def _psnr(mse: float) -> float:
     return min(psnr(float(mse)), PSNR_AT_MOST_DB)
 
 
-def _errors(images: Tensor, uncached_images: Tensor) -> np.ndarray:
+def _errors(images: Images, uncached_images: Images) -> np.ndarray:
     """The squared error of each image, (B,)."""
-    return np.asarray((images.double() - uncached_images.double()).square().flatten(1).mean(dim=1))
+    pairs = zip(images.split(_BATCH), uncached_images.split(_BATCH), strict=True)
+    return np.concatenate([(a.double() - b.double()).square().flatten(1).mean(dim=1).numpy() for a, b in pairs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
@@ -28,3 +29,8 @@ def checked(images: Tensor, *, at_least: int = 1) -> Tensor:
             f"expected images in 0..1, got values in {low:.3g}..{high:.3g}; turn x in -1..1 into (x + 1) / 2"
         )
     return images
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Images in 0..1 as uint8, rounded as pictures are saved; those of a store come back as they were."""
+    return (checked(images) * 255).round().to(torch.uint8)

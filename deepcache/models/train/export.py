@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMPipeline, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel, VQModel
 
 from deepcache.metrics import reference
-from deepcache.metrics.extractors import extract
+from deepcache.metrics.extractors import MiniExtractor, extract
 from deepcache.models import fashion
 from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.models.mini_features import MiniFeatures
@@ -26,7 +26,7 @@ def export_ldm(vqvae: VQModel, denoiser: ConditionalDenoiser, out: Path) -> None
 def export_features(model: MiniFeatures, held_out: fashion.Painted, out: Path) -> None:
     """The classifier, and the statistics of held-out images on it as it is stored."""
     model.half().save_pretrained(out, variant="fp16", safe_serialization=True)
-    features = extract(model.float().eval(), (held_out.images + 1) / 2)
+    features = extract(MiniExtractor(model.float().eval()), (held_out.images + 1) / 2)
     reference.save(reference.from_features(features), out / "reference.safetensors")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepcache.metrics import reference
-from deepcache.metrics.extractors import extract
+from deepcache.metrics.extractors import MiniExtractor, extract
 from deepcache.metrics.fidelity import quality
-from deepcache.models import fashion, load, load_extractor
+from deepcache.metrics.statistics import Statistics
+from deepcache.models import fashion, load
 from deepcache.models.train import pixels
 from deepcache.models.train.cards.card import DATA, Card, Picture, num_parameters, trained
 from deepcache.models.train.cards.pictures import tiles
@@ -31,7 +32,7 @@ on CIFAR-10 and LSUN."""
         facts=(DATA, "made by `python -m deepcache.models.train mini-ddpm`", history),
         measured=f"Of {NUM_SAMPLES:,} uncached samples (DDIM {NUM_STEPS} steps), measured with mini-features against "
         "the 10,000 held-out images:",
-        scores=quality(extract(load_extractor(), images), reference.load()),
+        scores=quality(Statistics.of([extract(MiniExtractor.load(), images)]), reference.load()),
         picture=Picture(
             tiles(images[:100], columns=10),
             "100 samples of coloured garments",

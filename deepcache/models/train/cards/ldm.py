@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepcache.metrics import reference
-from deepcache.metrics.extractors import extract
+from deepcache.metrics.extractors import MiniExtractor, extract
 from deepcache.metrics.fidelity import as_asked, quality
-from deepcache.models import fashion, load, load_extractor
+from deepcache.metrics.statistics import Statistics
+from deepcache.models import fashion, load
 from deepcache.models.train import autoencoder, denoiser
 from deepcache.models.train.cards.card import DATA, Card, Picture, num_parameters, trained
 from deepcache.models.train.cards.pictures import tiles
@@ -30,7 +31,7 @@ def card(held_out: fashion.Painted, runs: Path) -> Card:
     )
     pipe, seeds = load("mini-ldm"), range(NUM_SAMPLES)
     images = sample(pipe, seeds, batch_size=50, num_inference_steps=NUM_STEPS, guidance_scale=GUIDANCE)
-    features = extract(load_extractor(), images)
+    features = extract(MiniExtractor.load(), images)
     about = f"""Class-conditional latent diffusion: a VQ f4 autoencoder ({num_parameters(pipe.vqvae)} parameters,
 32 x 32 images to 4 x 8 x 8 latents, {pipe.vqvae.config.num_vq_embeddings:,} codes) and a U-Net
 ({num_parameters(pipe.unet)} parameters, nine skips) with the class as cross-attention context, trained with
@@ -45,7 +46,7 @@ it."""
         scores={
             "autoencoder_psnr_db": autoencoder.psnr(pipe.vqvae, held_out.images),
             "samples_as_asked": as_asked(features, labels_of(seeds, len(fashion.GARMENTS))),
-            **quality(features, reference.load()),
+            **quality(Statistics.of([features]), reference.load()),
         },
         picture=Picture(
             tiles(images[:100], columns=10),

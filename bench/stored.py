@@ -1,0 +1,39 @@
+"""A run's samples in a store on disk: read where they are there, else sampled; never all in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deepcache.caching import Cache
+from deepcache.plan import CachePlan
+from deepcache.sampling import Batches, Settings, Store, manifest_of
+from deepcache.sampling.progress import Progress
+from deepcache.sampling.stored import StoredImages
+from deepcache.sampling.workers import Worker
+
+if TYPE_CHECKING:
+    from workload import Run, Workload
+
+
+def stored_images(workload: Workload, run: Run, seeds: range, description: str) -> tuple[StoredImages, Cache | None]:
+    """Of a run, from its store below `workload.stores`; and the cache of what was sampled now."""
+    assert workload.stores is not None
+    settings = Settings(run.scheduler, run.num_steps, workload.protocol.guidance_scale)
+    rule = workload.conditions.rule + (", features zeroed" if run.zeroed else "")
+    plan = run.plan if isinstance(run.plan, CachePlan) else None
+    with workload.caching(run) as cache:
+        manifest = manifest_of(workload.pipe, settings, plan, rule, model=workload.model, weights=workload.weights)
+        store = Store.create(workload.stores / manifest.name, manifest)
+        worker = Worker()
+        with Progress(sum(map(len, store.work(seeds, worker))), description) as progress:
+            batches = Batches(
+                workload.pipe,
+                workload.conditions,
+                settings.arguments,
+                workload.protocol.batch_size,
+                is_halved=True,
+                say=progress.say,
+                advance=progress.advance,
+            )
+            store.fill(seeds, batches, worker)
+    return StoredImages(store, seeds), cache if cache is not None and cache.generations else None

@@ -1,0 +1,121 @@
+"""`metrics`: FID, sFID, IS, precision and recall of samples against real images."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepcache.errors import DeepCacheError
+
+if TYPE_CHECKING:
+    from deepcache.metrics.extractors import Extractor, Images
+    from deepcache.metrics.statistics import Statistics
+
+MINI, INCEPTION = "mini-features", "inception"
+METRICS = {  # unit and direction
+    "fid": ("FID", "lower is better"),
+    "sfid": ("sFID", "lower is better"),
+    "is": ("IS", "higher is better"),
+    "precision": ("precision (%)", "higher is better"),
+    "recall": ("recall (%)", "higher is better"),
+    "clip_score": ("CLIP score", "0..100, higher is better"),
+}
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("metrics", help="FID, sFID, IS, precision, recall of samples against real images")
+    add = command.add_argument
+    add("samples", type=Path, help="a sample store, a folder of images, or an .npz with arr_0 (B, H, W, 3) of uint8")
+    add("--reference", type=Path, metavar="REF", help="an .npz of the ADM suite or of --save-statistics, or images")
+    add("--extractor", choices=(INCEPTION, MINI), default=INCEPTION, help=f"{MINI}: for the embedded models")
+    add("--inception", type=Path, metavar="FILE", help="its weights (default: torch.hub's cache)")
+    add("--prompts", type=Path, metavar="FILE", help="of the samples in order: adds their CLIP score")
+    add(
+        "--clip",
+        default="ViT-g-14",
+        metavar="NAME",
+        help="with --prompts: mini-clip, or the paper's ViT-g-14 (default)",
+    )
+    add("--clip-weights", type=Path, metavar="FILE", help="its weights (default: the hub's cache)")
+    add(
+        "--num-features", type=int, help="images that precision and recall take; their features are kept (default: all)"
+    )
+    add("--batch-size", type=int, default=100, help="images at once (default 100)")
+    add("--device", default="cpu", help="cpu (default), cuda, ...")
+    add("--save-statistics", type=Path, metavar="FILE", help="the samples' own, as a reference: an .npz")
+    add("--json", action="store_true", help="for machines")
+    command.set_defaults(run=run)
+
+
+def run(options: Namespace) -> str:
+    from deepcache.metrics import reference as references
+    from deepcache.metrics.fidelity import quality
+    from deepcache.metrics.image_sets import image_set
+
+    if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
+        raise DeepCacheError("expected a batch size of at least 1 and at least 4 features")
+    if options.reference is None and options.save_statistics is None and options.extractor != MINI:
+        raise DeepCacheError(
+            "expected --reference REF: the real images, or their statistics; or --save-statistics FILE"
+        )
+    images = image_set(options.samples)
+    extractor = _extractor(options)
+    found = _measured(extractor, images, options, "samples")
+    if options.save_statistics is not None:
+        references.save_npz(found, options.save_statistics)
+    values = {"is": found.inception_score}
+    against = options.reference or (references.EMBEDDED if options.extractor == MINI else None)
+    if against is not None:
+        known = references.find(against, lambda real: _measured(extractor, real, options, "reference"))
+        values = quality(found, known)
+    if options.prompts is not None:
+        values["clip_score"] = _clip_score(images, options)
+    return _shown(values, found.count, extractor.name, options)
+
+
+def _extractor(options: Namespace) -> Extractor:
+    from deepcache.metrics.extractors import MiniExtractor
+    from deepcache.metrics.inception import load_inception
+
+    if options.extractor == MINI:
+        return MiniExtractor.load(options.device)
+    return load_inception(options.inception, device=options.device)
+
+
+def _measured(extractor: Extractor, images: Images, options: Namespace, name: str) -> Statistics:
+    """With a progress bar."""
+    from tqdm import tqdm
+
+    from deepcache.metrics.extractors import batches
+    from deepcache.metrics.statistics import Statistics
+
+    found = Statistics(options.num_features)
+    with tqdm(total=len(images), desc=name, unit="image", disable=None, leave=False) as bar:
+        for part in batches(extractor, images, batch_size=options.batch_size):
+            found.update(part)
+            bar.update(len(part.pooled))
+    return found
+
+
+def _clip_score(images: Images, options: Namespace) -> float:
+    from deepcache.metrics.clip_score import PAPER, clip_scores, load_clip
+    from deepcache.sampling.prompt_files import prompts_in
+
+    pretrained = PAPER[1] if options.clip == PAPER[0] else None
+    clip = load_clip(options.clip, pretrained=pretrained, checkpoint=options.clip_weights, device=options.device)
+    lines = prompts_in(options.prompts)
+    prompts = [lines[number % len(lines)] for number in range(len(images))]
+    return float(clip_scores(clip, images, prompts).mean())
+
+
+def _shown(values: dict[str, float], count: int, extractor: str, options: Namespace) -> str:
+    if options.json:
+        return json.dumps({"samples": count, "extractor": extractor, **values}, indent=2)
+    lines = [f"{count} samples of {options.samples}, {extractor}, against {options.reference or 'the embedded images'}"]
+    for name, (title, direction) in METRICS.items():
+        value = f"{values[name]:.4f}" if name in values else "-"
+        if name in values or name != "clip_score":
+            lines.append(f"{title:<14} {value:>10}   {direction}")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""Inception, as FID knows it: torch-fidelity's port of the network of 2015, with sFID's features beside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepcache.errors import DeepCacheError
+from deepcache.metrics.extractors import Features, as_array
+from deepcache.metrics.images import as_bytes
+from deepcache.models.checkpoint import readable
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+SPATIAL_CHANNELS = 7  # of 192, at 17 x 17: 2023 values
+_LAYERS = ["2048", "logits_unbiased"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inception:
+    """`pooled` is pool_3 (2048); `probabilities` the softmax of the logits without bias (1008), as the original score.
+
+    `spatial` are sFID's features: `mixed_6/conv` of the original graph, the 1x1 branch of `Mixed_6d` here, its first 7
+    channels in the order (height, width, channel) in which that graph's tensors lie, as references hold them.
+
+    References: Generating Images with Sparse Representations (Nash et al., 2021), https://arxiv.org/abs/2103.03841
+    """
+
+    network: Any
+    device: torch.device
+    name: str = "Inception"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        with _spatial(self.network) as kept:
+            pooled, logits = self.network(as_bytes(images).to(self.device))
+        spatial = kept[0][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 2023)
+        return Features(as_array(pooled), as_array(spatial), as_array(logits.softmax(dim=1)))
+
+
+def load_inception(path: Path | None = None, *, device: str | torch.device = "cpu") -> Inception:
+    """From a file, or from torch.hub's cache; nothing is ever downloaded.
+
+    Raises:
+        DeepCacheError: torch-fidelity is not installed, or the weights are not there or do not fit.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise DeepCacheError("expected the package torch-fidelity for Inception; install it") from error
+    path = path or cached()
+    if not path.is_file():
+        raise DeepCacheError(f"expected Inception's weights in {path}, where they are not; get them from {SOURCE}")
+    with readable(path):  # torch-fidelity reads it again without this care
+        torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        network = FeatureExtractorInceptionV3("inception", _LAYERS, feature_extractor_weights_path=str(path))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeepCacheError(f"expected Inception's weights in {path}, which do not fit ({reason})") from error
+    return Inception(network.to(device), torch.device(device))
+
+
+def cached() -> Path:
+    """Where torch.hub keeps them."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints" / FILE
+
+
+@contextmanager
+def _spatial(network: Any) -> Iterator[list[Tensor]]:
+    """Within the block, what the 1x1 branch of `Mixed_6d` puts out."""
+    kept: list[Tensor] = []
+    handle = network.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, output: kept.append(output))  # noqa: ARG005
+    try:
+        yield kept
+    finally:
+        handle.remove()

@@ -1,0 +1,104 @@
+"""What the metrics need to know of a set of images, gathered batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepcache.errors import DeepCacheError
+from deepcache.metrics.extractors import Features
+from deepcache.metrics.moments import RunningMoments
+
+SPLIT = 5_000  # images a part of the Inception score, as in the ADM suite
+
+
+@dataclass
+class Spread:
+    """What the Inception score of a part needs: how many images, the sum of p, and that of p log p."""
+
+    count: int
+    total: NDArray[np.float64]
+    entropy: float
+
+    @property
+    def score(self) -> float:
+        """exp of the mean KL(p(y|x) || p(y))."""
+        marginal = self.total / self.count
+        return float(np.exp(self.entropy / self.count - _plogp(marginal)))
+
+
+@dataclass(eq=False)
+class Statistics:
+    """Of images whose features come in batches.
+
+    Moments and the Inception score's sums take the same memory however many images there are. Precision and recall
+    need pooled features: `features` holds those of the first `num_features` images, N x D x 4 bytes of them.
+
+    Attributes:
+        num_features: None for all.
+        split: images a part of the Inception score; the last part may be smaller.
+    """
+
+    num_features: int | None = None
+    split: int = SPLIT
+    count: int = 0
+    pooled: RunningMoments | None = None
+    spatial: RunningMoments | None = None
+    spreads: list[Spread] = field(default_factory=list)
+    _kept: list[NDArray[np.float32]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, batches: Iterable[Features], *, num_features: int | None = None, split: int = SPLIT) -> Statistics:
+        """Of all batches."""
+        found = cls(num_features, split)
+        for batch in batches:
+            found.update(batch)
+        return found
+
+    def update(self, features: Features) -> None:
+        """Take in one more batch."""
+        self.pooled = _joined(self.pooled, features.pooled)
+        self.spatial = _joined(self.spatial, features.spatial)
+        self._spread(np.asarray(features.probabilities, np.float64))
+        room = len(features.pooled) if self.num_features is None else max(0, self.num_features - self.count)
+        if room:
+            self._kept.append(np.asarray(features.pooled[:room], np.float32))
+        self.count += len(features.pooled)
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Pooled features (M, D) of the first images."""
+        if not self._kept:
+            raise DeepCacheError("expected images, got none")
+        if len(self._kept) > 1:
+            self._kept = [np.concatenate(self._kept)]
+        return self._kept[0]
+
+    @property
+    def inception_score(self) -> float:
+        """The mean over the parts."""
+        return float(np.mean([spread.score for spread in self.spreads]))
+
+    def _spread(self, probabilities: NDArray[np.float64]) -> None:
+        while len(probabilities):
+            if not self.spreads or self.spreads[-1].count == self.split:
+                self.spreads.append(Spread(0, np.zeros(probabilities.shape[1]), 0.0))
+            spread = self.spreads[-1]
+            part = probabilities[: self.split - spread.count]
+            spread.count += len(part)
+            spread.total += part.sum(axis=0)
+            spread.entropy += _plogp(part)
+            probabilities = probabilities[len(part) :]
+
+
+def _joined(running: RunningMoments | None, features: NDArray[np.float32]) -> RunningMoments:
+    found = RunningMoments.of(features)
+    return found if running is None else running.merge(found)
+
+
+def _plogp(probabilities: NDArray[np.float64]) -> float:
+    """The sum of p log p, 0 where p is."""
+    return float((probabilities * np.log(np.where(probabilities > 0, probabilities, 1.0))).sum())
