@@ -15,6 +15,7 @@ from deepcache.example import CLIP_TOKENS, example, guessed
 from deepcache.families import FAMILIES
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.models.embedded import CONTEXT_TOKENS, EMBEDDED, WEIGHTS
+from deepcache.models.ldm_config import CIN256_V2, unet_config
 from deepcache.plan import require_whole
 from deepcache.stages import nest
 
@@ -80,26 +81,9 @@ def _ddpm(sample_size: int, widths: tuple[int, ...], attention_at: int) -> Archi
     )
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "ldm-4-g": Architecture(  # class-conditional ImageNet 256, CompVis' cin256-v2; 99.82 GMACs
-        UNet2DConditionModel,
-        {
-            "sample_size": 64,
-            "in_channels": 3,
-            "out_channels": 3,
-            "block_out_channels": (192, 384, 576, 960),
-            "layers_per_block": 2,
-            "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
-            "up_block_types": (*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
-            "attention_head_dim": (6, 12, 18, 30),
-            "cross_attention_dim": 512,
-        },
-        context_tokens=1,
-        convention=PAPER_LDM,
-    ),
-    "ddpm-cifar10": _ddpm(32, (128, 256, 256, 256), attention_at=1),  # google/ddpm-cifar10-32; 6.06 GMACs
-    "ddpm-lsun": _ddpm(256, (128, 128, 256, 256, 512, 512), attention_at=4),  # google/ddpm-ema-*-256; 248.7 GMACs
-    "sd-1.5": Architecture(  # stable-diffusion-v1-5; 338.8 GMACs
+def _stable_diffusion(**config: Any) -> Architecture:
+    """Stable Diffusion's U-Net: v1.5's configuration and what differs from it."""
+    return Architecture(
         UNet2DConditionModel,
         {
             "sample_size": 64,
@@ -109,10 +93,50 @@ ARCHITECTURES: dict[str, Architecture] = {
             "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
             "attention_head_dim": 8,
             "cross_attention_dim": 768,
+            **config,
         },
-        context_tokens=77,
+        context_tokens=CLIP_TOKENS,
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    # class-conditional ImageNet 256, CompVis' cin256-v2; 99.82 GMACs
+    "ldm-4-g": Architecture(UNet2DConditionModel, unet_config(CIN256_V2), context_tokens=1, convention=PAPER_LDM),
+    "ddpm-cifar10": _ddpm(32, (128, 256, 256, 256), attention_at=1),  # google/ddpm-cifar10-32; 6.06 GMACs
+    "ddpm-lsun": _ddpm(256, (128, 128, 256, 256, 512, 512), attention_at=4),  # google/ddpm-ema-*-256; 248.7 GMACs
+    "sd-1.5": _stable_diffusion(),  # 338.8 GMACs
+    "sd-2.1": _stable_diffusion(  # of 768 x 768 images
+        sample_size=96,
+        attention_head_dim=(5, 10, 20, 20),
+        cross_attention_dim=1024,
+        use_linear_projection=True,
+        upcast_attention=True,
+    ),
+    "sdxl": _stable_diffusion(
+        sample_size=128,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 2),
+        up_block_types=(*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    ),
+    # nota-ai's: a resnet fewer a block; 223.8 GMACs
+    "bk-sdm-base": _stable_diffusion(layers_per_block=1),
+    "bk-sdm-small": _stable_diffusion(layers_per_block=1, mid_block_type=None),  # no middle; 217.8 GMACs
+    "bk-sdm-tiny": _stable_diffusion(  # no innermost level; 205.1 GMACs
+        layers_per_block=1,
+        mid_block_type=None,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
     ),
 }
+SHARED = {"ddpm-bedroom": "ddpm-lsun", "ddpm-church": "ddpm-lsun"}  # other weights, the same networks
 
 
 def architecture(name: str, *, context_tokens: int | None = None) -> Architecture:
@@ -137,8 +161,8 @@ def architecture(name: str, *, context_tokens: int | None = None) -> Architectur
 
 
 def _find(name: str) -> Architecture:
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
+    if SHARED.get(name, name) in ARCHITECTURES:
+        return ARCHITECTURES[SHARED.get(name, name)]
     if name in EMBEDDED:
         return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=CONTEXT_TOKENS[name])
     folder = Path(name)
@@ -148,7 +172,7 @@ def _find(name: str) -> Architecture:
         if path.is_file():
             return from_config(path, context_tokens=CLIP_TOKENS if has_text else 1)
     raise DeepCacheError(
-        f"expected a model out of {', '.join([*ARCHITECTURES, *EMBEDDED])}, a diffusers folder or a config.json; "
+        f"expected a model out of {', '.join([*ARCHITECTURES, *SHARED, *EMBEDDED])}, a diffusers folder or a config.json; "
         f"got {name!r}, which is neither"
     )
 
