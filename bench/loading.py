@@ -3,41 +3,76 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import requirements
 import torch
 from workload import Workload
 
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
-from deepcache.metrics.clip_score import load_clip
-from deepcache.metrics.extractors import MiniExtractor
+from deepcache.metrics.clip_score import PAPER, load_clip
+from deepcache.metrics.extractors import Extractor, MiniExtractor, batches
+from deepcache.metrics.inception import load_inception
+from deepcache.metrics.statistics import Statistics
 from deepcache.models import EMBEDDED
-from deepcache.sampling.protocols import PROTOCOLS, Protocol
+from deepcache.sampling import PROTOCOLS, Protocol
+from deepcache.sampling.prompt_files import prompts_in
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CHANGES = ("num_samples", "num_steps", "batch_size")  # of a protocol, by options of these names
+STORES = Path("samples")  # of the paper's scale, where the command line names none
 
 
 def load_workload(model: str, config: Any) -> Workload:
     """A model with what measures it.
 
     Raises:
-        DeepCacheError: the model or an extractor is not there.
+        DeepCacheError: the model or what measures it is not there.
     """
-    protocol = _protocol(model, config)
+    protocol, device = _protocol(model, config), config.getoption("device")
+    dtype = DTYPES[config.getoption("dtype") or _usual_dtype(protocol, model, device)]
+    if config.getoption("weights") == "random":
+        if model in EMBEDDED:
+            raise DeepCacheError("expected --scale paper with --weights random; the embedded models are trained")
+        pipe = models.load(model, weights="random", dtype=dtype, device=device)
+        return Workload(model, pipe, None, None, protocol, weights="random")
+    pipe = models.load(model, dtype=dtype, device=device)
+    extractor, stores = load_extractor(model, config), config.getoption("store")
     if model in EMBEDDED:
-        clip = load_clip() if protocol.is_prompted else None
-        return Workload(model, models.load(model), MiniExtractor.load(), clip, protocol)
-    raise DeepCacheError(model)
+        clip = load_clip(device=device) if protocol.is_prompted else None
+        return Workload(model, pipe, extractor, clip, protocol, stores=stores)
+    clip = prompts = None
+    if protocol.is_prompted:
+        clip = load_clip(PAPER[0], pretrained=PAPER[1], checkpoint=requirements.clip().located(), device=device)
+        prompts = tuple(prompts_in(requirements.captions(config).located()))
+    return Workload(model, pipe, extractor, clip, protocol, "trained", prompts, stores or STORES)
+
+
+def load_extractor(model: str, config: Any) -> Extractor:
+    """Inception, or mini-features for an embedded model."""
+    device = config.getoption("device")
+    if model in EMBEDDED:
+        return MiniExtractor.load(device)
+    return load_inception(requirements.inception().located(), device=device)
 
 
 def load_reference(model: str, config: Any) -> references.Reference:
     """Statistics of the images that a model was trained on."""
-    return references.load()
+    if model in EMBEDDED:
+        return references.load()
+    extractor = load_extractor(model, config)
+    path = requirements.reference(model).located()
+    return references.find(path, lambda images: Statistics.of(batches(extractor, images)))
+
+
+def _usual_dtype(protocol: Protocol, model: str, device: str) -> str:
+    """The paper ran Stable Diffusion in half precision."""
+    return "fp16" if protocol.is_prompted and model not in EMBEDDED and device.startswith("cuda") else "fp32"
 
 
 def _protocol(model: str, config: Any) -> Protocol:
     asked = {name: config.getoption(name) for name in CHANGES}
-    return replace(PROTOCOLS[model], **{name: value for name, value in asked.items() if value})
+    return replace(PROTOCOLS[model], **{name: value for name, value in asked.items() if value not in (None, "auto")})

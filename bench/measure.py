@@ -12,6 +12,7 @@ from workload import Run, Samples, Timing, Workload
 
 from deepcache.caching import Cache
 from deepcache.metrics.fidelity import drift, psnr_each, quality
+from deepcache.metrics.reference import Reference
 from deepcache.metrics.statistics import Statistics
 from deepcache.plan import CachePlan
 

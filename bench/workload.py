@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from stored import stored_images
 from torch import Tensor
 from tqdm import tqdm
 

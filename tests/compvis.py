@@ -223,7 +223,9 @@ def encode(state: Any, found: Config, image: Tensor, generator: torch.Generator 
 def quantised(state: Any, found: Config, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """The nearest codes."""
     own = found["model"]["params"]["first_stage_config"]["params"]
-    codes = Weights(state, "first_stage_model.", generator).get("quantize.embedding.weight", own["n_embed"], own["embed_dim"])
+    codes = Weights(state, "first_stage_model.", generator).get(
+        "quantize.embedding.weight", own["n_embed"], own["embed_dim"]
+    )
     distances = (latents.movedim(1, -1)[..., None, :] - codes).square().sum(-1)  # (B, H, W, codes)
     return codes[distances.argmin(-1)].movedim(-1, 1)
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.distances import Manifold, frechet_distance, inception_score, psnr
+from deepcache.metrics import distances
+from deepcache.metrics.distances import Manifold, frechet_distance, psnr
 from deepcache.metrics.moments import Moments, moments
 
 
@@ -68,24 +69,6 @@ def test_moments_of_two_points_by_hand():
     np.testing.assert_array_equal(found.covariance, [[2, 4], [4, 8]])
 
 
-def test_inception_score_of_sharp_balanced_classes_is_their_number():
-    assert inception_score(np.tile(np.eye(10), (5, 1))) == pytest.approx(10)
-
-
-def test_inception_score_of_equal_predictions_is_one():
-    assert inception_score(np.full((50, 10), 0.1)) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("num_splits", [1, 4])
-def test_inception_score_agrees_with_torch_fidelity(num_splits):
-    from torch_fidelity.metric_isc import isc_features_to_metric
-
-    logits = torch.from_numpy(gaussian_features(5, count=200))
-    theirs = isc_features_to_metric(logits, splits=num_splits, shuffle=False)["inception_score_mean"]
-    ours = inception_score(logits.softmax(dim=1).numpy(), num_splits=num_splits)
-    assert ours == pytest.approx(theirs, rel=1e-9)
-
-
 def precision_recall(reference, samples, k=3):
     real, fake = Manifold.of(reference, k=k), Manifold.of(samples, k=k)
     return real.share_within(samples), fake.share_within(reference)
@@ -118,6 +101,21 @@ def test_precision_and_recall_agree_with_torch_fidelity():
     assert 0 < ours[0] < 1
     # theirs averages in float32
     assert ours == pytest.approx((theirs["precision"], theirs["recall"]), rel=1e-6)
+
+
+def test_a_manifold_in_blocks_is_the_manifold_at_once(monkeypatch):
+    reference, samples = gaussian_features(10), 0.8 * gaussian_features(11)
+    whole = precision_recall(reference, samples)
+    monkeypatch.setattr(distances, "_CELLS", 7 * len(reference))  # seven rows at a time
+    monkeypatch.setattr(distances, "_COLUMNS", 13)
+    assert precision_recall(reference, samples) == whole
+
+
+def test_precision_and_recall_are_those_of_plain_distances():
+    reference, samples = gaussian_features(12) + 1e3, 0.8 * gaussian_features(13) + 1e3  # far from the origin
+    between = np.linalg.norm(samples[:, None] - reference[None], axis=2)
+    radii = np.sort(np.linalg.norm(reference[:, None] - reference[None], axis=2), axis=1)[:, 3]
+    assert precision_recall(reference, samples)[0] == pytest.approx((between <= radii).any(axis=1).mean(), rel=1e-12)
 
 
 def test_precision_and_recall_refuse_too_few_features():

@@ -12,6 +12,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB, drift, quality
+from deepcache.metrics.statistics import Statistics
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def features() -> Features:
 
 
 def test_samples_equal_to_the_reference_are_perfect(features):
-    found = quality(features, reference.from_features(features))
+    found = quality(Statistics.of([features]), reference.from_features(features))
     assert found["fid"] == pytest.approx(0, abs=1e-9)
     assert found["sfid"] == pytest.approx(0, abs=1e-9)
     assert (found["precision"], found["recall"]) == (100, 100)
@@ -31,9 +32,15 @@ def test_samples_equal_to_the_reference_are_perfect(features):
 
 def test_a_moved_set_has_the_squared_distance_as_fid(features):
     moved = Features(features.pooled + 2, features.spatial, features.probabilities)
-    found = quality(moved, reference.from_features(features))
+    found = quality(Statistics.of([moved]), reference.from_features(features))
     assert found["fid"] == pytest.approx(6 * 4)  # closed form: equal covariances, means 2 apart on 6 axes
     assert found["sfid"] == pytest.approx(0, abs=1e-9)
+
+
+def test_what_a_reference_has_no_part_for_is_not_measured(features):
+    known = reference.from_features(features)
+    found = quality(Statistics.of([features]), reference.Reference(known.pooled, None, None))
+    assert found.keys() == {"fid", "is"}
 
 
 def test_equal_samples_do_not_drift(features):

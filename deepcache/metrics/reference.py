@@ -96,6 +96,7 @@ def save_npz(found: Statistics, path: Path) -> None:
     reference = from_statistics(found)
     assert reference.pooled is not None
     assert reference.spatial is not None
+    assert reference.features is not None
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -117,8 +118,8 @@ def find(path: Path, measured: Measured) -> Reference:
     """A reference from a file or folder.
 
     Args:
-        path: an `.npz` of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`) or of `save_npz`, a `.safetensors` of
-            `save`, or images (`image_set`).
+        path: an `.npz` of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`) or of `save_npz`, a `.safetensors`
+            of `save`, or images (`image_set`).
         measured: what images are measured with, where there are any.
 
     Raises:
@@ -133,7 +134,8 @@ def find(path: Path, measured: Measured) -> Reference:
     pooled, spatial = _moments(path, stored, "mu", "sigma"), _moments(path, stored, "mu_s", "sigma_s")
     if pooled is None and own.pooled is None:
         raise DeepCacheError(
-            f"expected mu and sigma, or images as {ARRAY}, in {path}, which has {', '.join(sorted(stored)) or 'nothing'}"
+            f"expected mu and sigma, or images as {ARRAY}, in {path}, "
+            f"which has {', '.join(sorted(stored)) or 'nothing'}; get it again"
         )
     features = stored.get("features", own.features)
     return Reference(pooled or own.pooled, spatial or own.spatial, features)
@@ -142,7 +144,7 @@ def find(path: Path, measured: Measured) -> Reference:
 def _arrays(path: Path) -> dict[str, Any]:
     """All but the images, which are read part by part; they are there by name."""
     try:
-        with np.load(path) as archive:
+        with path.open("rb") as file, np.load(file) as archive:
             return {name: None if name == ARRAY else archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DeepCacheError(f"expected an .npz in {path}, which is truncated or something else: {error}") from error
@@ -158,7 +160,8 @@ def _moments(path: Path, stored: dict[str, Any], mean: str, covariance: str) -> 
     size = found.mean.size
     if found.mean.shape != (size,) or found.covariance.shape != (size, size):
         raise DeepCacheError(
-            f"expected {mean} (D,) and {covariance} (D, D) in {path}, got {found.mean.shape} and {found.covariance.shape}"
+            f"expected {mean} (D,) and {covariance} (D, D) in {path}, "
+            f"got {found.mean.shape} and {found.covariance.shape}; get it again"
         )
     if not (np.isfinite(found.mean).all() and np.isfinite(found.covariance).all()):
         raise DeepCacheError(f"expected finite {mean} and {covariance} in {path}, got NaN or infinity; get it again")

@@ -19,7 +19,7 @@ from deepcache.models.ldm_config import (
     read_config,
     scheduler_config,
 )
-from deepcache.models.ldm_names import CLASSES, FIRST_STAGE, PARTS, UNET, averaged
+from deepcache.models.ldm_names import FIRST_STAGE, PARTS, UNET, averaged
 from deepcache.models.networks import Network, ldm_networks, on_meta
 
 _OF_THE_TRAINING = (f"{FIRST_STAGE}loss.", f"{FIRST_STAGE}model_ema.")  # not for sampling
@@ -58,9 +58,7 @@ def load_ldm(
     state = _sampling(weights(Path(checkpoint)), found)
     scheduler = DDIMScheduler.from_config(scheduler_config(found))
     misfits = _Misfits(str(checkpoint), found.source)
-    networks = {
-        part: _filled(part, network, state, misfits) for part, network in _networks(found, state).items()
-    }
+    networks = {part: _filled(part, network, state, misfits) for part, network in _networks(found, state).items()}
     misfits.refuse()
     _require_schedule(scheduler, state, str(checkpoint), found)
     return ClassConditionalPipeline(**networks, scheduler=scheduler).to(device, dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from deepcache.example import guessed
 from deepcache.models.architectures import SHARED, architecture, read
@@ -27,7 +26,9 @@ def skeleton(name: str) -> tuple[SimpleNamespace, int | None]:
     known = architecture(name)
     with guessed("correct the configuration"):
         unet = known.meta()
-    found = NETWORKS.get(SHARED.get(name, name)) or _stored(WEIGHTS / pipeline_of(name) if name in EMBEDDED else Path(name))
+    found = NETWORKS.get(SHARED.get(name, name)) or _stored(
+        WEIGHTS / pipeline_of(name) if name in EMBEDDED else Path(name)
+    )
     networks = {part: on_meta(*network) for part, network in found.items()}
     return SimpleNamespace(unet=unet, **networks), known.context_tokens or None
 

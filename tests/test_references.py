@@ -1,0 +1,151 @@
+"""References from files: the ADM suite's, our own and images give what their images give (exact laws)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepcache.__main__ import main
+from deepcache.metrics import reference as references
+from deepcache.metrics.extractors import Images, MiniExtractor, batches
+from deepcache.metrics.image_sets import image_set
+from deepcache.metrics.statistics import Statistics
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+MINI = ["--extractor", "mini-features"]
+
+
+@pytest.fixture(scope="module")
+def extractor() -> MiniExtractor:
+    return MiniExtractor.load()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "images.npz", PIXELS)
+    return tmp_path / "images.npz"
+
+
+def measured(extractor: MiniExtractor) -> Callable[[Images], Statistics]:
+    def statistics(images: Images) -> Statistics:
+        return Statistics.of(batches(extractor, images, batch_size=10))
+
+    return statistics
+
+
+def test_saved_statistics_are_those_of_the_images(images, tmp_path, extractor):
+    found = measured(extractor)(image_set(images))
+    references.save_npz(found, tmp_path / "saved.npz")
+    again = references.find(tmp_path / "saved.npz", lambda _: pytest.fail("there are no images"))
+    direct = references.find(images, measured(extractor))
+    for ours, theirs in ((again, direct), (again, references.from_statistics(found))):
+        np.testing.assert_array_equal(ours.pooled.covariance, theirs.pooled.covariance)
+        np.testing.assert_array_equal(ours.spatial.mean, theirs.spatial.mean)
+        np.testing.assert_array_equal(ours.features, theirs.features)
+
+
+def test_moments_of_an_adm_reference_win_over_those_of_its_images(images, extractor):
+    """They are of the whole data set, the images a sample of it."""
+    own = references.find(images, measured(extractor))
+    size = own.pooled.mean.size
+    moments = {"mu": np.full(size, 2.0), "sigma": np.eye(size)}
+    spatial = {"mu_s": own.spatial.mean, "sigma_s": own.spatial.covariance}
+    np.savez(images, PIXELS, **moments, **spatial)
+    found = references.find(images, measured(extractor))
+    np.testing.assert_array_equal(found.pooled.mean, np.full(size, 2.0))
+    np.testing.assert_array_equal(found.spatial.mean, own.spatial.mean)
+    np.testing.assert_array_equal(found.features, own.features)
+
+
+def test_moments_alone_measure_fid_alone(tmp_path, extractor):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(128), sigma=np.eye(128))
+    found = references.find(tmp_path / "a.npz", measured(extractor))
+    assert (found.spatial, found.features, found.manifold) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"other": np.zeros(3)}, "expected mu and sigma, or images as arr_0"),
+        ({"mu": np.zeros(3)}, "sigma is missing"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"expected mu \(D,\) and sigma \(D, D\)"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "expected finite mu and sigma"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "features of one length, got 128 and 3"),
+    ],
+)
+def test_references_that_are_none_are_one_line_and_exit_code_2(images, tmp_path, capsys, arrays, said):
+    np.savez(tmp_path / "reference.npz", **arrays)
+    assert main(["metrics", str(images), "--reference", str(tmp_path / "reference.npz"), *MINI]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert re.search(said, shown.err)
+
+
+def test_a_truncated_reference_is_one_line(images, tmp_path, capsys):
+    np.savez(tmp_path / "reference.npz", mu=np.zeros(128), sigma=np.eye(128))
+    whole = (tmp_path / "reference.npz").read_bytes()
+    (tmp_path / "reference.npz").write_bytes(whole[: len(whole) // 2])
+    assert main(["metrics", str(images), "--reference", str(tmp_path / "reference.npz"), *MINI]) == 2
+    assert "truncated or something else" in capsys.readouterr().err
+
+
+def test_samples_that_are_the_reference_are_perfect(images, capsys):
+    assert main(["metrics", str(images), "--reference", str(images), *MINI, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 24
+    assert found["extractor"] == "mini-features"
+    assert found["fid"] == pytest.approx(0, abs=1e-6)
+    assert found["sfid"] == pytest.approx(0, abs=1e-6)
+    assert (found["precision"], found["recall"]) == (100, 100)
+
+
+def test_the_table_has_unit_and_direction_and_a_dash_for_what_is_not_there(images, tmp_path, capsys):
+    np.savez(tmp_path / "reference.npz", mu=np.zeros(128), sigma=np.eye(128))
+    assert main(["metrics", str(images), "--reference", str(tmp_path / "reference.npz"), *MINI]) == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["sFID"].split()[1:] == ["-", "lower", "is", "better"]
+    assert float(lines["FID"].split()[1]) > 0
+    assert "higher is better" in lines["precision (%)"]
+
+
+def test_prompts_add_the_clip_score(images, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a red sneaker on a blue background\n")
+    options = [*MINI, "--prompts", str(tmp_path / "prompts.txt"), "--clip", "mini-clip", "--json"]
+    assert main(["metrics", str(images), *options]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["clip_score"] <= 100
+
+
+def test_inception_asks_for_a_reference(images, capsys):
+    assert main(["metrics", str(images)]) == 2
+    assert "expected --reference REF" in capsys.readouterr().err
+
+
+PEAK = """
+import resource, sys
+from deepcache.__main__ import main
+code = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def test_ten_times_the_images_take_no_more_memory(tmp_path):
+    """The peak of a process of its own; 300 images and 3,000, whose float32 alone is 37 MB."""
+    peaks = []
+    for count in (300, 3_000):
+        np.savez(tmp_path / "images.npz", RNG.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
+        command = [sys.executable, "-c", PEAK, "metrics", str(tmp_path / "images.npz"), *MINI]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        peaks.append(int(done.stdout.splitlines()[-1]))
+    assert peaks[1] < 1.1 * peaks[0]
