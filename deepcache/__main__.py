@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import NoReturn
 
-from deepcache.commands import explain, gate, macs, report, tables
+from deepcache.commands import convert, explain, gate, macs, report, tables
 from deepcache.errors import DeepCacheError
 
-COMMANDS = (macs, explain, tables, report, gate)
+COMMANDS = (macs, explain, convert, tables, report, gate)
 
 
 def main(arguments: list[str] | None = None) -> int:
