@@ -1,18 +1,25 @@
 """CompVis' latent diffusion in plain torch, written for the tests: where its weights stand, and what they compute.
 
 `Weights` makes a weight when it is first asked for, so that one evaluation lays a checkpoint out. Independent of
-diffusers and of the loader. Source: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022).
+diffusers and of the loader.
+
+References: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 Config = dict[str, Any]
+Make = Callable[[str, Sequence[int]], Tensor]
 
 UNET = {
     "in_channels": 4,
@@ -72,20 +79,18 @@ def config(unet: Config | None = None, autoencoder: Config | None = None, **para
 
 
 class Weights:
-    """Weights under a prefix of a checkpoint's `state_dict`, made on demand where a generator is given."""
+    """Weights under a prefix of a checkpoint's `state_dict`, made on demand where there is a way to."""
 
-    def __init__(self, state: dict[str, Tensor], prefix: str = "", generator: torch.Generator | None = None) -> None:
-        self.state, self.prefix, self.generator = state, prefix, generator
+    def __init__(self, state: dict[str, Tensor], prefix: str = "", make: Make | None = None) -> None:
+        self.state, self.prefix, self.make = state, prefix, make
 
     def under(self, name: str) -> Weights:
-        return Weights(self.state, f"{self.prefix}{name}.", self.generator)
+        return Weights(self.state, f"{self.prefix}{name}.", self.make)
 
     def get(self, name: str, *shape: int) -> Tensor:
         name = self.prefix + name
-        if name not in self.state and self.generator is not None:
-            noise = torch.randn(shape, generator=self.generator)
-            fan_in = max(1, noise[0].numel())
-            self.state[name] = 0.2 * noise if len(shape) == 1 else noise / fan_in**0.5
+        if name not in self.state and self.make is not None:
+            self.state[name] = self.make(name, shape)
         return self.state[name]
 
     def linear(self, x: Tensor, name: str, out: int, *, bias: bool = True) -> Tensor:
@@ -106,34 +111,59 @@ class Weights:
         return F.layer_norm(x, x.shape[-1:], weight, bias)
 
 
-def checkpoint(found: Config, seed: int = 0) -> dict[str, Tensor]:
-    """A `state_dict` of random weights: evaluating everything once makes all of them."""
+def noise(seed: int = 0) -> Make:
+    """Weights scaled by their fan-in, norms about 1, and attention that is far from uniform."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(name: str, shape: Sequence[int]) -> Tensor:
+        drawn = torch.randn(shape, generator=generator)
+        if len(shape) == 1:
+            return 0.2 * drawn + float(name.endswith("weight"))
+        gain = 2 if re.search(r"\.(to_q|to_k|q|k)\.weight", name) else 1
+        return gain * drawn / drawn[0].numel() ** 0.5
+
+    return make
+
+
+def layout(found: Config, make: Make) -> dict[str, Tensor]:
+    """A `state_dict`: evaluating everything once makes all weights."""
     state: dict[str, Tensor] = {}
-    params, generator = found["model"]["params"], torch.Generator().manual_seed(seed)
+    params = found["model"]["params"]
     size, dd = params["image_size"], params["first_stage_config"]["params"]["ddconfig"]
-    classes(state, found, torch.zeros(1, dtype=torch.long), generator)
-    context = torch.zeros(1, 1, params["cond_stage_config"]["params"]["embed_dim"])
+    context = classes(state, found, torch.zeros(1, dtype=torch.long), make)
     latents = torch.zeros(1, params["unet_config"]["params"]["in_channels"], size, size)
-    unet(state, found, latents, torch.zeros(1), context, generator)
-    encode(state, found, torch.zeros(1, dd["in_channels"], dd["resolution"], dd["resolution"]), generator)
-    decode(state, found, latents, generator)
+    unet(state, found, latents, torch.zeros(1), context, make)
+    encode(state, found, torch.zeros(1, dd["in_channels"], dd["resolution"], dd["resolution"]), make)
+    decode(state, found, latents, make)
+    return state
+
+
+def checkpoint(found: Config, seed: int = 0) -> dict[str, Tensor]:
+    """A `state_dict` of random weights, and the noise schedule that CompVis keeps beside them."""
+    params = found["model"]["params"]
     betas = torch.linspace(params["linear_start"] ** 0.5, params["linear_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
-    return {**state, "betas": betas.float(), "alphas_cumprod": (1 - betas).cumprod(0).float()}
+    schedule = {"betas": betas.float(), "alphas_cumprod": (1 - betas).cumprod(0).float()}
+    return {**layout(found, noise(seed)), **schedule}
 
 
-def classes(state: Any, found: Config, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def written(folder: Path, found: Config, state: dict[str, Tensor], **more: Any) -> tuple[Path, Path]:
+    """As a checkpoint and its YAML."""
+    torch.save({"state_dict": state, "global_step": 7, **more}, folder / "model.ckpt")
+    (folder / "config.yaml").write_text(yaml.safe_dump(found))
+    return folder / "model.ckpt", folder / "config.yaml"
+
+
+def classes(state: Any, found: Config, labels: Tensor, make: Make | None = None) -> Tensor:
     """(B,) labels to (B, 1, embed_dim) contexts."""
     own = found["model"]["params"]["cond_stage_config"]["params"]
-    table = Weights(state, "cond_stage_model.", generator).get("embedding.weight", own["n_classes"], own["embed_dim"])
+    table = Weights(state, "cond_stage_model.", make).get("embedding.weight", own["n_classes"], own["embed_dim"])
     return table[labels][:, None]
 
 
-def unet(
-    state: Any, found: Config, x: Tensor, t: Tensor, context: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
+def unet(state: Any, found: Config, x: Tensor, t: Tensor, context: Tensor, make: Make | None = None) -> Tensor:
     """(B, C, H, W) latents, (B,) timesteps and (B, 1, D) contexts to the predicted noise."""
     own = found["model"]["params"]["unet_config"]["params"]
-    w, width = Weights(state, "model.diffusion_model.", generator), own["model_channels"]
+    w, width = Weights(state, "model.diffusion_model.", make), own["model_channels"]
     emb = w.linear(_timestep(t, width), "time_embed.0", 4 * width)
     emb = w.linear(F.silu(emb), "time_embed.2", 4 * width)
 
@@ -203,10 +233,10 @@ def _attention(w: Weights, x: Tensor, context: Tensor, heads: int) -> Tensor:
     return w.linear((shares @ v).transpose(1, 2).flatten(2), "to_out.0", width)
 
 
-def encode(state: Any, found: Config, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def encode(state: Any, found: Config, image: Tensor, make: Make | None = None) -> Tensor:
     """(B, 3, H, W) images in -1..1 to latents, which are not quantised yet."""
     own = found["model"]["params"]["first_stage_config"]["params"]
-    dd, top = own["ddconfig"], Weights(state, "first_stage_model.", generator)
+    dd, top = own["ddconfig"], Weights(state, "first_stage_model.", make)
     w, size = top.under("encoder"), dd["resolution"]
     h = w.conv(image, "conv_in", dd["ch"])
     for level, mult in enumerate(dd["ch_mult"]):
@@ -220,22 +250,21 @@ def encode(state: Any, found: Config, image: Tensor, generator: torch.Generator 
     return top.conv(h, "quant_conv", own["embed_dim"], 1)
 
 
-def quantised(state: Any, found: Config, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def quantised(state: Any, found: Config, latents: Tensor, make: Make | None = None) -> Tensor:
     """The nearest codes."""
     own = found["model"]["params"]["first_stage_config"]["params"]
-    codes = Weights(state, "first_stage_model.", generator).get(
-        "quantize.embedding.weight", own["n_embed"], own["embed_dim"]
-    )
+    top = Weights(state, "first_stage_model.", make)
+    codes = top.get("quantize.embedding.weight", own["n_embed"], own["embed_dim"])
     distances = (latents.movedim(1, -1)[..., None, :] - codes).square().sum(-1)  # (B, H, W, codes)
     return codes[distances.argmin(-1)].movedim(-1, 1)
 
 
-def decode(state: Any, found: Config, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def decode(state: Any, found: Config, latents: Tensor, make: Make | None = None) -> Tensor:
     """(B, C, H, W) latents through the codebook to images in -1..1."""
     dd = found["model"]["params"]["first_stage_config"]["params"]["ddconfig"]
-    top = Weights(state, "first_stage_model.", generator)
+    top = Weights(state, "first_stage_model.", make)
     w, size = top.under("decoder"), dd["resolution"] // 2 ** (len(dd["ch_mult"]) - 1)
-    h = top.conv(quantised(state, found, latents, generator), "post_quant_conv", dd["z_channels"], 1)
+    h = top.conv(quantised(state, found, latents, make), "post_quant_conv", dd["z_channels"], 1)
     h = _middle(w, w.conv(h, "conv_in", dd["ch_mult"][-1] * dd["ch"]))
     for level, mult in reversed(list(enumerate(dd["ch_mult"]))):
         for i in range(dd["num_res_blocks"] + 1):
@@ -268,7 +297,7 @@ def _pixels(w: Weights, x: Tensor) -> Tensor:
 def sampled(
     state: Any, found: Config, labels: Tensor, latents: Tensor, num_steps: int, scale: float, unconditional: int
 ) -> Tensor:
-    """CompVis' DDIM at eta 0 with classifier-free guidance: (B,) labels and start noise to images in -1..1."""
+    """CompVis' DDIM at eta 0 with classifier-free guidance: (B,) labels and start noise to latents."""
     alphas = state["alphas_cumprod"]
     steps = torch.arange(0, 1000, 1000 // num_steps) + 1
     before = torch.cat([alphas[:1], alphas[steps[:-1]]])
@@ -280,4 +309,4 @@ def sampled(
         noise = without + scale * (conditional - without)
         clean = (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
         latents = alpha_before.sqrt() * clean + (1 - alpha_before).sqrt() * noise
-    return decode(state, found, latents)
+    return latents

@@ -1,5 +1,23 @@
-"""Models by name: the embedded ones, ready to run without a download."""
+"""Models by name, folder or file, as pipelines: the embedded ones run without a download."""
 
-from deepcache.models.embedded import EMBEDDED, load, load_extractor
+from typing import TYPE_CHECKING
 
-__all__ = ["EMBEDDED", "load", "load_extractor"]
+from deepcache.lazy import lazy
+
+if TYPE_CHECKING:
+    from deepcache.models.catalog import CATALOG, Checkpoint
+    from deepcache.models.embedded import EMBEDDED, load_extractor
+    from deepcache.models.ldm import load_ldm
+    from deepcache.models.loading import load
+
+__all__ = ["CATALOG", "EMBEDDED", "Checkpoint", "load", "load_extractor", "load_ldm"]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "catalog": ("CATALOG", "Checkpoint"),
+        "embedded": ("EMBEDDED", "load_extractor"),
+        "ldm": ("load_ldm",),
+        "loading": ("load",),
+    },
+)

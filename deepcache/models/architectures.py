@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.example import CLIP_TOKENS, example, guessed
 from deepcache.families import FAMILIES
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
+from deepcache.models.configurations import read
 from deepcache.models.embedded import CONTEXT_TOKENS, EMBEDDED, WEIGHTS
 from deepcache.models.ldm_config import CIN256_V2, unet_config
 from deepcache.plan import require_whole
@@ -172,8 +172,8 @@ def _find(name: str) -> Architecture:
         if path.is_file():
             return from_config(path, context_tokens=CLIP_TOKENS if has_text else 1)
     raise DeepCacheError(
-        f"expected a model out of {', '.join([*ARCHITECTURES, *SHARED, *EMBEDDED])}, a diffusers folder or a config.json; "
-        f"got {name!r}, which is neither"
+        f"expected a model out of {', '.join([*ARCHITECTURES, *SHARED, *EMBEDDED])}, a diffusers folder or a "
+        f"config.json; got {name!r}, which is neither"
     )
 
 
@@ -187,20 +187,3 @@ def from_config(path: Path, *, context_tokens: int) -> Architecture:
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
     own = {"UNet2DModel": 0, "UNetSpatioTemporalConditionModel": 1}  # none, and an image
     return Architecture(classes[kind], settings, own.get(kind, context_tokens))
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A configuration file of diffusers or transformers.
-
-    Raises:
-        DeepCacheError: it cannot be read, or holds something else.
-    """
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DeepCacheError(
-            f"expected a diffusers configuration in {path}, which cannot be read: {error!r}"
-        ) from error
-    if not isinstance(found, dict):
-        raise DeepCacheError(f"expected a diffusers configuration in {path}, got a {type(found).__name__}")
-    return found

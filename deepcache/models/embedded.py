@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from deepcache.errors import DeepCacheError
+from deepcache.models.folders import load_folder
 
 if TYPE_CHECKING:
     from deepcache.models.mini_features import MiniFeatures
@@ -38,25 +37,14 @@ def load(name: str) -> Any:
             are each a `StableDiffusionPipeline`.
 
     Raises:
-        DeepCacheError: no such model, or its weights are not there.
+        DeepCacheError: its weights are not there.
     """
-    if name not in EMBEDDED:
-        raise DeepCacheError(f"expected a model out of {', '.join(EMBEDDED)}; got {name!r}")
-    if name == "mini-ldm":
-        from deepcache.models.class_conditional import ClassConditionalPipeline
+    base = pipeline_of(name)
+    if name == base:
+        return load_folder(_folder(name))
+    from diffusers import UNet2DConditionModel
 
-        return ClassConditionalPipeline.from_pretrained(_folder(name), **_OPTIONS)
-    if name == "mini-ddpm":
-        from diffusers import DDPMPipeline
-
-        return DDPMPipeline.from_pretrained(_folder(name), **_OPTIONS)
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-
-    other, base = {}, pipeline_of(name)
-    if name != base:
-        other["unet"] = UNet2DConditionModel.from_pretrained(_folder(name), subfolder="unet", **_OPTIONS)
-    pipe = StableDiffusionPipeline.from_pretrained(_folder(base), safety_checker=None, **other, **_OPTIONS)
-    return pipe.to(torch.float32)  # transformers loads its models as they are stored
+    return load_folder(_folder(base), unet=UNet2DConditionModel.from_pretrained(_folder(name) / "unet", **_OPTIONS))
 
 
 def pipeline_of(name: str) -> str:
@@ -72,9 +60,9 @@ def load_extractor() -> MiniFeatures:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _folder(name: str) -> str:
+def _folder(name: str) -> Path:
     if not (WEIGHTS / name).is_dir():
         raise DeepCacheError(
             f"expected the weights of {name} in {WEIGHTS / name}, which is not there; reinstall the package"
         )
-    return str(WEIGHTS / name)
+    return WEIGHTS / name

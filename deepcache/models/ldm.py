@@ -13,12 +13,8 @@ from torch import Tensor
 from deepcache.errors import DeepCacheError
 from deepcache.models.checkpoint import weights
 from deepcache.models.class_conditional import ClassConditionalPipeline
-from deepcache.models.ldm_config import (
-    CIN256_V2,
-    LdmConfig,
-    read_config,
-    scheduler_config,
-)
+from deepcache.models.folders import moved
+from deepcache.models.ldm_config import CIN256_V2, LdmConfig, read_config, scheduler_config
 from deepcache.models.ldm_names import FIRST_STAGE, PARTS, UNET, averaged
 from deepcache.models.networks import Network, ldm_networks, on_meta
 
@@ -55,13 +51,22 @@ def load_ldm(
     https://github.com/CompVis/latent-diffusion
     """
     found = CIN256_V2 if config is None else read_config(Path(config))
-    state = _sampling(weights(Path(checkpoint)), found)
-    scheduler = DDIMScheduler.from_config(scheduler_config(found))
-    misfits = _Misfits(str(checkpoint), found.source)
-    networks = {part: _filled(part, network, state, misfits) for part, network in _networks(found, state).items()}
+    return moved(ldm_pipeline(weights(Path(checkpoint)), str(checkpoint), found), dtype, device)  # type: ignore[no-any-return]
+
+
+def ldm_pipeline(state: dict[str, Tensor], checkpoint: str, config: LdmConfig = CIN256_V2) -> ClassConditionalPipeline:
+    """From the weights of a checkpoint, on the CPU.
+
+    Raises:
+        DeepCacheError: the weights of another architecture.
+    """
+    state = _sampling(state, config)
+    scheduler = DDIMScheduler.from_config(scheduler_config(config))
+    misfits = _Misfits(checkpoint, config.source)
+    networks = {part: _filled(part, network, state, misfits) for part, network in _networks(config, state).items()}
     misfits.refuse()
-    _require_schedule(scheduler, state, str(checkpoint), found)
-    return ClassConditionalPipeline(**networks, scheduler=scheduler).to(device, dtype)
+    _require_schedule(scheduler, state, checkpoint, config)
+    return ClassConditionalPipeline(**networks, scheduler=scheduler)
 
 
 def _sampling(state: dict[str, Tensor], config: LdmConfig) -> dict[str, Tensor]:
@@ -121,7 +126,7 @@ def _filled(part: str, network: Network, state: dict[str, Tensor], misfits: _Mis
 
 def _loaded(model: Any, given: dict[str, Tensor]) -> Any:
     model.load_state_dict(given, assign=True)
-    return model.requires_grad_(False).eval()
+    return model.requires_grad_(requires_grad=False).eval()
 
 
 def _is_pointwise(found: torch.Size, wanted: torch.Size) -> bool:

@@ -54,10 +54,10 @@ class LdmConfig:
     def __post_init__(self) -> None:
         for part, kind in _TARGETS.items():
             if not str(self[f"{part}.target"]).endswith(f".{kind}"):
-                raise self._other(f"{part}.target", f"a class {kind}")
+                raise self.other(f"{part}.target", f"a class {kind}")
         for name, value in _ONLY.items():
             if self.get(name, value) != value:
-                raise self._other(name, repr(value))
+                raise self.other(name, repr(value))
 
     def __getitem__(self, name: str) -> Any:
         found = self.get(name, _MISSING)
@@ -75,16 +75,23 @@ class LdmConfig:
     def whole(self, name: str) -> int:
         """A field that is a whole number of at least 1."""
         if type(self[name]) is not int or self[name] < 1:
-            raise self._other(name, "a whole number of at least 1")
+            raise self.other(name, "a whole number of at least 1")
         return self[name]  # type: ignore[no-any-return]
 
     def wholes(self, name: str) -> tuple[int, ...]:
         """A field that is a list of whole numbers."""
         if not isinstance(self[name], (list, tuple)) or not all(type(value) is int for value in self[name]):
-            raise self._other(name, "a list of whole numbers")
+            raise self.other(name, "a list of whole numbers")
         return tuple(self[name])
 
-    def _other(self, name: str, expected: str) -> DeepCacheError:
+    def number(self, name: str) -> float:
+        """A field that is a number above 0."""
+        if type(self[name]) not in (int, float) or not self[name] > 0:
+            raise self.other(name, "a number above 0")
+        return self[name]  # type: ignore[no-any-return]
+
+    def other(self, name: str, expected: str) -> DeepCacheError:
+        """The error that a field is not what was expected."""
         return DeepCacheError(
             f"expected {expected} for model.params.{name} in {self.source}, got {self.get(name, None)!r}; "
             "class-conditional latent diffusion on a VQ autoencoder is what can be loaded"
@@ -208,7 +215,7 @@ def vqvae_config(config: LdmConfig) -> Config:
         "latent_channels": config.whole(f"{_DD}.z_channels"),
         "num_vq_embeddings": config.whole(f"{_FIRST_STAGE}.n_embed"),
         "vq_embed_dim": config.whole(f"{_FIRST_STAGE}.embed_dim"),
-        "scaling_factor": config.get("scale_factor", 1.0),
+        "scaling_factor": config.number("scale_factor") if config.get("scale_factor", None) else 1.0,
     }
 
 
@@ -224,11 +231,11 @@ def scheduler_config(config: LdmConfig) -> Config:
     """`DDIMScheduler`'s: CompVis' timesteps are 1, 1 + c, 1 + 2c, ..., and the last step ends at the first alpha."""
     prediction = config.get("parameterization", "eps")
     if prediction not in _PREDICTIONS:
-        raise config._other("parameterization", f"one of {', '.join(_PREDICTIONS)}")
+        raise config.other("parameterization", f"one of {', '.join(_PREDICTIONS)}")
     return {
         "num_train_timesteps": config.whole("timesteps"),
-        "beta_start": config["linear_start"],
-        "beta_end": config["linear_end"],
+        "beta_start": config.number("linear_start"),
+        "beta_end": config.number("linear_end"),
         "beta_schedule": "scaled_linear",  # the squares of evenly spaced roots, which CompVis calls linear
         "prediction_type": _PREDICTIONS[prediction],
         "steps_offset": 1,

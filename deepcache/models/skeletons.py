@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from deepcache.example import guessed
-from deepcache.models.architectures import SHARED, architecture, read
+from deepcache.models.architectures import SHARED, architecture
+from deepcache.models.configurations import read
 from deepcache.models.embedded import EMBEDDED, WEIGHTS, pipeline_of
 from deepcache.models.networks import NETWORKS, Network, on_meta
 
@@ -26,9 +27,8 @@ def skeleton(name: str) -> tuple[SimpleNamespace, int | None]:
     known = architecture(name)
     with guessed("correct the configuration"):
         unet = known.meta()
-    found = NETWORKS.get(SHARED.get(name, name)) or _stored(
-        WEIGHTS / pipeline_of(name) if name in EMBEDDED else Path(name)
-    )
+    folder = WEIGHTS / pipeline_of(name) if name in EMBEDDED else Path(name)
+    found = NETWORKS.get(SHARED.get(name, name)) or _stored(folder)
     networks = {part: on_meta(*network) for part, network in found.items()}
     return SimpleNamespace(unet=unet, **networks), known.context_tokens or None
 

@@ -1,0 +1,81 @@
+"""A name, a folder or a file, to a ready pipeline."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepcache.errors import DeepCacheError
+from deepcache.models import embedded
+from deepcache.models.catalog import CATALOG, snapshot
+from deepcache.models.folders import load_folder, moved
+from deepcache.models.random_weights import random_pipeline
+from deepcache.models.single_file import load_single_file
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load(
+    name: str | Path,
+    *,
+    weights: str = "trained",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Any:
+    """A model as a diffusers pipeline. Nothing is ever downloaded.
+
+        pipe = deepcache.models.load("mini-ldm")
+        pipe(class_labels=[3, 7], num_inference_steps=50, guidance_scale=1.5).images
+
+    Args:
+        name: an embedded model, one of `CATALOG`, a hub id whose files lie in the hub's cache, a diffusers folder, or a
+            single file (`.ckpt`, `.safetensors`). A path wins over a hub id.
+        weights: "trained", or "random" for the real architecture of a name in `CATALOG` filled with noise.
+        dtype: of the networks.
+        device: where they go.
+
+    Returns:
+        The pipeline of the model's kind: `ClassConditionalPipeline` for mini-ldm and ldm-4-g, `DDPMPipeline` for
+        mini-ddpm and ddpm-*, those of Stable Diffusion for the others; a folder's own.
+
+    Raises:
+        DeepCacheError: no such model, its files are not here or cannot be read, or no such device.
+    """
+    _require_device(device)
+    if weights == "random":
+        return random_pipeline(str(name), dtype=dtype, device=device)
+    if weights != "trained":
+        raise DeepCacheError(f"expected weights 'trained' or 'random', got {weights!r}")
+    return moved(_trained(str(name)), dtype, device)
+
+
+def _trained(name: str) -> Any:
+    if name in embedded.EMBEDDED:
+        return embedded.load(name)
+    place = CATALOG[name].located() if name in CATALOG else Path(name)
+    if place.is_dir():
+        return load_folder(place)
+    if place.is_file():
+        return load_single_file(place)
+    if not _HUB_ID.fullmatch(name):
+        known = ", ".join([*embedded.EMBEDDED, *CATALOG])
+        raise DeepCacheError(
+            f"expected a model out of {known}, a hub id, a diffusers folder or a checkpoint file; got {name!r}"
+        )
+    folder = snapshot(name)
+    if folder is None:
+        raise DeepCacheError(
+            f"expected {name} in the hub's cache, which does not hold it; fetch it: `hf download {name}`, "
+            "or pass a folder or a file"
+        )
+    return load_folder(folder)
+
+
+def _require_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise DeepCacheError(f"expected a device of this machine, got {str(device)!r}; pass cpu or cuda") from error
