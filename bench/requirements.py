@@ -5,20 +5,19 @@ Imports nothing slow: what is missing is said before anything is loaded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepcache.models.catalog import CATALOG, HOME, home
 from huggingface_hub import try_to_load_from_cache
 from scales import Scale, scale_of
 
 from deepcache.errors import DeepCacheError
+from deepcache.metrics.sources import INCEPTION_FILE, INCEPTION_URL, inception_in_cache
+from deepcache.models.catalog import CATALOG, HOME, home
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
-_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # what torch-fidelity calls it
 _CLIP_HUB = "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"
 _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 PARTS = ("class_conditional", "pixels", "unconditional", "prompted", "pruned", "unpruned")  # by which benches ask
@@ -40,33 +39,33 @@ class Asset:
         """Raises: DeepCacheError: it is not there."""
         path = self.found()
         if path is None:
-            raise DeepCacheError(f"expected {self.to_fetch()}, where it is not (${HOME} names the folder)")
+            raise DeepCacheError(f"expected {self.name} in {self.place}, where it is not; fetch {self.source}")
         return path
 
     def to_fetch(self) -> str:
-        return f"{self.name}: fetch {self.source} to {self.place}"
+        return f"  {self.name}\n      from {self.source}\n      to   {self.place}"
 
 
 def inception() -> Asset:
     """Weights of torch-fidelity's Inception."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
-    hub = Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub" / "checkpoints"
-    source = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_INCEPTION}"
-    return Asset("Inception (FID, sFID, IS, precision, recall)", source, home() / _INCEPTION, (hub / _INCEPTION,))
+    name = "Inception, for FID, sFID, IS, precision and recall"
+    return Asset(name, INCEPTION_URL, home() / INCEPTION_FILE, (inception_in_cache(),))
 
 
 def clip() -> Asset:
     """Weights of CLIP ViT-g/14."""
     cached = [try_to_load_from_cache(_CLIP_HUB, file) for file in _CLIP_FILES]
     others = tuple(Path(path) for path in cached if isinstance(path, str))
-    return Asset("ViT-g-14 (CLIP score)", f"{_CLIP_FILES[0]} of {_CLIP_HUB}", home() / "ViT-g-14.safetensors", others)
+    return Asset(
+        "CLIP ViT-g/14, for CLIP scores", f"{_CLIP_FILES[0]} of {_CLIP_HUB}", home() / "ViT-g-14.safetensors", others
+    )
 
 
 def captions(config: Any) -> Asset:
     """The prompts: those of `--prompts`, or COCO's first captions."""
     source = "annotations/captions_val2017.json of COCO 2017, or name a file with --prompts"
     own = config.getoption("prompts")
-    return Asset("prompts", source, own or home() / "captions_val2017.json")
+    return Asset("prompts, one a sample", source, own or home() / "captions_val2017.json")
 
 
 def reference(model: str) -> Asset:
@@ -80,13 +79,13 @@ def reference(model: str) -> Asset:
     place = home() / "references" / model
     statistics = place.with_name(f"{model}.npz")
     if sources[model].startswith("https"):
-        return Asset(f"reference of {model}", sources[model], statistics, (place,))
-    return Asset(f"reference of {model}", sources[model], place, (statistics,))
+        return Asset(f"real images of {model}", sources[model], statistics, (place,))
+    return Asset(f"real images of {model}", sources[model], place, (statistics,))
 
 
 def page(config: Any) -> str:
     """All that the named benches need and that is not there; empty if nothing is missing."""
-    lines = [f"  {line}" for line in dict.fromkeys(_missing(config))]
+    lines = list(dict.fromkeys(_missing(config)))
     if not lines:
         return ""
     head = "--scale paper needs what is not here. Fetch it, or take --weights random (speed and MACs alone):"
@@ -97,10 +96,11 @@ def _missing(config: Any) -> Iterator[str]:
     text = "\n".join(path.read_text() for path in _files(config))
     models = [model for part in PARTS if part in text for model in _models(scale_of(config), part)]
     for model in models:
+        known = CATALOG[model]
         try:
-            CATALOG[model].located()
+            known.located()
         except DeepCacheError:
-            yield CATALOG[model].to_fetch()
+            yield Asset(f"{model} ({known.licence})", known.source, known.place).to_fetch()
     assets = [reference(model) for model in models if "with_quality" in text and not _is_prompted(model)]
     assets += [inception()] + [clip(), captions(config)] * any(map(_is_prompted, models))
     yield from (asset.to_fetch() for asset in assets if asset.found() is None)

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.functional import batch_norm, conv2d
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics import inception
+from deepcache.metrics.images import as_bytes
 from deepcache.metrics.inception import Inception, load_inception
+from deepcache.metrics.sources import INCEPTION_FILE, inception_in_cache
 
 torch_fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
@@ -20,7 +21,7 @@ torch_fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inception
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In the file that torch-fidelity would download."""
-    path = tmp_path_factory.mktemp("hub") / inception.FILE
+    path = tmp_path_factory.mktemp("hub") / INCEPTION_FILE
     empty = torch_fidelity.FeatureExtractorInceptionV3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_fidelity, "load_state_dict_from_url", lambda *_, **__: {})
@@ -70,7 +71,7 @@ def test_spatial_features_are_the_1x1_branch_of_the_fifth_mixed_block_pixel_by_p
 
 def test_bytes_come_back_as_they_were():
     pixels = torch.arange(256).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
-    assert torch.equal(inception.as_bytes(pixels / 255), pixels.to(torch.uint8))
+    assert torch.equal(as_bytes(pixels / 255), pixels.to(torch.uint8))
 
 
 def test_missing_weights_are_one_line_that_says_where_from(tmp_path, monkeypatch):
@@ -83,7 +84,7 @@ def test_missing_weights_are_one_line_that_says_where_from(tmp_path, monkeypatch
 def test_weights_are_found_in_the_hubs_cache(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    inception.cached().symlink_to(weights)
+    inception_in_cache().symlink_to(weights)
     assert load_inception().name == "Inception"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from torch import Tensor
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import Features, as_array
 from deepcache.metrics.images import as_bytes
+from deepcache.metrics.sources import INCEPTION_URL, inception_in_cache
 from deepcache.models.checkpoint import readable
 
-FILE = "weights-inception-2015-12-05-6726825d.pth"
-SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 SPATIAL_CHANNELS = 7  # of 192, at 17 x 17: 2023 values
 _LAYERS = ["2048", "logits_unbiased"]
 
@@ -55,9 +53,11 @@ def load_inception(path: Path | None = None, *, device: str | torch.device = "cp
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise DeepCacheError("expected the package torch-fidelity for Inception; install it") from error
-    path = path or cached()
+    path = path or inception_in_cache()
     if not path.is_file():
-        raise DeepCacheError(f"expected Inception's weights in {path}, where they are not; get them from {SOURCE}")
+        raise DeepCacheError(
+            f"expected Inception's weights in {path}, where they are not; get them from {INCEPTION_URL}"
+        )
     with readable(path):  # torch-fidelity reads it again without this care
         torch.load(path, map_location="cpu", weights_only=True)
     try:
@@ -66,12 +66,6 @@ def load_inception(path: Path | None = None, *, device: str | torch.device = "cp
         reason = str(error).splitlines()[0]
         raise DeepCacheError(f"expected Inception's weights in {path}, which do not fit ({reason})") from error
     return Inception(network.to(device), torch.device(device))
-
-
-def cached() -> Path:
-    """Where torch.hub keeps them."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    return Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints" / FILE
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from deepcache.errors import DeepCacheError
-from deepcache.models.folders import INDEX
 
+INDEX = "model_index.json"
 HOME = "DEEPCACHE_MODELS"  # the environment variable that names the folder of models
 _DEFAULT_HOME = "~/.cache/deepcache/models"
 _SUFFIXES = (".ckpt", ".safetensors")

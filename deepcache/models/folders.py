@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from deepcache.errors import DeepCacheError
+from deepcache.models.catalog import INDEX
 from deepcache.models.checkpoint import readable
 from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.models.configurations import read
-
-INDEX = "model_index.json"
 
 
 def load_folder(folder: Path, **parts: Any) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
 from deepcache.errors import DeepCacheError
-from deepcache.models.catalog import CATALOG, home, snapshot
+from deepcache.models.catalog import CATALOG, INDEX, home, snapshot
 from deepcache.models.checkpoint import readable, weights
-from deepcache.models.folders import INDEX, pipeline_class
+from deepcache.models.folders import pipeline_class
 from deepcache.models.ldm import ldm_pipeline
 from deepcache.models.ldm_names import CLASSES
 
