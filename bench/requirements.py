@@ -15,7 +15,7 @@ from scales import Scale, scale_of
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.sources import INCEPTION_FILE, INCEPTION_URL, inception_in_cache
-from deepcache.models.catalog import CATALOG, HOME, home
+from deepcache.models.catalog import CATALOG, HOME, Checkpoint, home
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 _CLIP_HUB = "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"
@@ -56,9 +56,8 @@ def clip() -> Asset:
     """Weights of CLIP ViT-g/14."""
     cached = [try_to_load_from_cache(_CLIP_HUB, file) for file in _CLIP_FILES]
     others = tuple(Path(path) for path in cached if isinstance(path, str))
-    return Asset(
-        "CLIP ViT-g/14, for CLIP scores", f"{_CLIP_FILES[0]} of {_CLIP_HUB}", home() / "ViT-g-14.safetensors", others
-    )
+    source = f"{_CLIP_FILES[0]} of https://huggingface.co/{_CLIP_HUB}"
+    return Asset("CLIP ViT-g/14, for CLIP scores", source, home() / "ViT-g-14.safetensors", others)
 
 
 def captions(config: Any) -> Asset:
@@ -100,7 +99,7 @@ def _missing(config: Any) -> Iterator[str]:
         try:
             known.located()
         except DeepCacheError:
-            yield Asset(f"{model} ({known.licence})", known.source, known.place).to_fetch()
+            yield Asset(f"{model} ({known.licence})", _address(known), known.place).to_fetch()
     assets = [reference(model) for model in models if "with_quality" in text and not _is_prompted(model)]
     assets += [inception()] + [clip(), captions(config)] * any(map(_is_prompted, models))
     yield from (asset.to_fetch() for asset in assets if asset.found() is None)
@@ -121,6 +120,10 @@ def _models(scale: Scale, part: str) -> tuple[str, ...]:
     if isinstance(found, dict):
         return tuple(entry if isinstance(entry, str) else entry[0] for entry in found.values())
     return (found,) if isinstance(found, str) else tuple(found)
+
+
+def _address(known: Checkpoint) -> str:
+    return known.source if known.is_file else f"https://huggingface.co/{known.source}"
 
 
 def _is_prompted(model: str) -> bool:
