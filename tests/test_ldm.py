@@ -157,7 +157,7 @@ def test_averaged_weights_are_sampled_with_where_the_configuration_says_so(tmp_p
     moved = {name: value + 0.1 * name.startswith("model.diffusion_model.") for name, value in state.items()}
     for use_ema, expected in ((True, moved), (False, state)):
         found = compvis.config(use_ema=use_ema)
-        assert difference(load_ldm(*compvis.written(tmp_path, found, both)), expected, found, "unet") < 1e-4
+        assert difference(load_ldm(*compvis.written(tmp_path, found, both)), expected, found, "unet") < TOLERANCE
     assert (
         difference(load_ldm(*compvis.written(tmp_path, compvis.config(use_ema=True), state)), state, found, "unet")
         < TOLERANCE

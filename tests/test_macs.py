@@ -36,6 +36,7 @@ TABLE_1_LDM = [(250, 1, 99.82), (250, 2, 52.12), (250, 3, 36.48), (250, 5, 23.50
 TABLE_2_CIFAR10 = [(100, 2, 4.15), (100, 3, 3.54), (100, 5, 3.01), (100, 10, 2.63)]
 TABLE_2_LSUN = [(100, 1, 248.7), (100, 2, 190.8), (100, 3, 172.3), (100, 5, 156.0)]
 TABLE_3_SD = [(50, 1, 338.83)]  # uncached; its cached row is not its own interval's
+TABLE_3_BK = {"bk-sdm-base": 223.81, "bk-sdm-small": 217.78, "bk-sdm-tiny": 205.09}
 # CIFAR-10, 100 steps, interval 5. Branches 6 and 7 are left out: published 5.45 and 5.60, here 5.57 and 5.73, which is
 # 0.12 = 0.8 * 0.151 more, the upsampler to 16 x 16 that the published rows 3 to 5 and 8 to 11 do count.
 TABLE_12 = {0: 1.60, 1: 2.24, 2: 3.01, 3: 3.89, 4: 4.58, 5: 5.31, 8: 5.88, 9: 5.95, 10: 5.99, 11: 6.03}
@@ -73,6 +74,7 @@ def _plain_cost(name: str) -> Cost:
         *(("ddpm-cifar10", 2, row, 0.01) for row in TABLE_2_CIFAR10),
         *(("ddpm-lsun", 2, row, 0.05) for row in TABLE_2_LSUN),
         *(("sd-1.5", 1, row, 0.01) for row in TABLE_3_SD),
+        *((name, 0, (50, 1, macs), 0.01) for name, macs in TABLE_3_BK.items()),
         *(("ddpm-cifar10", branch, (100, 5, macs), 0.015) for branch, macs in TABLE_12.items()),
     ],
 )
@@ -165,7 +167,8 @@ def test_deeper_branch_costs_more_and_less_than_full(name: str, convention: Any)
     found = _cost(name)
     costs = [found.shallow(branch, convention) for branch in range(found.num_branches)]
     assert costs == sorted(set(costs))
-    assert costs[-1] < found.full(convention)
+    has_middle = ARCHITECTURES[name].config.get("mid_block_type", "the default") is not None
+    assert costs[-1] < found.full(convention) if has_middle else costs[-1] == found.full(convention)
 
 
 @pytest.mark.parametrize("name", ["ldm-4-g", "ddpm-cifar10"])

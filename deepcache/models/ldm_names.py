@@ -44,7 +44,9 @@ def vqvae_names(names: Iterable[str], config: dict[str, Any]) -> Names:
         mapping = {"old": f"{side}.{level}.attn", "new": f"{side}_blocks.{block}.attentions"}
         update_vae_attentions_ldm_to_diffusers([name], found, {name: _Name(FIRST_STAGE + name)}, mapping)
     codebook = "quantize.embedding.weight"
-    return {**found, **({codebook: FIRST_STAGE + codebook} if FIRST_STAGE + codebook in own else {})}
+    if FIRST_STAGE + codebook in own:
+        found[codebook] = FIRST_STAGE + codebook
+    return {name: str(theirs) for name, theirs in found.items()}
 
 
 def classes_names(names: Iterable[str], _: dict[str, Any]) -> Names:

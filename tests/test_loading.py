@@ -1,0 +1,84 @@
+"""A name, a folder or a file, to a pipeline: dtype and device, what is refused, and Stable Diffusion's single files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from deepcache import DeepCacheError, models
+from deepcache.models.embedded import WEIGHTS
+
+
+def refusal(name, **options) -> str:
+    with pytest.raises(DeepCacheError) as caught:
+        models.load(name, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def dtypes(pipe) -> set[torch.dtype]:
+    parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    return {weight.dtype for part in parts for weight in part.parameters()}
+
+
+@pytest.mark.parametrize("name", ["mini-ldm", "mini-ddpm", "mini-bk-tiny"])
+def test_the_networks_have_the_dtype_that_was_asked_for(name):
+    assert dtypes(models.load(name)) == {torch.float32}
+    assert dtypes(models.load(name, dtype=torch.bfloat16)) == {torch.bfloat16}
+    assert models.load(name, device="meta").unet.device.type == "meta"
+
+
+def test_a_folder_loads_as_its_name_does():
+    ours, theirs = models.load(WEIGHTS / "mini-ldm"), models.load("mini-ldm")
+    assert all(torch.equal(a, b) for a, b in zip(ours.unet.parameters(), theirs.unet.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("is_half", [True, False])
+def test_whole_weights_are_taken_where_there_are_both(tmp_path, is_half):
+    shutil.copytree(WEIGHTS / "mini-ddpm", tmp_path / "x")
+    if not is_half:
+        models.load("mini-ddpm").save_pretrained(tmp_path / "x")
+        for half in (tmp_path / "x").rglob("*.fp16.safetensors"):
+            half.write_bytes(b"not read")
+    assert dtypes(models.load(tmp_path / "x")) == {torch.float32}
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(device):
+    assert f"expected a device of this machine, got '{device}'" in refusal("mini-ddpm", device=device)
+
+
+def test_weights_are_trained_or_random():
+    assert "expected weights 'trained' or 'random', got 'no'" in refusal("mini-ddpm", weights="no")
+
+
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [
+        (None, "expected a diffusers configuration in"),
+        ({}, "expected a pipeline of diffusers in"),
+        ({"_class_name": "UNet2DModel"}, "got 'UNet2DModel'"),
+        ({"_class_name": ["mine", "Pipeline"]}, "expected a pipeline of diffusers in"),
+        ({"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}, "truncated or something else"),
+        ({"_class_name": "DDPMPipeline", "unet": ["mine", "UNet"], "scheduler": ["mine", "S"]}, "something else"),
+    ],
+)
+def test_a_folder_that_is_no_pipeline_is_one_line(tmp_path, index, told):
+    if index is not None:
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Pipeline: ...\n")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass UNet: ...\n")
+    assert told in refusal(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_truncated_weights_in_a_folder_are_one_line(tmp_path):
+    shutil.copytree(WEIGHTS / "mini-ddpm", tmp_path / "x")
+    (path,) = (tmp_path / "x" / "unet").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "truncated" in refusal(tmp_path / "x")
