@@ -9,6 +9,7 @@ import torch
 from workload import Run, Workload
 
 from deepcache import cached, models
+from deepcache.metrics.extractors import MiniExtractor
 from deepcache.sampling.protocols import Protocol
 from deepcache.sampling.samples import sample
 
@@ -18,7 +19,7 @@ SEEDS = range(3)
 @pytest.fixture(scope="module")
 def workload() -> Workload:
     protocol = Protocol("ddim", 4, 3, 0, 1.5, batch_size=3, timed_batch_size=1)
-    return Workload("mini-ldm", models.load("mini-ldm"), models.load_extractor(), None, protocol)
+    return Workload("mini-ldm", models.load("mini-ldm"), MiniExtractor.load(), None, protocol)
 
 
 def test_a_shorter_block_is_the_beginning_of_a_longer_one(workload):

@@ -1,0 +1,142 @@
+"""The paper's scale: what is missing is one page, noise is never fidelity, samples come out of stores (exact laws)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from loading import load_workload
+from measure import Measure
+from scales import SCALES
+from workload import Run, Workload
+
+from deepcache import models
+from deepcache.errors import DeepCacheError
+from deepcache.metrics.extractors import MiniExtractor
+from deepcache.models import CATALOG, EMBEDDED
+from deepcache.results.published import published
+from deepcache.sampling import PROTOCOLS, Protocol
+
+ROOT = Path(__file__).parents[1]
+SEEDS = range(3)
+PROTOCOL = Protocol("ddim", 4, 3, 0, 1.5, batch_size=2, timed_batch_size=1)
+RUN = """
+import sys, pytest
+code = pytest.main(sys.argv[1:])
+print("slow imports:", *sorted({"torch", "diffusers", "numpy"} & set(sys.modules)))
+sys.exit(code)
+"""
+
+
+def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """pytest on a machine that has nothing."""
+    nothing = {name: str(tmp_path / "nothing") for name in ("DEEPCACHE_MODELS", "HF_HOME", "TORCH_HOME")}
+    command = [sys.executable, "-c", RUN, "-p", "no:cacheprovider", "--scale", "paper", *options]
+    environment = {**os.environ, **nothing}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+def test_what_table_1_needs_is_one_page_said_at_once(tmp_path):
+    done = run(tmp_path, "bench/test_table1_imagenet.py")
+    shown = done.stdout + done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in shown
+    for needed in ("ldm-4-g (MIT", "VIRTUAL_imagenet256_labeled.npz", "Inception", str(tmp_path / "nothing")):
+        assert needed in shown
+    for other in ("sd-1.5", "ddpm", "CLIP"):
+        assert other not in shown
+    assert "slow imports:\n" in shown
+
+
+def test_all_benches_need_every_model_of_the_scale(tmp_path):
+    shown = run(tmp_path, "bench").stderr
+    for model in SCALES["paper"].models:
+        assert f"  {model} (" in shown
+    assert "captions_val2017.json" in shown
+
+
+def test_random_weights_need_nothing(tmp_path):
+    done = run(tmp_path, "bench/test_table1_imagenet.py", "--weights", "random", "--collect-only", "-q")
+    assert done.returncode == 0
+
+
+def test_the_scales_name_known_models_with_protocols():
+    assert set(SCALES["mini"].models) <= set(EMBEDDED) & set(PROTOCOLS)
+    assert set(SCALES["paper"].models) <= set(CATALOG) & set(PROTOCOLS)
+
+
+def test_the_papers_protocols_are_those_that_it_printed():
+    rows = {
+        row["model"]: row for row in published()["rows"] if row["table"] in ("Table 1", "Table 14") and "steps" in row
+    }
+    assert PROTOCOLS["ldm-4-g"].num_steps == rows["LDM-4-G"]["steps"]
+    assert (PROTOCOLS["ldm-4-g"].guidance_scale, PROTOCOLS["ldm-4-g"].branch) == (1.5, 0)
+    assert (PROTOCOLS["ddpm-cifar10"].scheduler, PROTOCOLS["ddpm-cifar10"].branch) == ("ddim-quadratic", 2)
+    assert (PROTOCOLS["sd-1.5"].scheduler, PROTOCOLS["sd-1.5"].guidance_scale, PROTOCOLS["sd-1.5"].branch) == (
+        "plms",
+        7.5,
+        1,
+    )
+
+
+@pytest.fixture
+def workload() -> Workload:
+    return Workload("mini-ldm", models.load("mini-ldm"), MiniExtractor.load(), None, PROTOCOL)
+
+
+class Untimed:
+    enabled = False
+    group = None
+
+
+def metrics_of(workload: Workload) -> dict[str, float]:
+    kept: list[dict[str, float]] = []
+    measure = Measure(
+        Untimed(), lambda **record: kept.append(record["metrics"]), lambda _: pytest.fail("no reference"), 1
+    )
+    run = workload.every(2)
+    measure("table1", "row", workload, run, workload.uncached(), SEEDS, with_quality=not workload.is_trained)
+    return kept[0]
+
+
+def test_nothing_computed_from_noise_is_recorded(workload):
+    noise = replace(workload, weights="random", extractor=None)
+    assert metrics_of(noise).keys() == {"macs", "total_macs", "num_full", "num_shallow"}
+    assert metrics_of(workload).keys() > {"psnr_db", "fid_drift"}  # of trained weights they are
+
+
+def test_embedded_models_have_no_random_weights():
+    class Options:
+        def getoption(self, name: str) -> object:
+            return {"weights": "random", "device": "cpu"}.get(name)
+
+    with pytest.raises(DeepCacheError, match="expected --scale paper"):
+        load_workload("mini-ldm", Options())
+
+
+def test_samples_out_of_a_store_are_those_of_memory_in_bytes(workload, tmp_path):
+    stored = replace(workload, stores=tmp_path)
+    for run in (workload.uncached(), workload.every(2), replace(workload.every(2), zeroed=True)):
+        # in batches of two, as the store's
+        expected = sample_of(workload, run)
+        assert torch.equal(stored.pictures(run, SEEDS), expected)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def sample_of(workload: Workload, run: Run) -> torch.Tensor:
+    return (workload.pictures(run, SEEDS) * 255).round() / 255
+
+
+def test_a_finished_store_is_read_and_not_sampled_again(workload, tmp_path, monkeypatch):
+    run = workload.every(2)
+    before = replace(workload, stores=tmp_path).samples(run, SEEDS)
+    monkeypatch.setattr("deepcache.sampling.batches.sample", lambda *_, **__: pytest.fail("sampled again"))
+    after = replace(workload, stores=tmp_path).samples(run, SEEDS)
+    assert torch.equal(torch.cat(list(after.images.split(2))), torch.cat(list(before.images.split(3))))
+    assert before.cache is not None
+    assert after.cache is None
