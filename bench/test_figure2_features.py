@@ -29,7 +29,7 @@ def _features(workload: Workload) -> list[Tensor]:
     kept: list[list[Tensor]] = [[] for _ in workload.pipe.unet.up_blocks]
 
     def hook(number: int) -> Callable[..., None]:
-        return lambda module, args, output: kept[number].append(output[-len(SEEDS) :].detach())  # noqa: ARG005
+        return lambda module, args, output: kept[number].append(output[-len(SEEDS) :].detach().float().cpu())  # noqa: ARG005
 
     handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(workload.pipe.unet.up_blocks)]
     try:

@@ -97,7 +97,7 @@ def test_share_of_a_shallow_step(
     unet, cost = found.pipe.unet, found.cost
     cut = Cut.of(unet, skip)
     args, kwargs = example(unet, context_tokens=architecture(name).context_tokens or None)
-    args = tuple(_filled(value) for value in args)
+    args = tuple(_filled(value, unet) for value in args)
     with torch.no_grad(), _counted(unet) as ran:
         _, feature = full_forward(unet, cut, *args, **kwargs)
         num_full = len(ran)
@@ -116,7 +116,7 @@ def test_share_of_a_shallow_step(
     record(
         experiment="macs",
         row=f"{name}, branch {skip}",
-        settings={"model": name, "branch": skip, "extractor": "none", "device": "cpu"}
+        settings={"model": name, "branch": skip, "extractor": "none", "device": found.device_name}
         | {"timing": f"median of {ROUNDS} interleaved pairs of steps on {BATCH} samples" if shares else NOT_MEASURED},
         metrics=metrics,
     )
@@ -142,18 +142,26 @@ def _shares(unet: Any, cut: Cut, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """Time of a shallow step over that of a full step, a pair a round."""
     found = []
     for number in range(WARM_UP + ROUNDS):
-        started = time.perf_counter()
+        started = _now(unet)
         _, feature = full_forward(unet, cut, *args, **kwargs)
-        between = time.perf_counter()
+        between = _now(unet)
         shallow_forward(unet, cut, feature, *args, **kwargs)
-        ended = time.perf_counter()
+        ended = _now(unet)
         if number >= WARM_UP:
             found.append((ended - between) / (between - started))
     return found
 
 
-def _filled(value: Any) -> Any:
+def _now(unet: Any) -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if unet.device.type == "cuda":
+        torch.cuda.synchronize(unet.device)
+    return time.perf_counter()
+
+
+def _filled(value: Any, unet: Any) -> Any:
     """A batch of random inputs in the place of one sample on the meta device."""
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return value if not isinstance(value, torch.Tensor) else torch.tensor(500)
-    return torch.randn(BATCH, *value.shape[1:], generator=torch.Generator().manual_seed(0))
+    filled = torch.randn(BATCH, *value.shape[1:], generator=torch.Generator().manual_seed(0))
+    return filled.to(unet.device, unet.dtype)

@@ -21,10 +21,12 @@ from PIL import Image
 from torch import Tensor
 from workload import Run, Workload
 
+from deepcache.errors import DeepCacheError
 from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_images
 from deepcache.plan import Interval
 from deepcache.sampling import prompts_of
+from deepcache.sampling.prompt_files import prompts_in
 
 INTERVAL = 3
 STRENGTH = 0.7
@@ -38,18 +40,15 @@ ORDERS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
 
 
 @pytest.fixture(scope="session")
-def prompts(pytestconfig: pytest.Config) -> list[str]:
-    """Of `--prompts`, or captions of the first seeds."""
+def prompts(pytestconfig: pytest.Config, prompted: Workload) -> list[str]:
+    """Of `--prompts`, or those of the model's first seeds."""
     path: Path | None = pytestconfig.getoption("prompts")
     if path is None:
-        return prompts_of(range(NUM_PROMPTS))
+        return list(prompted.conditions(range(NUM_PROMPTS))["prompt"])
     try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        pytest.exit(f"--prompts: expected a text file with a prompt a line: {error}", returncode=2)
-    if not lines:
-        pytest.exit(f"--prompts: expected a prompt a line in {path}, which is empty", returncode=2)
-    return lines
+        return prompts_in(path)
+    except DeepCacheError as error:
+        pytest.exit(f"--prompts: {error}", returncode=2)
 
 
 @pytest.fixture(scope="session")
@@ -90,11 +89,11 @@ def test_workflow(
     benchmark.group = f"workflows, {name}"
     images, latency_s = benchmark.pedantic(images_of, args=(run,))
     before, uncached_s = (images, latency_s) if order is None else images_of(uncached)
-    metrics = {"clip_score": statistics.fmean(clip_scores(prompted.clip, images, prompts).tolist())}
-    if benchmark.enabled:
-        metrics |= {"latency_s": latency_s, "speedup": uncached_s / latency_s}
-    if order is not None:
-        metrics |= drift_of_images(images, before)
+    metrics = {"latency_s": latency_s, "speedup": uncached_s / latency_s} if benchmark.enabled else {}
+    if prompted.clip is not None:
+        metrics["clip_score"] = statistics.fmean(clip_scores(prompted.clip, images, prompts).tolist())
+        if order is not None:
+            metrics |= drift_of_images(images, before)
     extra = {"workflow": name, "method": method, "timing": f"one round of {len(prompts)} images"}
     extra |= {"interval": 1 if order is None else INTERVAL} | ({} if name == "text2img" else {"strength": STRENGTH})
     settings = {**describe(workflow, run, uncached, seeds), **extra}
@@ -103,10 +102,10 @@ def test_workflow(
 
     assert images.shape == before.shape
     is_own = prompts == prompts_of(range(NUM_PROMPTS))
-    if order is not None and is_own and prompted.protocol.num_steps >= thresholds.ENOUGH_STEPS:
+    if order is not None and is_own and prompted.is_mini and prompted.protocol.num_steps >= thresholds.ENOUGH_STEPS:
         base = statistics.fmean(clip_scores(prompted.clip, before, prompts).tolist())
         assert metrics["clip_score"] >= base - thresholds.CLIP_SCORE_LOST_AT_INTERVAL_3
-    if name == "inpainting":
+    if name == "inpainting" and prompted.is_trained:
         kept = images[:, :, :, : images.shape[3] // 4] - pictures[:, :, :, : images.shape[3] // 4]
         assert kept.abs().mean() < (images - pictures).abs().mean() or torch.equal(images, pictures)
 

@@ -37,7 +37,7 @@ def sample(
         **arguments: passed on, e.g. `num_inference_steps`, `guidance_scale`, `output_type`.
 
     Returns:
-        (B, 3, H, W) in 0..1, or latents with `output_type="latent"`.
+        (B, 3, H, W) in 0..1, or latents with `output_type="latent"`; float32, on the CPU.
     """
     conditions = conditions or conditions_of(pipe)
     arguments.setdefault("output_type", "pt")
@@ -62,11 +62,12 @@ def sample(
 
 def _tensor(images: Any) -> Tensor:
     """Older pipelines on pixels give (B, H, W, 3) arrays whatever they are asked for."""
-    return images if isinstance(images, Tensor) else torch.from_numpy(images).permute(0, 3, 1, 2)
+    found = images if isinstance(images, Tensor) else torch.from_numpy(images).permute(0, 3, 1, 2)
+    return found.float().cpu()
 
 
 def _disturbed(unet: Any, generators: Sequence[torch.Generator], disturbed: float) -> Tensor:
     """The start noise that the pipeline would draw, and a little more from the same generator."""
     shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     drawn = [torch.randn(2, *shape, generator=generator) for generator in generators]
-    return torch.stack([noise + disturbed * more for noise, more in drawn])
+    return torch.stack([noise + disturbed * more for noise, more in drawn]).to(unet.device, unet.dtype)
