@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deepcache import DeepCacheError, models
@@ -82,3 +83,13 @@ def test_truncated_weights_in_a_folder_are_one_line(tmp_path):
     (path,) = (tmp_path / "x" / "unet").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
     assert "truncated" in refusal(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("part", "name"), [("unet", "mini-ddpm"), ("text_encoder", "mini-sd"), ("vae", "mini-sd")])
+def test_a_folder_whose_weights_are_not_all_there_is_one_line(tmp_path, part, name):
+    shutil.copytree(WEIGHTS / name, tmp_path / "x")
+    (path,) = (tmp_path / "x" / part).glob("*.safetensors")
+    state = load_file(path)
+    del state[sorted(state)[3]]
+    save_file(state, path, metadata={"format": "pt"})
+    assert "got 1 missing (the first: " in refusal(tmp_path / "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from deepcache.models.checkpoint import readable
 from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.models.configurations import read
 
+_LIBRARIES = ("diffusers", "transformers", ClassConditionalPipeline.__module__)
+_UNSAFE = "safety_checker"
+
 
 def load_folder(folder: Path, **parts: Any) -> Any:
     """A pipeline in float32 on the CPU; `parts` take the place of the folder's own. Nothing is downloaded.
@@ -23,18 +27,18 @@ def load_folder(folder: Path, **parts: Any) -> Any:
     A safety checker is left out: it blackens samples, and what is measured are the model's own.
 
     Raises:
-        DeepCacheError: no pipeline of diffusers or of this package, or weights that cannot be read.
+        DeepCacheError: no pipeline of diffusers or of this package, or weights that are not all there.
     """
     build, index = pipeline_class(folder), read(folder / INDEX)
-    options: dict[str, Any] = {
-        "local_files_only": True,
-        "low_cpu_mem_usage": find_spec("accelerate") is not None,
-        "variant": "fp16" if _is_fp16_alone(folder) else None,
-    }
-    if "safety_checker" in index:
-        options |= {"safety_checker": None, "requires_safety_checker": False}
+    unchecked = {_UNSAFE: None, "requires_safety_checker": False} if _UNSAFE in index else {}
     with readable(folder):
-        return moved(build.from_pretrained(folder, **options, **parts), torch.float32)
+        networks = {
+            part: _network(folder / part if (folder / part).is_dir() else folder, *entry)
+            for part, entry in index.items()
+            if part not in (*parts, _UNSAFE) and _is_network(entry)
+        }
+        pipe = build.from_pretrained(folder, local_files_only=True, **unchecked, **networks, **parts)
+        return moved(pipe, torch.float32)
 
 
 def pipeline_class(folder: Path) -> Any:
@@ -60,6 +64,29 @@ def moved(pipe: Any, dtype: torch.dtype, device: str | torch.device = "cpu") -> 
     return pipe
 
 
-def _is_fp16_alone(folder: Path) -> bool:
-    names = [path.name for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin")]
+def _is_network(entry: Any) -> bool:
+    """Whether an entry of the index, [library, class], is a network that is known."""
+    if not (isinstance(entry, list) and len(entry) == len(("library", "class")) and entry[0] in _LIBRARIES):
+        return False
+    kind = getattr(import_module(entry[0]), entry[1], None)
+    return isinstance(kind, type) and issubclass(kind, nn.Module)
+
+
+def _network(place: Path, library: str, kind: str) -> Any:
+    """A network with all of its weights: the libraries would fill in noise for those that are missing, and go on."""
+    options: dict[str, Any] = {"local_files_only": True, "variant": "fp16" if _is_fp16_alone(place) else None}
+    if library != "transformers":
+        options["low_cpu_mem_usage"] = find_spec("accelerate") is not None
+    build = getattr(import_module(library), kind)
+    network, told = build.from_pretrained(place, output_loading_info=True, **options)
+    if missing := sorted(told["missing_keys"]):
+        raise DeepCacheError(
+            f"expected all weights of a {kind} in {place}, got {len(missing)} missing (the first: {missing[0]}); "
+            "fetch it again"
+        )
+    return network
+
+
+def _is_fp16_alone(place: Path) -> bool:
+    names = [path.name for path in place.iterdir() if path.suffix in (".safetensors", ".bin")]
     return bool(names) and all(".fp16." in name for name in names)

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders.single_file_utils import fetch_diffusers_config
+import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_diffusers_config
 
 from deepcache.errors import DeepCacheError
 from deepcache.models.catalog import CATALOG, INDEX, home, snapshot
-from deepcache.models.checkpoint import readable, weights
-from deepcache.models.folders import pipeline_class
+from deepcache.models.checkpoint import first_line, readable, weights
+from deepcache.models.folders import moved, pipeline_class
 from deepcache.models.ldm import ldm_pipeline
 from deepcache.models.ldm_names import CLASSES
 
@@ -28,8 +29,13 @@ def load_single_file(path: Path) -> Any:
     folder = _configuration(path, fetch_diffusers_config(state)["pretrained_model_name_or_path"])
     del state
     options = {"safety_checker": None} if "Safety" in (folder / INDEX).read_text() else {}
-    with readable(path):
-        return pipeline_class(folder).from_single_file(str(path), config=str(folder), local_files_only=True, **options)
+    build = pipeline_class(folder)
+    try:
+        with readable(path):
+            loaded = build.from_single_file(str(path), config=str(folder), local_files_only=True, **options)
+            return moved(loaded, torch.float32)
+    except SingleFileComponentError as error:
+        raise DeepCacheError(f"expected all networks of a {build.__name__} in {path}: {first_line(error)}") from error
 
 
 def _configuration(path: Path, hub_id: str) -> Path:
