@@ -90,7 +90,7 @@ def _pipeline(options: Namespace, device: Any) -> Any:
     from deepcache import models
     from deepcache.sampling.identity import DTYPES
 
-    return models.load(options.model).to(device, DTYPES[options.dtype])
+    return models.load(options.model, weights=options.weights, dtype=DTYPES[options.dtype], device=device)
 
 
 def _device(options: Namespace, own: Worker) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from deepcache.results.layout import Column, Layout, Plot
 
-MACS = Column("macs", "MACs (G)", 4, "macs_g", scale=1e9, same=("model",))
+MACS = Column("macs", "MACs (G)", 4, "macs_g", scale=1e9, same=("model", "uncached_steps"))
 TOTAL = Column("total_macs", "MACs of a sample (G)", 3, scale=1e9, same=("model",))
 THROUGHPUT = Column("throughput", "images/s", 2, "throughput", same=None)
 SPEEDUP = Column("speedup", "speedup", 2, "speedup", same=())
@@ -26,9 +26,9 @@ LATENCY = Column("latency_s", "latency (s)", 2)
 SPEED = (MACS, THROUGHPUT, SPEEDUP)
 NEAREST = "PSNR to the uncached images, median seed (dB)"
 QUALITY = (FID, SFID, IS, PRECISION, RECALL)
-LDM = {"model": "ldm-4-g", "extractor": "Inception"}
-DDPM = {"model": "ddpm-cifar10", "extractor": "Inception"}
-SD = {"model": "sd-1.5", "clip": "ViT-g-14/laion2b_s34b_b88k"}
+LDM: dict[str, Any] = {"model": "ldm-4-g", "extractor": "Inception", "uncached_steps": 250}
+DDPM: dict[str, Any] = {"model": "ddpm-cifar10", "extractor": "Inception", "uncached_steps": 100}
+SD: dict[str, Any] = {"model": "sd-1.5", "uncached_steps": 50, "clip": "ViT-g-14/laion2b_s34b_b88k"}
 COCO = "MS-COCO 2017 val (5k captions)"
 CIFAR, BEDROOM, CHURCH = "CIFAR-10 32x32", "LSUN-Bedroom 256x256", "LSUN-Churches 256x256"
 

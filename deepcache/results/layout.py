@@ -48,7 +48,7 @@ class Layout:
     columns: tuple[Column, ...]
     published_table: str = ""
     published_label: str = ""
-    published_settings: dict[str, str] = field(default_factory=dict)
+    published_settings: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, dict[str, str]] = field(default_factory=dict)
     plot: Plot | None = None
