@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from deepcache import DeepCacheError, models
 from deepcache.models import CATALOG
@@ -113,15 +114,24 @@ def test_an_incomplete_folder_names_what_is_missing(places):
 
 
 def test_a_flat_repository_as_googles_loads(places):
-    """Unet and scheduler stand beside the index, as in google/ddpm-cifar10-32."""
-    folder = places / "models" / "ddpm-cifar10"
-    unet = small_unet()
+    """As google/ddpm-cifar10-32: unet and scheduler stand beside the index, attention has diffusers' first names."""
+    folder, unet = places / "models" / "ddpm-cifar10", small_unet()
     unet.save_pretrained(folder)
+    path = folder / "diffusion_pytorch_model.safetensors"
+    renamed = {formerly(name): value for name, value in load_file(path).items()}
+    assert sum(".proj_attn." in name for name in renamed) == 2
+    save_file(renamed, path, metadata={"format": "pt"})
     DDPMScheduler(clip_sample=True).save_config(folder)
     index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}
     (folder / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "DDPMScheduler"]}))
     found = models.load("ddpm-cifar10")
     assert all(torch.equal(a, b) for a, b in zip(found.unet.parameters(), unet.parameters(), strict=True))
+
+
+def formerly(name: str) -> str:
+    for now, then in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        name = name.replace(f".{now}.", f".{then}.")
+    return name
 
 
 @pytest.mark.parametrize("name", ["ldm-4-g.ckpt", "ldm-4-g/model.ckpt"])
