@@ -29,7 +29,12 @@ from deepcache.results.picture import picture
 from deepcache.views import Cut
 
 # The paper's branch and steps, and the digits that its column has.
-PAPER = {"ldm-4-g": (0, 250, 2), "ddpm-cifar10": (2, 100, 1), "ddpm-lsun": (2, 100, 1), "sd-1.5": (1, 50, 2)}
+PAPER = {
+    "ldm-4-g": (0, 250, 2),
+    "ddpm-cifar10": (2, 100, 1),
+    "ddpm-lsun": (2, 100, 1),
+    **dict.fromkeys(("sd-1.5", "bk-sdm-base", "bk-sdm-small", "bk-sdm-tiny"), (1, 50, 2)),
+}
 BATCH = 8
 WARM_UP, ROUNDS = 3, 40
 

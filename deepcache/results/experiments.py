@@ -75,6 +75,9 @@ def _macs_rows() -> dict[str, dict[str, Any]]:
         **rows("ddpm-cifar10", *ddpm, (1, 2, 3, 5, 10), table="Table 2", dataset=CIFAR),
         **rows("ddpm-lsun", *ddpm, (1, 2, 3, 5), table="Table 2", dataset=BEDROOM),
         **rows("sd-1.5", "PLMS - 50 steps", "", (1,), table="Table 3", dataset=COCO),
+        **rows("bk-sdm-base", "BK-SDM - Base", "", (1,), table="Table 3", dataset=COCO),
+        **rows("bk-sdm-small", "BK-SDM - Small", "", (1,), table="Table 3", dataset=COCO),
+        **rows("bk-sdm-tiny", "BK-SDM - Tiny", "", (1,), table="Table 3", dataset=COCO),
     }
 
 
