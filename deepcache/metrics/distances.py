@@ -14,7 +14,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.metrics.moments import Moments
 
 Array = NDArray[np.floating]
-_CELLS = 4_000_000  # distances held at once, 32 MB
+_CELLS = 1_000_000  # distances held at once, 8 MB
 _COLUMNS = 2_000  # features that are float64 at once
 
 
@@ -74,20 +74,22 @@ class Manifold:
 
 
 def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> Iterator[torch.Tensor]:
-    """|a - b|^2 = |a|^2 + |b|^2 - 2 a b, in float64, of some rows and all columns at a time.
+    """|a - b|^2 = |a|^2 + |b|^2 - 2 a b, in float64, of some rows and all columns at a time, until the next ones.
 
     Both are moved to the columns' mean first: what cancels is then no larger than the distances.
     """
-    mean = columns.double().mean(dim=0)
-    size = max(1, _CELLS // len(columns))
+    mean = columns.mean(dim=0, dtype=torch.float64)
+    size = min(len(rows), max(1, _CELLS // len(columns)))
+    block = torch.empty(size, len(columns), dtype=torch.float64, device=columns.device)  # the same for all rows
     for part in rows.split(size):
-        block = [_between(part.double() - mean, other.double() - mean) for other in columns.split(_COLUMNS)]
-        yield torch.cat(block, dim=1)
-
-
-def _between(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    squares = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
-    return squares.sub_(rows @ columns.T, alpha=2).clamp_(min=0)
+        centered = part.double() - mean
+        squares = centered.square().sum(dim=1)[:, None]
+        for start in range(0, len(columns), _COLUMNS):
+            others = columns[start : start + _COLUMNS].double() - mean
+            sums = squares + others.square().sum(dim=1)
+            found = torch.addmm(sums, centered, others.T, alpha=-2).clamp_(min=0)
+            block[: len(part), start : start + _COLUMNS] = found
+        yield block[: len(part)]
 
 
 def psnr(mse: float, *, peak: float = 1.0) -> float:
