@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -63,8 +64,9 @@ class Manifold:
         if len(features) <= k:
             raise DeepCacheError(f"expected more than k = {k} features a side, got {len(features)}")
         centers = torch.as_tensor(np.asarray(features)).to(device)
-        nearest = [block.kthvalue(k + 1).values for block in _squared_distances(centers, centers)]
-        return cls(centers, torch.cat(nearest))
+        blocks = _squared_distances(centers, centers)
+        nearest = [block.kthvalue(k + 1).values.tolist() for block in blocks]  # tensors kept would tear the heap
+        return cls(centers, torch.tensor(list(chain(*nearest)), dtype=torch.float64, device=device))
 
     def share_within(self, features: Array) -> float:
         """Share of the features (N, D) that lie within a ball, 0..1."""

@@ -12,6 +12,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.moments import RunningMoments
 
+_ROOM = 4_096  # features that there is room for at once
 SPLIT = 5_000  # images a part of the Inception score, as in the ADM suite
 
 
@@ -48,7 +49,7 @@ class Statistics:
     pooled: RunningMoments | None = None
     spatial: RunningMoments | None = None
     spreads: list[Spread] = field(default_factory=list)
-    _kept: list[NDArray[np.float32]] = field(default_factory=list)
+    _kept: NDArray[np.float32] | None = None  # grown by doubling: parts kept one by one would tear the heap
 
     @classmethod
     def of(cls, batches: Iterable[Features], *, num_features: int | None = None, split: int = SPLIT) -> Statistics:
@@ -64,23 +65,29 @@ class Statistics:
         self.spatial = _joined(self.spatial, features.spatial)
         self._spread(np.asarray(features.probabilities, np.float64))
         room = len(features.pooled) if self.num_features is None else max(0, self.num_features - self.count)
-        if room:
-            self._kept.append(np.asarray(features.pooled[:room], np.float32))
+        self._keep(features.pooled[:room])
         self.count += len(features.pooled)
 
     @property
     def features(self) -> NDArray[np.float32]:
         """Pooled features (M, D) of the first images."""
-        if not self._kept:
+        if self._kept is None:
             raise DeepCacheError("expected images, got none")
-        if len(self._kept) > 1:
-            self._kept = [np.concatenate(self._kept)]
-        return self._kept[0]
+        return self._kept[: self.count if self.num_features is None else min(self.count, self.num_features)]
 
     @property
     def inception_score(self) -> float:
         """The mean over the parts."""
         return float(np.mean([spread.score for spread in self.spreads]))
+
+    def _keep(self, features: NDArray[np.float32]) -> None:
+        end = self.count + len(features)
+        if self._kept is None or (len(features) and end > len(self._kept)):
+            grown = np.empty((max(end, 2 * self.count, _ROOM), features.shape[1]), np.float32)
+            if self._kept is not None:
+                grown[: self.count] = self._kept[: self.count]
+            self._kept = grown
+        self._kept[self.count : end] = features
 
     def _spread(self, probabilities: NDArray[np.float64]) -> None:
         while len(probabilities):
