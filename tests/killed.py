@@ -1,0 +1,97 @@
+"""Two workers that are killed at random moments and started again, until all samples are there; run as a program.
+
+Prints JSON: whether the store equals one that was never disturbed, how many kills hit a living worker, and how many
+temporary files these left; and the same for a broken variant, which writes its files in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from unittest.mock import patch
+
+import numpy as np
+from problems import pipeline
+from stores import hashes
+
+from deepcache.caching import cached
+from deepcache.plan import uniform
+from deepcache.sampling import Batches, Settings, Store, Worker, conditions_of, manifest_of
+from deepcache.sampling import shards as shard_files
+
+SEEDS, KILLS, WORKERS, SLOW_S = range(40), 20, 2, 0.05
+PLAN = uniform(3, 2)
+SETTINGS = Settings("ddim", 3, 1.5)
+
+
+def work(pipe: Any, folder: Path, worker: Worker) -> None:
+    """As `python -m deepcache sample` does, to a disk that takes its time."""
+    conditions = conditions_of(pipe)
+    manifest = manifest_of(pipe, SETTINGS, PLAN, conditions.rule, model="tiny", shard_size=2)
+    save = np.savez
+
+    def slow(file: IO[bytes], **arrays: Any) -> None:
+        time.sleep(SLOW_S)
+        save(file, **arrays)
+
+    with cached(pipe, PLAN), patch.object(np, "savez", slow):
+        Store.create(folder, manifest).fill(SEEDS, Batches(pipe, conditions, SETTINGS.arguments, 2), worker)
+
+
+def start(pipe: Any, folder: Path, worker: Worker) -> int:
+    """A process of its own, without the seconds that a new interpreter takes to import torch."""
+    if number := os.fork():
+        return number
+    work(pipe, folder, worker)
+    os._exit(0)
+
+
+def disturbed(pipe: Any, folder: Path, life_s: float) -> dict[str, Any]:
+    """Kill whoever lives after a random time, 20 times at least; then let all finish."""
+    rng, kills, left = random.Random(0), 0, 0
+    while True:
+        numbers = [start(pipe, folder, Worker(rank, WORKERS)) for rank in range(WORKERS)]
+        for number in numbers if kills < KILLS else ():
+            time.sleep(rng.uniform(0, life_s))
+            os.kill(number, signal.SIGKILL)
+        ends = [os.waitpid(number, 0)[1] for number in numbers]
+        left += len(list(folder.glob(".*.tmp")))
+        kills += ends.count(signal.SIGKILL)
+        if not any(ends):
+            return {"kills": kills, "left": left, "hashes": hashes(folder)}
+
+
+@contextmanager
+def in_place(path: Path, **_: Any) -> Iterator[IO[bytes]]:
+    """The broken variant of `temporary.whole`."""
+    with path.open("wb") as file:
+        yield file
+
+
+def main(folder: Path) -> dict[str, Any]:
+    pipe = pipeline()
+    begin = time.monotonic()
+    work(pipe, folder / "alone", Worker())
+    life_s = 3 * (time.monotonic() - begin) / len(SEEDS)  # in which a worker finishes a file or two
+    expected = hashes(folder / "alone")
+    honest = disturbed(pipe, folder / "killed", life_s)
+    with patch.object(shard_files, "whole", in_place):
+        broken = disturbed(pipe, folder / "broken", life_s)
+    return {
+        "files": len(expected),
+        "is_equal": honest.pop("hashes") == expected,
+        **honest,
+        "broken_is_equal": broken["hashes"] == expected,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))

@@ -1,0 +1,81 @@
+"""One process, two under accelerate, three under torchrun, twenty killed: the same files (exact, by hash)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stores import hashes
+
+from deepcache.sampling import Store
+
+TESTS = Path(__file__).parent
+JOB = (
+    "-m deepcache sample --model mini-ddpm --plan uniform,interval=2,order=1 --seeds 0:12 --num-steps 3 --shard-size 2"
+)
+MANY = {
+    "accelerate": "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no",
+    "torchrun": "-m torch.distributed.run --nproc_per_node 3",
+}
+
+
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **variables}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, check=False)
+
+
+def shards(folder: Path) -> dict[str, str]:
+    return {name: digest for name, digest in hashes(folder).items() if name != "manifest.json"}
+
+
+def sampled(out: Path, *before: str, **variables: str) -> Path:
+    done = run(*before, *JOB.split(), "--out", str(out), **variables)
+    assert done.returncode == 0, done.stderr
+    assert Store.open(out).is_complete(range(12))
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With as many threads as the machine has."""
+    return sampled(tmp_path_factory.mktemp("stores") / "alone", OMP_NUM_THREADS=str(os.cpu_count()))
+
+
+@pytest.mark.parametrize("launcher", MANY)
+def test_many_processes_write_the_files_of_one(tmp_path, alone, launcher):
+    many = shards(sampled(tmp_path / "many", *MANY[launcher].split()))
+    assert many == shards(alone)
+    assert len(many) == 6
+
+
+def test_the_tasks_of_a_slurm_array_write_the_files_of_one(tmp_path, alone):
+    out = tmp_path / "array"
+    for task in ("4", "5"):
+        task_of = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "4"}
+        assert run(*JOB.split(), "--out", str(out), **task_of).returncode == 0
+    assert shards(out) == shards(alone)
+
+
+def test_a_store_of_another_plan_is_refused_in_one_line(alone):
+    done = run(*JOB.replace("interval=2", "interval=3").split(), "--out", str(alone))
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert "plan.full_steps (there [0, 2], here [0])" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_twenty_kills_lose_and_double_nothing(tmp_path):
+    done = run(str(TESTS / "killed.py"), str(tmp_path), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kills"] >= 20
+    assert found["left"] > 0  # some were hit while they wrote
+    assert found["is_equal"]
+    assert not found["broken_is_equal"]  # writing in place would have been found out
