@@ -24,11 +24,12 @@ def quality(samples: Statistics, reference: Reference) -> dict[str, float]:
     """
     assert samples.pooled is not None
     assert samples.spatial is not None
-    found = {"is": samples.inception_score}
+    found = {}
     if reference.pooled is not None:
         found["fid"] = frechet_distance(samples.pooled.moments(), reference.pooled)
     if reference.spatial is not None:
         found["sfid"] = frechet_distance(samples.spatial.moments(), reference.spatial)
+    found["is"] = samples.inception_score
     if reference.manifold is not None and reference.features is not None:
         found["precision"] = 100 * reference.manifold.share_within(samples.features)
         found["recall"] = 100 * Manifold.of(samples.features).share_within(reference.features)
