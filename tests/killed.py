@@ -19,6 +19,7 @@ from typing import IO, Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from problems import pipeline
 from stores import hashes
 
@@ -77,6 +78,7 @@ def in_place(path: Path, **_: Any) -> Iterator[IO[bytes]]:
 
 
 def main(folder: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
     pipe = pipeline()
     begin = time.monotonic()
     work(pipe, folder / "alone", Worker())

@@ -27,7 +27,9 @@ MANY = {
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **variables}
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
 
 
 def shards(folder: Path) -> dict[str, str]:
