@@ -70,7 +70,10 @@ class Measure:
         if workload.is_trained:
             base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
             samples = workload.samples(run, seeds, row)
-            fidelity, per_seed = self.fidelity(workload, samples, base, with_quality=with_quality)
+            fidelity, per_seed = self._scores(workload, samples, with_quality=with_quality)
+            if run != uncached:
+                fidelity |= self.change(samples, base)
+                per_seed["psnr_db"] = psnr_each(samples.images, base.images)
         if metrics:
             fidelity |= metrics(samples, base)
         cache = samples.cache if samples else timing.cache if timing else None
@@ -88,10 +91,10 @@ class Measure:
         )
         return Found(samples, base, found, timing)
 
-    def fidelity(
-        self, workload: Workload, samples: Samples, uncached: Samples, *, with_quality: bool
+    def _scores(
+        self, workload: Workload, samples: Samples, *, with_quality: bool
     ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-        """Metrics of a row's samples, and those of each seed."""
+        """Of a row's samples on their own, and of each seed."""
         found: dict[str, Any] = {}
         per_seed: dict[str, list[float]] = {}
         if with_quality:
@@ -99,9 +102,6 @@ class Measure:
         if samples.clip_scores:
             found["clip_score"] = statistics.fmean(samples.clip_scores)
             per_seed["clip_score"] = samples.clip_scores
-        if samples is not uncached:
-            found |= self.change(samples, uncached)
-            per_seed["psnr_db"] = psnr_each(samples.images, uncached.images)
         return found, per_seed
 
     def _timing(self, timing: Timing | None, workload: Workload) -> str:

@@ -94,12 +94,12 @@ class Untimed:
     group = None
 
 
-def metrics_of(workload: Workload) -> dict[str, float]:
+def metrics_of(workload: Workload, interval: int = 2) -> dict[str, float]:
     kept: list[dict[str, float]] = []
     measure = Measure(
         Untimed(), lambda **record: kept.append(record["metrics"]), lambda _: pytest.fail("no reference"), 1
     )
-    run = workload.every(2)
+    run = workload.every(interval) if interval > 1 else workload.uncached()
     measure("table1", "row", workload, run, workload.uncached(), SEEDS, with_quality=not workload.is_trained)
     return kept[0]
 
@@ -108,6 +108,10 @@ def test_nothing_computed_from_noise_is_recorded(workload):
     noise = replace(workload, weights="random", extractor=None)
     assert metrics_of(noise).keys() == {"macs", "total_macs", "num_full", "num_shallow"}
     assert metrics_of(workload).keys() > {"psnr_db", "fid_drift"}  # of trained weights they are
+
+
+def test_uncached_samples_are_not_compared_with_themselves(workload):
+    assert metrics_of(workload, interval=1).keys() == {"macs", "total_macs", "num_full", "num_shallow"}
 
 
 def test_embedded_models_have_no_random_weights():
