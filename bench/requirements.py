@@ -5,6 +5,7 @@ Imports nothing slow: what is missing is said before anything is loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,8 @@ def page(config: Any) -> str:
 
 def _missing(config: Any) -> Iterator[str]:
     text = "\n".join(path.read_text() for path in _files(config))
-    models = [model for part in PARTS if part in text for model in _models(scale_of(config), part)]
+    asked = [part for part in PARTS if re.search(rf'\.{part}\b|"{part}"|\b{part}: Workload', text)]
+    models = [model for part in asked for model in _models(scale_of(config), part)]
     for model in models:
         known = CATALOG[model]
         try:

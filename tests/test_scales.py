@@ -144,3 +144,10 @@ def test_a_finished_store_is_read_and_not_sampled_again(workload, tmp_path, monk
     assert torch.equal(torch.cat(list(after.images.split(2))), torch.cat(list(before.images.split(3))))
     assert before.cache is not None
     assert after.cache is None
+
+
+def test_a_bench_asks_for_the_models_that_it_names_and_no_others(tmp_path):
+    shown = run(tmp_path, "bench/test_workflows.py").stderr
+    assert "sd-1.5" in shown
+    assert "ddpm" not in shown  # where the word "pixels" is a variable
+    assert "bk-sdm" not in shown

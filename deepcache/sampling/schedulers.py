@@ -35,8 +35,8 @@ class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
 
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
-    # its default would clip latents
-    "ddim": lambda config: DDIMScheduler.from_config({"clip_sample": False, **config}),
+    # the paper's clips nothing, neither latents nor pixels
+    "ddim": lambda config: DDIMScheduler.from_config(config, clip_sample=False),
     "ddim-quadratic": lambda config: QuadraticDDIMScheduler.from_config(config, solver_order=1),
     "plms": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
     "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=False),
