@@ -61,9 +61,13 @@ def run(options: Namespace) -> str:
     conditions = conditions_of(pipe, prompts=None if options.prompts is None else prompts_in(options.prompts))
     if isinstance(conditions, Captions) and options.model not in models.EMBEDDED:
         raise DeepCacheError(f"expected --prompts FILE: what {options.model} is asked to show")
+    scale: dict[str, Any] = {} if settings.guidance_scale is None else {"guidance_scale": settings.guidance_scale}
     found = tune(
         pipe,
-        **{name: getattr(options, name) for name in BUDGETS},
+        speedup=options.speedup,
+        psnr_db=options.psnr_db,
+        perceptual=options.perceptual,
+        clip_loss=options.clip_loss,
         num_steps=settings.num_steps,
         solvers=options.solvers,
         branches=options.branches,
@@ -71,7 +75,7 @@ def run(options: Namespace) -> str:
         seeds=range(options.first_seed, options.first_seed + options.num_seeds),
         conditions=conditions,
         batch_size=options.batch_size,
-        **({} if settings.guidance_scale is None else {"guidance_scale": settings.guidance_scale}),
+        **scale,
     )
     picture = options.plot or options.out.with_suffix(".png")
     found.save(options.out)

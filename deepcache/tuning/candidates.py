@@ -119,6 +119,83 @@ def _plans(
     every = uniform(way.num_calls, ceil(way.num_calls / num_full), branch, order)
     yield "uniform", every
     if num_full > 1:
+        interval = (*self.plan.full_steps, self.plan.num_steps)[1]
+        last = ", last step full" if self.plan.full_steps[-1] == self.plan.num_steps - 1 else ""
+        full = f"N={interval}{last}" if self.kind == "uniform" else self.kind
+        return f"{self.way}branch {self.plan.branch}, order {self.plan.order}, {full} ({self.plan.num_full} full)"
+
+
+@dataclass(frozen=True)
+class Space:
+    """MACs of the steps, and what may be combined.
+
+    Attributes:
+        full: MACs of a full step, everything counted.
+        shallow: of a shallow step, for each branch from 0.
+        own: the way that the pipeline is sampled in; its uncached MACs are the whole that shares are of.
+        ways: all that may be tried.
+        branches, orders: of the plans.
+    """
+
+    full: int
+    shallow: tuple[int, ...]
+    own: Way
+    ways: tuple[Way, ...]
+    branches: tuple[int, ...]
+    orders: tuple[int, ...]
+
+    @property
+    def whole(self) -> int:
+        """MACs of an uncached sample."""
+        return self.own.num_calls * self.full
+
+    def speedup(self, candidate: Candidate) -> float:
+        """Uncached over the candidate's MACs of a sample: the speedup, if time were MACs."""
+        return self.whole / candidate.macs
+
+    @property
+    def best_speedup(self) -> float:
+        """With the first step full alone, at the outermost branch."""
+        least = min(way.num_calls for way in self.ways) - 1
+        return self.whole / (self.full + least * min(self.shallow[branch] for branch in self.branches))
+
+    def uncached(self, way: Way) -> Candidate:
+        """Every step full."""
+        plan = CachePlan(way.num_calls, tuple(range(way.num_calls)))
+        return Candidate(way, "uncached", plan, way.num_calls * self.full)
+
+    def candidates(self, shares: Sequence[float], optimal: Optimal | None) -> list[Candidate]:
+        """The dearest of each kind, branch and order within each share of the whole; each plan once."""
+        found: dict[tuple[Way, CachePlan], Candidate] = {}
+        for share in shares:
+            for way in self.ways:
+                for candidate in self._within(way, share * self.whole, optimal):
+                    found.setdefault((way, candidate.plan), candidate)
+        return list(found.values())
+
+    def _within(self, way: Way, macs: float, optimal: Optimal | None) -> Iterator[Candidate]:
+        if way.num_calls * self.full <= macs:
+            yield self.uncached(way)
+            return
+        for branch in self.branches:
+            num_full = int((macs - way.num_calls * self.shallow[branch]) // (self.full - self.shallow[branch]))
+            for order in self.orders:
+                if num_full > order:
+                    for kind, plan in _plans(way, branch, order, num_full, optimal):
+                        yield Candidate(way, kind, plan, self._macs(plan))
+
+    def _macs(self, plan: CachePlan) -> int:
+        shallow = self.shallow[plan.branch]
+        return plan.num_steps * shallow + plan.num_full * (self.full - shallow)
+
+
+def _plans(
+    way: Way, branch: int, order: int, num_full: int, optimal: Optimal | None
+) -> Iterator[tuple[str, CachePlan]]:
+    """Of no more than `num_full` full steps."""
+    every = uniform(way.num_calls, ceil(way.num_calls / num_full), branch, order)
+    yield "uniform", every
+    if num_full > 1:
         interval = ceil((way.num_calls - 1) / (num_full - 1))
         yield "uniform", uniform(way.num_calls, interval, branch, order, last_step_full=True)
     if optimal is not None:

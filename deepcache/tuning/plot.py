@@ -34,14 +34,11 @@ def plot(found: Tuned, path: str | Path) -> None:
     axes.plot(*_points(found, found.front), color="tab:blue", marker="o", markersize=4, label="front")
     (x,), (y,) = _points(found, (found.chosen,))
     low_high = [[y - found.promise.low], [found.promise.high - y]]
-    axes.errorbar(
-        [x], [y], yerr=low_high, color="tab:red", marker="o", capsize=4, label="chosen, on seeds not searched"
-    )
-    limit = {"color": "tab:red", "linewidth": 0.8, "linestyle": "--"}
+    axes.errorbar([x], [y], yerr=low_high, color="tab:red", marker="o", capsize=4, label="chosen, checked")
     if found.budget.kind == SPEEDUP:
-        axes.axvline(1 / found.budget.limit, **limit)
+        axes.axvline(1 / found.budget.limit, color="tab:red", linewidth=0.8, linestyle="--")
     else:
-        axes.axhline(found.budget.limit, **limit)
+        axes.axhline(found.budget.limit, color="tab:red", linewidth=0.8, linestyle="--")
     axes.set_xlabel("MACs of a sample, share of the uncached")
     axes.set_ylabel(MEASURES[found.budget.measure].title)
     axes.grid(color="0.92")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from deepcache.errors import DeepCacheError
 from deepcache.families import require_pipeline
 from deepcache.metrics.clip_score import Clip, load_clip
-from deepcache.metrics.perceptual import Perceptual, load_perceptual
+from deepcache.metrics.perceptual import load_perceptual
 from deepcache.plan import ORDERS, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, conditions_of
 from deepcache.tuning.budget import MEASURES, SPEEDUP, Budget, budget_of, estimate
