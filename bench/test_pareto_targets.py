@@ -1,4 +1,4 @@
-"""What prediction was meant to reach at equal cost, on every model, solver and number of steps: held or not, by how much.
+"""What prediction was meant to reach at equal cost, on every model, solver and number of steps: held or not.
 
 Nothing is asserted: a target that does not hold is a finding. The panels are those of `test_pareto.py`.
 """

@@ -114,10 +114,10 @@ class Tuned:
         return f"the cheapest found of {title} {least} {self.budget.limit:g}"
 
     def _note(self, measure: str) -> str:
-        first, last = self.check_seeds[0], self.check_seeds[-1]
         return (
-            f"against {self.target}; in brackets where {MEASURES[measure].title} of other seeds lies ({CONFIDENCE:.0%}, "
-            f"bootstrap);\nthe chosen plan's is from seeds {first}..{last}, which the search had not seen"
+            f"against {self.target}; in brackets where other seeds' {MEASURES[measure].title} lies\n"
+            f"({CONFIDENCE:.0%}, bootstrap); the chosen plan's (>) is from seeds {self.check_seeds[0]}.."
+            f"{self.check_seeds[-1]}, which the search had not seen"
         )
 
 
