@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from deepcache.errors import DeepCacheError, DeepCacheWarning, UnsupportedUNetError
     from deepcache.generation import Generation
     from deepcache.plan import CachePlan, quadratic, uniform
+    from deepcache.plan_text import load_plan
+    from deepcache.tuning.tuner import tune
 
 __all__ = [
     "Cache",
@@ -25,8 +27,10 @@ __all__ = [
     "Generation",
     "UnsupportedUNetError",
     "cached",
+    "load_plan",
     "models",
     "quadratic",
+    "tune",
     "uniform",
 ]
 __version__ = "0.1.0"
@@ -39,5 +43,7 @@ __getattr__, __dir__ = lazy(
         "generation": ("Generation",),
         "models": (),
         "plan": ("CachePlan", "quadratic", "uniform"),
+        "plan_text": ("load_plan",),
+        "tuning.tuner": ("tune",),
     },
 )

@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import NoReturn
 
-from deepcache.commands import convert, explain, gate, macs, metrics, report, sample, tables
+from deepcache.commands import convert, explain, gate, macs, metrics, report, sample, tables, tune
 from deepcache.errors import DeepCacheError
 
-COMMANDS = (macs, explain, convert, sample, metrics, tables, report, gate)
+COMMANDS = (macs, explain, tune, convert, sample, metrics, tables, report, gate)
 
 
 def main(arguments: list[str] | None = None) -> int:

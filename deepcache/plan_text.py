@@ -39,7 +39,20 @@ def parse(text: str, num_steps: int) -> CachePlan | None:
         return _KINDS[kind](num_steps, **_arguments(kind, words, text))
     if not Path(text).is_file():
         raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {text!r}, which is neither")
-    return _of_length(from_json(Path(text).read_text(), text), num_steps, text)
+    return _of_length(load_plan(text), num_steps, text)
+
+
+def load_plan(path: str | Path) -> CachePlan:
+    """A plan's JSON file, such as `deepcache.tune(...).save(path)` writes.
+
+    Raises:
+        DeepCacheError: no such file, or not a plan's.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeepCacheError(f"expected a plan's JSON in {path}, which cannot be read ({error})") from error
+    return from_json(text, str(path))
 
 
 def to_json(plan: CachePlan) -> str:

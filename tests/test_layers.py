@@ -16,6 +16,7 @@ LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import
     ("forward",),
     ("plan",),
     ("plan_text",),
+    ("plan_text",),
     ("predict",),
     ("timeline",),
     ("generation",),
@@ -31,6 +32,7 @@ LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import
     ("models",),
     ("sampling",),
     ("metrics",),
+    ("tuning",),
     ("models/train", "commands", "__main__", "__init__"),
 )
 

@@ -255,7 +255,43 @@ SUMMARY = Layout(
         Column("gain", "best prediction over the better of both (dB)", 1),
     ),
 )
+PARETO = Layout(
+    experiment="pareto",
+    title="Cost against fidelity: fewer steps, reuse, prediction, tuned plans (from, to: 95% bootstrap over seeds)",
+    columns=(
+        Column("share", "MACs, share of the uncached (%)", 1, scale=0.01),
+        TOTAL,
+        NUM_FULL,
+        PSNR,
+        Column("psnr_db_low", "from", 1),
+        Column("psnr_db_high", "to", 1),
+        MEDIAN,
+        Column("psnr_median_db_low", "median from", 1),
+        Column("psnr_median_db_high", "median to", 1),
+        Column("solved_db", "PSNR to the solution, median seed (dB)", 1),
+        Column("solved_db_low", "solution from", 1),
+        Column("solved_db_high", "solution to", 1),
+        TIPPED,
+        DRIFT,
+        Column("clip_loss", "CLIP score lost", 2),
+        Column("clip_loss_low", "lost from", 2),
+        Column("clip_loss_high", "lost to", 2),
+    ),
+)
+PARETO_TARGETS = Layout(
+    experiment="pareto_targets",
+    title="Cost against fidelity: what was aimed at, and the best prediction's figures",
+    columns=(
+        *(Column(f"gain_{n}", f"over reuse, N={n} (dB; aim 8)", 1) for n in (2, 3, 5)),
+        *(Column(f"gain_median_{n}", f"median seed, N={n} (dB; aim 12)", 1) for n in (2, 3, 5)),
+        Column("lead_uncached", "least lead over fewer steps, 25-70% of MACs (dB; aim > 0)", 1),
+        Column("lead_solved", "the same, to the solution (dB; aim > 0)", 1),
+        Column("share_of_reuse", "MACs to equal reuse at N=3 (% of its; aim 60)", 0, scale=0.01),
+        Column("num_held", "aims held", 0),
+        Column("num_targets", "of", 0),
+    ),
+)
 LAYOUTS = (
     TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE7, TABLE12, SCHEDULER, LAYERWISE, DIVERSITY, FIGURE7, FIGURE2,
-    WORKFLOWS, MACS_TABLE, PREDICTION, SUMMARY,
+    WORKFLOWS, MACS_TABLE, PREDICTION, SUMMARY, PARETO, PARETO_TARGETS,
 )  # fmt: skip

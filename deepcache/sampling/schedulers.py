@@ -34,12 +34,19 @@ class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
         super().set_timesteps(timesteps=timesteps[::-1].tolist(), device=device)
 
 
+class PNDM(PNDMScheduler):  # type: ignore[misc]
+    """diffusers' own, for pipelines on pixels, which hand every scheduler a generator; it draws nothing."""
+
+    def step(self, *args: Any, generator: Any = None, **kwargs: Any) -> Any:  # noqa: ARG002 (as above)
+        return super().step(*args, **kwargs)
+
+
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     # the paper's clips nothing, neither latents nor pixels
     "ddim": lambda config: DDIMScheduler.from_config(config, clip_sample=False),
     "ddim-quadratic": lambda config: QuadraticDDIMScheduler.from_config(config, solver_order=1),
-    "plms": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
-    "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=False),
+    "plms": lambda config: PNDM.from_config(config, skip_prk_steps=True),
+    "pndm": lambda config: PNDM.from_config(config, skip_prk_steps=False),
     "euler": EulerDiscreteScheduler.from_config,
     "heun": HeunDiscreteScheduler.from_config,
     "dpm-solver++": lambda config: DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++"),

@@ -1,0 +1,44 @@
+"""Cost against fidelity (beyond the paper): fewer steps, reuse, prediction, and the plans that `deepcache.tune` finds.
+
+Left out of `pytest bench`, which has its twenty minutes: name the file, or pass `--pareto`; `tox -e pareto` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pareto
+import pytest
+import thresholds
+from measure import describe
+from workload import Workload
+
+pytestmark = pytest.mark.shows_images
+PARTS = ("class_conditional", "unconditional", "prompted")
+
+
+@pytest.mark.parametrize("num_steps", pareto.STEPS, ids="{} steps".format)
+@pytest.mark.parametrize("solver", pareto.SOLVERS)
+@pytest.mark.parametrize("part", PARTS)
+def test_pareto(
+    record: Callable[..., None], workload: Callable[[str], Workload], part: str, solver: str, num_steps: int
+) -> None:
+    model = workload(part)
+    panel = pareto.panel(model, solver, pareto.steps_of(model, num_steps))
+    for point in panel.points:
+        record(
+            experiment="pareto",
+            row=f"{model.model}, {panel.name}, {point.name}",
+            settings={
+                **describe(model, point.run, panel.uncached, panel.seeds),
+                "curve": point.curve,
+                "panel": panel.name,
+                "solved_seeds": min(len(panel.seeds), pareto.SOLVED_SEEDS),
+            },
+            metrics=point.metrics,
+            per_seed=point.per_seed,
+        )
+    if num_steps == 50 and len(panel.seeds) >= pareto.NUM_SEEDS and panel.uncached.num_steps >= thresholds.ENOUGH_STEPS:
+        reuse = pareto.gain_at_equal_macs(panel, 2, "psnr_median_db")
+        assert reuse is not None
+        assert reuse >= thresholds.PARETO_GAIN_AT_INTERVAL_2_DB

@@ -1,0 +1,223 @@
+"""`tune`: from a budget to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from deepcache.errors import DeepCacheError
+from deepcache.families import require_pipeline
+from deepcache.metrics.clip_score import Clip, load_clip
+from deepcache.metrics.perceptual import load_perceptual
+from deepcache.plan import ORDERS, require_order, require_whole
+from deepcache.sampling.conditions import Conditions, conditions_of
+from deepcache.tuning.budget import MEASURES, SPEEDUP, Budget, budget_of, estimate
+from deepcache.tuning.candidates import Candidate, Space, Way, space_of
+from deepcache.tuning.halving import halved
+from deepcache.tuning.trials import Trials
+from deepcache.tuning.tuned import Trial, Tuned
+
+SEEDS = range(1_000_000, 1_000_036)  # far from those that anybody evaluates on
+_SEARCHED = 3  # a third of the seeds are searched on, the others check what was found
+_ROUNDS = (6, 2, 1)  # of the search: a sixth of its seeds, a half, all
+_SHARES = (0.75, 0.6, 0.5, 0.4, 0.32, 0.25, 0.2)  # of the uncached MACs, which plans are made for
+_AROUND = (1.25, 1.0, 0.8, 0.6)  # the same, of the share that a speedup leaves
+_CHECKED = 3  # of the best at a speedup
+_CONVERGED = ("ddim", 250)  # stands for the solution, which it is nearer to than any solver of few steps
+
+
+def tune(
+    pipe: Any,
+    *,
+    speedup: float | None = None,
+    psnr_db: float | None = None,
+    perceptual: float | None = None,
+    clip_loss: float | None = None,
+    num_steps: int = 50,
+    solvers: Sequence[str] | None = None,
+    branches: Sequence[int] = (0, 1, 2),
+    orders: Sequence[int] = ORDERS,
+    seeds: Sequence[int] = SEEDS,
+    conditions: Conditions | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    **arguments: Any,
+) -> Tuned:
+    """The plan for a budget, found on some seeds and checked on others.
+
+        found = deepcache.tune(pipe, psnr_db=35, num_steps=50, guidance_scale=3)
+        print(found)
+        with deepcache.cached(pipe, found.plan):
+            ...
+
+    Costs are exact without running anything. Candidates are uniform and optimal plans of every branch and order, with
+    and without a full last step. Successive halving over the first third of the seeds leaves a quarter of them; the
+    other seeds then check the cheapest that seems to keep to the limit, and the next until one does with the whole of
+    its bootstrap interval; or, of a speedup, the best three.
+
+    Args:
+        pipe: a diffusers pipeline with its scheduler; `num_inference_steps` and `generator` are among its arguments.
+        speedup: budget: uncached over cached MACs of a sample to reach, above 1. The PSNR is then made the highest.
+        psnr_db: budget: least PSNR to the uncached samples, of the median seed.
+        perceptual: budget: largest perceptual distance to them (`load_perceptual()`), of the median seed.
+        clip_loss: budget: largest loss of CLIP score (0..100, mini-clip), mean over seeds.
+        num_steps: of the pipeline's scheduler.
+        solvers: schedulers by name (`deepcache.sampling.SCHEDULERS`) that are searched as well, with `num_steps` and
+            fewer. Images are then compared with the solution, which solvers share: 250 steps of DDIM.
+        branches, orders: to search; branches that the U-Net does not have are left out.
+        seeds: at least 12. They promise something about other seeds: evaluate on those.
+        conditions: from seeds to what they are asked to show; `conditions_of(pipe)` if not given.
+        batch_size: how many are sampled together.
+        progress: whether to show it.
+        **arguments: of the pipeline, e.g. `guidance_scale`.
+
+    Raises:
+        DeepCacheError: an argument out of range, or a budget that nothing keeps to: it names what comes nearest.
+        UnsupportedUNetError: a pipeline that cannot be cached.
+    """
+    budget = budget_of(speedup=speedup, psnr_db=psnr_db, perceptual=perceptual, clip_loss=clip_loss)
+    require_whole("num_steps", num_steps, at_least=2)
+    for order in orders:
+        require_order(order)
+    if len(set(seeds)) < 12 or len(set(seeds)) < len(seeds):
+        raise DeepCacheError(f"expected at least 12 different seeds, got {len(seeds)}")
+    require_pipeline(pipe)
+    space = space_of(pipe, num_steps, branches=branches, orders=orders, solvers=solvers)
+    shares = _shares(budget, space)
+    asked = conditions or conditions_of(pipe)
+    trials = Trials(
+        pipe,
+        asked,
+        arguments,
+        batch_size,
+        own=space.own,
+        target=Way(*_CONVERGED, _CONVERGED[1]) if solvers else space.own,
+        perceptual=load_perceptual(device=pipe.unet.device) if budget.kind == "perceptual" else None,
+        clip=_clip(pipe) if budget.kind == "clip_loss" else None,
+    )
+    count = len(seeds) // _SEARCHED
+    with tqdm(desc="tune", unit="sample", disable=None if progress else True, leave=False) as bar:
+        search = _Search(budget, space, trials, seeds[:count], seeds[count:], bar)
+        left = search.left(space.candidates(shares, None))
+        chosen = search.fastest(left) if budget.kind == SPEEDUP else search.cheapest(left)
+        return search.tuned(left, chosen)
+
+
+@dataclass(eq=False)
+class _Search:
+    budget: Budget
+    space: Space
+    trials: Trials
+    search_seeds: Sequence[int]
+    check_seeds: Sequence[int]
+    bar: Any
+
+    def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """After halving; by the mean over seeds of PSNR, which of few seeds says more than a median."""
+        rounds = [max(1, len(self.search_seeds) // part) for part in _ROUNDS]
+        self.bar.total = _num_samples(len(candidates), rounds)
+
+        def score(candidate: Candidate, count: int) -> float:
+            return float(self._values(candidate, self.search_seeds[:count])["psnr_db"].mean())
+
+        return halved(candidates, score, rounds)
+
+    def cheapest(self, left: Sequence[Candidate]) -> Trial:
+        """The first that holds on the check's seeds, of those that did on the search's."""
+        tried = []
+        for candidate in left:
+            if self._may_hold(candidate):
+                trial = self._checked(candidate)
+                if self.budget.holds(trial.estimates[self.budget.kind]):
+                    return trial
+                tried.append(trial)
+        nearest = max(tried or [self._checked(max(left, key=self._searched_value))], key=self._worse_end)
+        raise DeepCacheError(self._unreached(nearest))
+
+    def fastest(self, left: Sequence[Candidate]) -> Trial:
+        """The best on the check's seeds, of the best on the search's."""
+        fast = [candidate for candidate in left if self.space.speedup(candidate) >= self.budget.limit]
+        best = sorted(fast, key=self._searched_value, reverse=True)[:_CHECKED]
+        return max(map(self._checked, best), key=lambda trial: trial.estimates["psnr_db"].value)
+
+    def tuned(self, left: Sequence[Candidate], chosen: Trial) -> Tuned:
+        trials = [chosen if candidate == chosen.candidate else self._searched(candidate) for candidate in left]
+        target = "the solution (DDIM, 250 steps)" if self.trials.target != self.space.own else "the uncached samples"
+        return Tuned(self.budget, chosen, tuple(trials), self.space, self.search_seeds, self.check_seeds, target)
+
+    def _may_hold(self, candidate: Candidate) -> bool:
+        found = self._searched(candidate).estimates[self.budget.kind].value
+        return found >= self.budget.limit if self._is_higher_better else found <= self.budget.limit
+
+    @property
+    def _is_higher_better(self) -> bool:
+        return MEASURES[self.budget.measure].is_higher_better
+
+    def _searched_value(self, candidate: Candidate) -> float:
+        value = self._searched(candidate).estimates[self.budget.measure].value
+        return value if self._is_higher_better else -value
+
+    def _worse_end(self, trial: Trial) -> float:
+        found = trial.estimates[self.budget.measure]
+        return found.low if self._is_higher_better else -found.high
+
+    def _searched(self, candidate: Candidate) -> Trial:
+        return self._trial(candidate, self.search_seeds, is_checked=False)
+
+    def _checked(self, candidate: Candidate) -> Trial:
+        return self._trial(candidate, self.check_seeds, is_checked=True)
+
+    def _trial(self, candidate: Candidate, seeds: Sequence[int], *, is_checked: bool) -> Trial:
+        values = self._values(candidate, seeds)
+        return Trial(candidate, {name: estimate(name, each) for name, each in values.items()}, len(seeds), is_checked)
+
+    def _values(self, candidate: Candidate, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+        self.bar.set_postfix_str(str(candidate))
+        before = self.trials.num_sampled
+        found = self.trials.values(candidate, seeds)
+        self.bar.update(self.trials.num_sampled - before)
+        return found
+
+    def _unreached(self, nearest: Trial) -> str:
+        found, kind = nearest.estimates[self.budget.kind], self.budget.kind
+        bound = found.low if self._is_higher_better else found.high
+        return (
+            f"no plan keeps {kind} to {self.budget.limit:g} on other seeds; the nearest, {nearest.candidate}, "
+            f"promises {bound:.4g} (at {self.space.speedup(nearest.candidate):.2f} times fewer MACs); ask for that, "
+            "or for more branches, orders or steps"
+        )
+
+
+def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
+    """Of the uncached MACs, to make plans for.
+
+    Raises:
+        DeepCacheError: a speedup that nothing reaches.
+    """
+    if budget.kind != SPEEDUP:
+        return _SHARES
+    if budget.limit > space.best_speedup:
+        raise DeepCacheError(
+            f"no plan reaches a speedup of {budget.limit:g}; the nearest is {space.best_speedup:.2f}, the first step "
+            f"alone full at branch {min(space.branches)}; ask for less, or take fewer steps"
+        )
+    return tuple(min(1.0, around / budget.limit) for around in _AROUND)
+
+
+def _clip(pipe: Any) -> Clip:
+    if not hasattr(pipe, "text_encoder"):
+        raise DeepCacheError("expected a pipeline with prompts for clip_loss; take psnr_db or perceptual instead")
+    return load_clip(device=pipe.unet.device)
+
+
+def _num_samples(count: int, rounds: Sequence[int]) -> int:
+    """Of the search: what is left of so many candidates, at the seeds that each round adds."""
+    total, before = 0, 0
+    for seeds in rounds:
+        total += count * (seeds - before)
+        count, before = -(-count // 2), seeds
+    return total

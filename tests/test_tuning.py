@@ -1,0 +1,224 @@
+"""From a budget to a plan: what is promised holds on other seeds, and costs are exact."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import deepcache
+from deepcache import DeepCacheError, cached, models, uniform
+from deepcache.__main__ import main
+from deepcache.macs import EVERYTHING
+from deepcache.metrics.fidelity import psnr_each
+from deepcache.models.architectures import architecture
+from deepcache.sampling import sample, scheduler
+from deepcache.tuning.budget import Budget, Estimate, estimate
+from deepcache.tuning.candidates import Candidate, Space, Way, space_of
+from deepcache.tuning.halving import front, halved
+from deepcache.tuning.trials import Trials
+
+STEPS = 8
+OTHERS = range(24)  # seeds that nothing is tuned on
+SEEDS = range(5_000, 5_018)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    found = models.load("mini-ldm")
+    found.scheduler = scheduler("ddim", found.scheduler.config)
+    return found
+
+
+@pytest.fixture
+def space() -> Space:
+    own = Way(None, 10, 10)
+    return Space(full=100, shallow=(10, 30), own=own, ways=(own,), branches=(0, 1), orders=(0, 1))
+
+
+def tuned(pipe, **changes):
+    options = {"num_steps": STEPS, "branches": [0], "orders": [0, 1], "seeds": SEEDS, "batch_size": 18}
+    return deepcache.tune(pipe, **{**options, "progress": False, "guidance_scale": 1.5, **changes})
+
+
+def psnrs(pipe, plan, num_steps: int, seeds) -> list[float]:
+    options = {"batch_size": len(seeds), "num_inference_steps": num_steps, "guidance_scale": 1.5, "progress": False}
+    uncached = sample(pipe, seeds, **options)
+    with cached(pipe, plan):
+        return psnr_each(sample(pipe, seeds, **options), uncached)
+
+
+def test_the_cheapest_plan_keeps_its_budget_on_other_seeds(pipe):
+    """20 steps, and the promise is of the median over any seeds; on `OTHERS` within their own interval."""
+    found = tuned(pipe, psnr_db=30, num_steps=20, orders=[1, 2])
+    others = estimate("psnr_db", np.array(psnrs(pipe, found.plan, 20, OTHERS)))
+    assert found.promise.low >= 30
+    assert others.value >= 30
+    assert found.promise.low <= others.high
+    assert others.low <= found.promise.high
+    assert found.speedup > 2
+
+
+def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe):
+    found = tuned(pipe, speedup=2)
+    cost = architecture("mini-ldm").cost()
+    assert found.speedup == pytest.approx(cost.ratio(found.plan), rel=1e-12)
+    assert found.speedup >= 2
+    within = [t for t in found.trials if t.candidate.macs <= found.chosen.candidate.macs and not t.is_checked]
+    assert all(len(found.search_seeds) == t.num_seeds for t in within)
+    assert not set(found.search_seeds) & set(found.check_seeds)
+    assert found.chosen.num_seeds == len(found.check_seeds)
+
+
+def test_the_search_leaves_the_pipeline_as_it_was(pipe, monkeypatch):
+    monkeypatch.setattr("deepcache.tuning.tuner._CONVERGED", ("ddim", 12))
+    own, forward = pipe.scheduler, pipe.unet.forward
+    tuned(pipe, speedup=2, solvers=["dpm-solver++"], orders=[1], seeds=SEEDS[:12])
+    assert pipe.scheduler is own
+    assert pipe.unet.forward == forward
+
+
+def test_a_speedup_that_nothing_reaches_names_the_nearest(pipe):
+    with pytest.raises(DeepCacheError, match=r"speedup of 50; the nearest is [45]\.\d\d.*branch 0") as error:
+        tuned(pipe, speedup=50)
+    assert "\n" not in str(error.value)
+
+
+def test_a_fidelity_that_nothing_keeps_names_the_nearest(pipe):
+    with pytest.raises(
+        DeepCacheError, match=r"no plan keeps psnr_db to 79 .* the nearest, branch 0, .* promises \d"
+    ) as e:
+        tuned(pipe, psnr_db=79)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "expected one budget"),
+        ({"speedup": 2, "psnr_db": 30}, "got speedup, psnr_db"),
+        ({"speedup": 1}, "above 1"),
+        ({"speedup": float("nan")}, "above 1"),
+        ({"clip_loss": 1}, "with prompts"),
+        ({"speedup": 2, "seeds": range(5)}, "at least 12 different seeds"),
+        ({"speedup": 2, "branches": [99]}, "branches out of 0..8"),
+        ({"speedup": 2, "orders": [3]}, "order"),
+        ({"speedup": 2, "solvers": ["magic"]}, "expected schedulers out of"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_runs(pipe, changes, told):
+    with pytest.raises(DeepCacheError, match=told):
+        tuned(pipe, **changes)
+
+
+def test_costs_are_those_of_the_cost_model(pipe):
+    space = space_of(pipe, STEPS, branches=[0, 2], orders=[0, 1, 2], solvers=None)
+    cost = architecture("mini-ldm").cost()
+    for candidate in space.candidates([0.8, 0.5, 0.3], None):
+        assert candidate.macs == cost.mean(candidate.plan, EVERYTHING) * STEPS
+
+
+def test_a_candidate_is_the_dearest_of_its_kind_within_its_share(space):
+    for share in (0.3, 0.5, 0.7):
+        for candidate in space.candidates([share], None):
+            assert candidate.macs <= share * space.whole
+            if candidate.kind == "uniform" and candidate.plan.full_steps[-1] < 9:
+                interval = candidate.plan.full_steps[1]
+                denser = uniform(10, interval - 1, candidate.plan.branch)
+                shallow = space.shallow[denser.branch]
+                assert 10 * shallow + denser.num_full * (100 - shallow) > share * space.whole
+
+
+def test_optimal_plans_are_asked_for_what_the_share_leaves(space):
+    asked = []
+
+    def optimal(_, branch, order, num_full):
+        asked.append((branch, order, num_full))
+        return uniform(10, 10 // num_full, branch, order)
+
+    space.candidates([0.5], optimal)
+    assert asked == [(0, 0, 4), (0, 1, 4), (1, 0, 2), (1, 1, 2)]
+
+
+def test_halving_keeps_what_nothing_cheaper_beats(space):
+    """A made-up score that grows with the cost, but for half of the candidates, which are worse (an exact law)."""
+    candidates = [Candidate(space.own, "uniform", uniform(10, n, b), n * 100 + b) for n in (1, 2, 3, 4) for b in (0, 1)]
+    truth = {c: c.macs - 1000.0 * c.plan.branch for c in candidates}
+    asked = []
+
+    def score(candidate, count):
+        asked.append(count)
+        return truth[candidate]
+
+    left = halved(candidates, score, (1, 2))
+    assert left == [c for c in candidates if c.plan.branch == 0]
+    assert asked == [1] * 8 + [2] * 4
+    assert front(truth) == left
+
+
+def test_an_interval_holds_the_value_and_narrows_with_seeds():
+    values = np.random.default_rng(1).normal(30, 3, 400)
+    few, many = estimate("psnr_db", values[:20]), estimate("psnr_db", values)
+    assert few.low < few.value < few.high
+    assert many.high - many.low < (few.high - few.low) / 2
+    assert many.low < 30 < many.high
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """Of the median from 24 seeds, over 200 draws: 0.95, less four standard errors and the bootstrap's own bias."""
+    draws = np.random.default_rng(2).gumbel(30, 3, (200, 24))
+    truth = 30 - 3 * np.log(np.log(2))
+    found = [estimate("psnr_db", draw) for draw in draws]
+    assert np.mean([one.low <= truth <= one.high for one in found]) > 0.87
+
+
+def test_the_worse_end_decides():
+    assert Budget("psnr_db", 30).holds(Estimate(35, 30, 40))
+    assert not Budget("psnr_db", 30).holds(Estimate(35, 29, 40))
+    assert not Budget("perceptual", 0.1).holds(Estimate(0.05, 0.01, 0.11))
+
+
+def test_every_measure_is_zero_or_at_its_cap_without_a_cache():
+    from deepcache.metrics.clip_score import load_clip
+    from deepcache.metrics.perceptual import load_perceptual
+    from deepcache.sampling import conditions_of
+
+    pipe = models.load("mini-sd")
+    way = Way(None, 4, 5)
+    trials = Trials(pipe, conditions_of(pipe), {}, 2, way, way, load_perceptual(), load_clip())
+    values = trials.values(Candidate(way, "uncached", uniform(5, 1), 0), range(2))
+    assert values["psnr_db"].tolist() == [80, 80]
+    assert values["perceptual"].tolist() == [0, 0]
+    assert values["clip_loss"].tolist() == [0, 0]
+    assert trials.num_sampled == 2
+    trials.values(Candidate(way, "uncached", uniform(5, 1), 0), range(3))
+    assert trials.num_sampled == 3
+
+
+def test_the_command_writes_a_plan_that_sample_takes(capsys, tmp_path):
+    file = tmp_path / "plan.json"
+    options = ["--num-steps", "8", "--branches", "0", "--orders", "1", "--num-seeds", "12"]
+    assert main(["tune", "--model", "mini-ldm", "--speedup", "2", "--out", str(file), *options]) == 0
+    out = capsys.readouterr().out
+    plan = deepcache.load_plan(file)
+    assert plan.num_steps == 8
+    assert json.loads(file.read_text())["full_steps"] == list(plan.full_steps)
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    line = next(line for line in out.splitlines() if line.startswith("python -m deepcache sample"))
+    arguments = line.split()[3:-4]
+    assert main([*arguments, "--seeds", "0:2", "--out", str(tmp_path / "store")]) == 0
+
+
+def test_a_plan_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(DeepCacheError, match="cannot be read"):
+        deepcache.load_plan(tmp_path / "none.json")
+
+
+def test_seeds_of_the_search_do_not_decide_the_promise(pipe):
+    """The chosen plan's estimate is that of the check's seeds, sampled here again."""
+    found = tuned(pipe, speedup=2)
+    with torch.no_grad():
+        again = estimate("psnr_db", np.array(psnrs(pipe, found.plan, STEPS, found.check_seeds)))
+    assert found.promise.value == pytest.approx(again.value, abs=0.5)
