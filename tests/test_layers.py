@@ -31,6 +31,7 @@ LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import
     ("compat",),
     ("models",),
     ("sampling",),
+    ("search",),
     ("metrics",),
     ("tuning",),
     ("models/train", "commands", "__main__", "__init__"),

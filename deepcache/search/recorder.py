@@ -1,0 +1,151 @@
+"""Watches one uncached batch of samples: outputs, features, and what stale features would have done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepcache.errors import DeepCacheError
+from deepcache.families import unet_of
+from deepcache.forward import full_forward, shallow_forward
+from deepcache.installing import install, uninstall
+from deepcache.predict import coordinate
+from deepcache.search.responses import Responses
+from deepcache.views import Cut, Feature
+
+NUDGE = 0.25  # of the way to an older feature: small enough for the first order, large enough against rounding
+
+
+class Recorder:
+    """Answers the U-Net's calls in full. A step may need several calls: guidance.
+
+    Attributes:
+        outputs, stale: of each step and call what the U-Net gave, and what it gives with the step before's feature.
+        stale_errors: (B,) a step, the norm of their difference as the solver gets it.
+        last: the latents of the last step.
+    """
+
+    def __init__(self, unet: Any, branch: int) -> None:
+        self._unet, self._cut, self._branch = unet, Cut.of(unet, branch), branch
+        self._features: list[list[Feature]] = []
+        self._own: list[Feature] = []  # of this step, one a call
+        self._responses: list[list[Tensor]] = []  # of this step: a call, then a step before it
+        self._products: list[Tensor] = []
+        self._timesteps: list[float] = []
+        self.outputs: list[list[Any]] = [[]]
+        self.stale: list[list[Any]] = [[]]
+        self.stale_errors: list[Tensor] = []
+        self.last: Tensor = torch.empty(0)
+
+    @classmethod
+    def of(cls, pipe: Any, generate: Callable[[], Any], branch: int) -> Recorder:
+        """Of one run.
+
+        Raises:
+            DeepCacheError: fewer than two steps of the pipeline's U-Net.
+        """
+        outer, unet = unet_of(pipe)
+        recorder = cls(unet, branch)
+        installed = install(unet, outer, recorder)
+        try:
+            with torch.no_grad(), listening(pipe.scheduler, recorder.solved):
+                generate()
+        finally:
+            uninstall(installed, recorder)
+        if recorder.num_steps < 2:
+            raise DeepCacheError(f"expected a generation of at least 2 steps, saw {recorder.num_steps}")
+        return recorder
+
+    @property
+    def num_steps(self) -> int:
+        return len(self._products)
+
+    def responses(self) -> Responses:
+        count = self.num_steps
+        products = np.zeros((count, count, count))
+        for step, found in enumerate(self._products):
+            products[step, :step, :step] = found.numpy()
+        return Responses(products, np.array(self._timesteps), self._branch)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output, feature = full_forward(self._unet, self._cut, *args, **kwargs)
+        number, noise = len(self.outputs[-1]), _noise(output)
+        responses, stale = [], output
+        for features in self._features:
+            nudged = tuple(torch.lerp(own, other, NUDGE) for own, other in zip(feature, features[number], strict=True))
+            found = shallow_forward(self._unet, self._cut, nudged, *args, **kwargs)
+            responses.append((_noise(found) - noise) / NUDGE)
+        if self._features:
+            stale = shallow_forward(self._unet, self._cut, self._features[-1][number], *args, **kwargs)
+        if number == 0:
+            self._timesteps.append(float(torch.as_tensor(coordinate(_timestep(args, kwargs))).reshape(-1)[0]))
+            self._own = []
+        self._own.append(feature)
+        self._responses.append(responses)
+        self.outputs[-1].append(output)
+        self.stale[-1].append(stale)
+        return output
+
+    def solved(self, model_output: Tensor, latents: Tensor) -> None:
+        """The solver has what it wanted of a step: guidance's weights follow from it."""
+        count = len(model_output)
+        parts = [part for output in self.outputs[-1] for part in _noise(output).split(count)]
+        weights = _combination(parts, model_output)
+        stale = [part for output in self.stale[-1] for part in _noise(output).split(count)]
+        error = sum(w * (a - b) for w, a, b in zip(weights, stale, parts, strict=True))
+        self.stale_errors.append(torch.as_tensor(error).flatten(1).double().norm(dim=1))
+        rows = []
+        for step in range(len(self._features)):
+            pieces = [part for responses in self._responses for part in responses[step].split(count)]
+            rows.append(torch.as_tensor(sum(w * piece for w, piece in zip(weights, pieces, strict=True))))
+        self._products.append(_products(rows, count))
+        self._features.append(self._own)
+        self._responses = []
+        self.outputs.append([])
+        self.stale.append([])
+        self.last = latents
+
+
+@contextmanager
+def listening(scheduler: Any, listener: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Within the block, the listener hears what the solver is given at each step, and the latents that it makes."""
+    step = scheduler.step
+
+    def heard(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = step(model_output, *args, **kwargs)
+        listener(model_output, found[0] if isinstance(found, tuple) else found.prev_sample)
+        return found
+
+    scheduler.step = heard
+    try:
+        yield
+    finally:
+        del scheduler.step
+
+
+def _products(rows: Sequence[Tensor], count: int) -> Tensor:
+    """Of all pairs of responses, the mean over samples."""
+    if not rows:
+        return torch.zeros(0, 0, dtype=torch.float64)
+    flat = torch.stack(list(rows)).flatten(1).double()  # (steps, B x values)
+    return (flat @ flat.T).cpu() / count
+
+
+def _combination(parts: Sequence[Tensor], whole: Tensor) -> list[float]:
+    """The numbers c with whole = sum c_i part_i, by least squares: 1, or guidance's."""
+    columns = torch.stack([part.flatten() for part in parts], dim=1).double()
+    solution = torch.linalg.lstsq(columns, whole.flatten().double()[:, None]).solution
+    return solution[:, 0].tolist()  # type: ignore[no-any-return]
+
+
+def _noise(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.sample  # type: ignore[no-any-return]
+
+
+def _timestep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[1] if len(args) > 1 else kwargs["timestep"]

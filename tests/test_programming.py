@@ -1,0 +1,71 @@
+"""Dynamic programming finds what trying everything finds (an exact law), on errors without any structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepcache.errors import DeepCacheError
+from deepcache.search.programming import Stretches, best
+from deepcache.search.responses import Responses, lagrange
+
+NUM_STEPS = 8
+
+
+def responses(seed: int) -> Responses:
+    rng = np.random.default_rng(seed)
+    products = np.zeros((NUM_STEPS, NUM_STEPS, NUM_STEPS))
+    for step in range(1, NUM_STEPS):
+        drawn = rng.normal(size=(step, 5))
+        products[step, :step, :step] = drawn @ drawn.T
+    return Responses(products, np.linspace(900, 0, NUM_STEPS), branch=0)
+
+
+def cost(found: Responses, full_steps: Sequence[int], order: int) -> float:
+    total = 0.0
+    for step in set(range(NUM_STEPS)) - set(full_steps):
+        before = [full for full in full_steps if full < step][::-1]
+        total += found.error(before[: order + 1], step)
+    return total
+
+
+@given(seed=st.integers(0, 10_000), order=st.integers(0, 2), num_full=st.integers(1, NUM_STEPS))
+def test_the_best_full_steps_are_those_of_trying_all(seed, order, num_full):
+    found = responses(seed)
+    stretches = Stretches.of(found.error, NUM_STEPS, order, longest=NUM_STEPS)
+    full_steps, total = best(stretches, num_full)
+    tried = {(0, *rest): cost(found, (0, *rest), order) for rest in combinations(range(1, NUM_STEPS), num_full - 1)}
+    assert total == pytest.approx(min(tried.values()), rel=1e-9, abs=1e-12)
+    assert tried[full_steps] == pytest.approx(total, rel=1e-9, abs=1e-12)
+
+
+def test_a_greedy_choice_would_be_worse():
+    """Else the programming would prove nothing."""
+    found = responses(3)
+    steps: tuple[int, ...] = (0,)
+    while len(steps) < 4:
+        more = [tuple(sorted((*steps, step))) for step in range(1, NUM_STEPS) if step not in steps]
+        steps = min(more, key=lambda full_steps: cost(found, full_steps, 1))
+    stretches = Stretches.of(found.error, NUM_STEPS, 1, longest=NUM_STEPS)
+    assert best(stretches, 4)[1] < cost(found, steps, 1)
+
+
+def test_gaps_are_as_short_as_asked():
+    found = responses(1)
+    full_steps, _ = best(Stretches.of(found.error, NUM_STEPS, 1, longest=3), 3)
+    assert max(b - a for a, b in zip(full_steps, (*full_steps[1:], NUM_STEPS), strict=True)) <= 3
+    with pytest.raises(DeepCacheError, match="expected more full steps than 2"):
+        best(Stretches.of(found.error, NUM_STEPS, 1, longest=3), 2)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_lagranges_weights_give_polynomials_exactly(degree):
+    nodes = np.array([710.0, 400.0, 40.0])[: degree + 1]
+    weights = lagrange(nodes, 123.0)
+    assert weights.sum() == pytest.approx(1)
+    assert weights @ nodes**degree == pytest.approx(123.0**degree)
