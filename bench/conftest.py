@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workload import Workload
 
 DTYPES = ("fp32", "fp16", "bf16")
+NAMED_ALONE = ("test_pareto", "test_pareto_targets", "test_vs_upstream")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--seeds", type=_list(_whole(0)), default=[0], help="first seed of each block of samples (default 0)")
     add("--prompts", type=Path, metavar="FILE", help="prompts of the workflows and of prompted models at paper scale")
     add("--images-dir", type=Path, metavar="DIR", help="where the workflows' images go (default: nowhere)")
-    add("--pareto", action="store_true", help="with the Pareto benches, which else run where they are named alone")
+    add("--all", action="store_true", help="with the benches that else run where they are named alone")
     add("--store", type=Path, metavar="DIR", help="sample stores, one a run, read and filled (paper scale: samples)")
 
 
@@ -66,9 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The Pareto benches take as long as all others together; pytest does not ask for files that are named."""
-    is_left_out = collection_path.name.startswith("test_pareto") and not config.getoption("pareto")
-    return True if is_left_out else None
+    """Some take as long as all others together; pytest does not ask for files that are named."""
+    return True if collection_path.stem in NAMED_ALONE and not config.getoption("all") else None
 
 
 def _whole(at_least: int) -> Callable[[str], int]:

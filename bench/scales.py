@@ -10,13 +10,16 @@ from typing import Any
 class Scale:
     """The models of a scale, by part.
 
-    `pixels` maps what Table 2's rows are called to model and scheduler; `pruned` maps BK-SDM's sizes to models.
+    `pixels` maps what Table 2's rows are called to model and scheduler; `pruned` maps BK-SDM's sizes to models; `raced`
+    are those whose speed is compared with the older package's, in batches of `race_batches`.
     """
 
     class_conditional: str
     pixels: dict[str, tuple[str, str]]
     prompted: str
     pruned: dict[str, str]
+    raced: tuple[str, ...]
+    race_batches: tuple[int, ...]
 
     @property
     def unconditional(self) -> str:
@@ -44,6 +47,8 @@ SCALES = {
         },
         prompted="mini-sd",
         pruned={size: f"mini-bk-{size}" for size in ("base", "small", "tiny")},
+        raced=("mini-ldm", "mini-ddpm", "mini-sd"),
+        race_batches=(16,),
     ),
     "paper": Scale(
         class_conditional="ldm-4-g",
@@ -54,6 +59,8 @@ SCALES = {
         },
         prompted="sd-1.5",
         pruned={size: f"bk-sdm-{size}" for size in ("base", "small", "tiny")},
+        raced=("sd-1.5", "sdxl", "ldm-4-g", "ddpm-bedroom"),
+        race_batches=(1, 8),
     ),
 }
 

@@ -1,6 +1,6 @@
 """Cost against fidelity (beyond the paper): fewer steps, reuse, prediction, and the plans that `deepcache.tune` finds.
 
-Left out of `pytest bench`, which has its twenty minutes: name the file, or pass `--pareto`; `tox -e pareto` does.
+Left out of `pytest bench`, which has its twenty minutes: name the file, as `tox -e pareto` does, or pass `--all`.
 """
 
 from __future__ import annotations

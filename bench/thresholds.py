@@ -49,6 +49,14 @@ PREDICTION_LOSES_NO_MORE_THAN = 1.1
 # is recorded as held or not, and not asserted.
 PARETO_GAIN_AT_INTERVAL_2_DB = 3.0
 
+# At the same plan both packages run the same convolutions, so that this one must never be slower than the older: 3 %
+# is what medians of interleaved rounds move by here from one run to the next.
+ENOUGH_ROUNDS = 12
+AGAINST_OLDER_PACKAGE = 0.97
+
+# The older package keeps the output of every module that it wraps, 20 and more; this one keeps a feature.
+OLDER_KEEPS_AT_LEAST = 5
+
 # Of real images the score with their own caption is 92, with another image's 10 (mini-clip's card). The model must draw
 # three of four as asked; a wrong garment in the right colours still scores some 40.
 CLIP_SCORE_OF_MINI_SD = 75.0

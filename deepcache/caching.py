@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from deepcache.compiling import Compile, CompiledSteps, EagerSteps, compiler, compiler_of, steps
+from deepcache.compiling import Compile, compiler, compiler_of, steps
 from deepcache.errors import DeepCacheError
 from deepcache.explain import explain, warn_if_it_cannot_pay
 from deepcache.explanation import Explanation
 from deepcache.families import require_pipeline, unet_of
 from deepcache.forward import require_inputs
 from deepcache.generation import Facts, Fingerprint, Generation, Run, Stream
+from deepcache.graphs import Steps
 from deepcache.installing import install, uninstall
 from deepcache.macs import Cost, cost, one_sample
 from deepcache.plan import CachePlan, Interval
@@ -38,6 +39,7 @@ def cached(
     order: int | None = None,
     last_step_full: bool = False,
     compile: Compile = None,  # noqa: A002 (torch's word)
+    cuda_graphs: bool = False,
 ) -> Iterator[Cache]:
     """Cache a U-Net's deep feature inside a `with` block, and restore the U-Net after it.
 
@@ -61,6 +63,8 @@ def cached(
         last_step_full: with `interval`: the last step is full, too; where its number is known before.
         compile: None, a mode of `torch.compile`, or a dict of its arguments: the full and the shallow step become two
             static graphs. A U-Net that is compiled already is so in the way that it was.
+        cuda_graphs: capture each step, eager or compiled, once for each shape of its inputs, and replay it: what it
+            then takes of the host is one launch. For U-Nets on such a device; memory in `Cache.graph_bytes`.
 
     Yields:
         The `Cache`, which tells what each generation did.
@@ -83,8 +87,8 @@ def cached(
     given = {name: value for name, value in extras.items() if value is not None}
     chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]
     cut = Cut.of(unet, chosen.branch)
-    how = compiler(compile) or compiler_of(outer)
-    cache = Cache(unet, pipe_or_unet, chosen, steps(unet, cut, how))
+    how = compiler(compile, cuda_graphs=cuda_graphs) or compiler_of(outer)
+    cache = Cache(unet, pipe_or_unet, chosen, steps(unet, cut, how, cuda_graphs=cuda_graphs))
     installed = install(unet, outer, cache)
     try:
         yield cache
@@ -96,7 +100,7 @@ def cached(
 class Cache:
     """Answers a U-Net's calls and owns the state of their generations, for each thread its own."""
 
-    def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, kernel: EagerSteps | CompiledSteps) -> None:
+    def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, kernel: Steps) -> None:
         self.plan = plan
         self._unet, self._owner, self._kernel = unet, owner, kernel
         self._local = threading.local()
@@ -109,6 +113,11 @@ class Cache:
     def generations(self) -> tuple[Generation, ...]:
         """The last generations since the block was entered, at most 1000, in the order in which they began."""
         return tuple(self._describe(facts) for facts in tuple(self._facts) if facts.calls)
+
+    @property
+    def graph_bytes(self) -> int:
+        """Memory of the device that `cuda_graphs` holds: buffers, and what the kernels in them need."""
+        return self._kernel.num_bytes
 
     def explain(self, num_steps: int | None = None) -> Explanation:
         """What the plan costs on this pipeline and the bound on its speedup; `print` it.

@@ -8,20 +8,29 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
-from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.forward import full_forward, live_residuals, named, replaced, run_full, run_shallow, shallow_forward
+from deepcache.forward import (
+    full_forward,
+    live_residuals,
+    run_full,
+    run_shallow,
+    shallow_forward,
+    with_tensor_timestep,
+)
+from deepcache.graphs import GraphedSteps, Steps, graphed_device
 from deepcache.views import Cut, Feature, full_view, shallow_view
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+CAPTURING = ("reduce-overhead", "max-autotune")
 Compile = str | Mapping[str, Any] | None
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class EagerSteps:
     """The kernel on one U-Net and cut; nothing is kept between calls, so threads may share it."""
+
+    num_bytes = 0
 
     def __init__(self, unet: Any, cut: Cut) -> None:
         shallow_view(unet, cut)  # refuses hooks on the blocks that the branch cuts, before anything runs
@@ -35,49 +44,53 @@ class CompiledSteps:
     Threads take turns, since a step that torch runs eagerly after all keeps its feature in the view for a moment.
     """
 
+    num_bytes = 0  # torch tells none of its own graphs
+
     def __init__(self, unet: Any, cut: Cut, compiler: Compiler) -> None:
         self._unet, self._cut, self._turn = unet, cut, threading.Lock()
         self._run_full = compiler(_bound(run_full, *full_view(unet, cut)))
         self._run_shallow = compiler(_bound(run_shallow, *shallow_view(unet, cut)))
 
     def full(self, *args: Any, **kwargs: Any) -> tuple[Any, Feature]:
-        args, kwargs = self._static(args, kwargs)
+        args, kwargs = with_tensor_timestep(self._unet, args, kwargs)
         with self._turn:
             torch.compiler.cudagraph_mark_step_begin()
             output, feature = self._run_full(*args, **kwargs)
             return _own(output), tuple(part.clone() for part in feature) if feature[0].is_cuda else feature
 
     def shallow(self, feature: Feature, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = live_residuals(self._unet, self._cut, *self._static(args, kwargs))
+        args, kwargs = live_residuals(self._unet, self._cut, *with_tensor_timestep(self._unet, args, kwargs))
         with self._turn:
             torch.compiler.cudagraph_mark_step_begin()
             return _own(self._run_shallow(feature, *args, **kwargs))
 
-    def _static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """With the timestep as a tensor: a number would be a constant of the graph, and every step another graph."""
-        timestep = named(self._unet, args, kwargs).get("timestep")
-        if timestep is None or isinstance(timestep, Tensor):
-            return args, kwargs
-        if isinstance(self._unet, UNet2DModel):
-            timestep = int(timestep)  # as its forward cuts it
-        kind = torch.float64 if isinstance(timestep, float) else torch.int64
-        return replaced(self._unet, args, kwargs, {"timestep": torch.tensor(timestep, dtype=kind)})
+
+def steps(unet: Any, cut: Cut, compiler: Compiler | None, *, cuda_graphs: bool = False) -> Steps:
+    """The steps that `cached` runs.
+
+    Raises:
+        DeepCacheError: CUDA graphs of a U-Net that is not on such a device, or whose weights move.
+    """
+    found: Steps = EagerSteps(unet, cut) if compiler is None else CompiledSteps(unet, cut, compiler)
+    return GraphedSteps(unet, found, graphed_device(unet)) if cuda_graphs else found
 
 
-def steps(unet: Any, cut: Cut, compiler: Compiler | None) -> EagerSteps | CompiledSteps:
-    """The steps that `cached` runs."""
-    return EagerSteps(unet, cut) if compiler is None else CompiledSteps(unet, cut, compiler)
-
-
-def compiler(how: Compile) -> Compiler | None:
+def compiler(how: Compile, *, cuda_graphs: bool = False) -> Compiler | None:
     """What compiles a step.
 
     Args:
         how: a mode of `torch.compile`, its keyword arguments, or None for none.
+        cuda_graphs: whether what is compiled is captured then, which some modes do themselves.
 
     Raises:
-        DeepCacheError: something else.
+        DeepCacheError: something else, or two who would capture.
     """
+    mode = how.get("mode") if isinstance(how, Mapping) else how
+    if cuda_graphs and mode in CAPTURING:
+        raise DeepCacheError(
+            f"compile={mode!r} makes CUDA graphs itself; leave cuda_graphs out, or take 'default' or "
+            "'max-autotune-no-cudagraphs'"
+        )
     if how is None:
         return None
     if isinstance(how, Mapping):

@@ -11,7 +11,9 @@ import inspect
 from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
 
 from deepcache.errors import UnsupportedUNetError
 from deepcache.views import Cut, Feature, Gate, full_view, shallow_view
@@ -95,6 +97,19 @@ def replaced(
     names = parameters(unet.__class__)
     positional = tuple(changed.get(name, value) for name, value in zip(names, args, strict=False))
     return positional, {name: changed.get(name, value) for name, value in kwargs.items()}
+
+
+def with_tensor_timestep(
+    unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments with the timestep as a tensor: a number would be a constant of a graph, and every step another."""
+    timestep = named(unet, args, kwargs).get("timestep")
+    if timestep is None or isinstance(timestep, Tensor):
+        return args, kwargs
+    if isinstance(unet, UNet2DModel):
+        timestep = int(timestep)  # as its forward cuts it
+    kind = torch.float64 if isinstance(timestep, float) else torch.int64
+    return replaced(unet, args, kwargs, {"timestep": torch.tensor(timestep, dtype=kind)})
 
 
 @cache

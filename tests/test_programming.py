@@ -45,14 +45,18 @@ def test_the_best_full_steps_are_those_of_trying_all(seed, order, num_full):
 
 
 def test_a_greedy_choice_would_be_worse():
-    """Else the programming would prove nothing."""
-    found = responses(3)
-    steps: tuple[int, ...] = (0,)
-    while len(steps) < 4:
-        more = [tuple(sorted((*steps, step))) for step in range(1, NUM_STEPS) if step not in steps]
-        steps = min(more, key=lambda full_steps: cost(found, full_steps, 1))
-    stretches = Stretches.of(found.error, NUM_STEPS, 1, longest=NUM_STEPS)
-    assert best(stretches, 4)[1] < cost(found, steps, 1)
+    """Of some errors, else the programming would prove nothing."""
+    leads = []
+    for seed in range(10):
+        found = responses(seed)
+        steps: tuple[int, ...] = (0,)
+        while len(steps) < 4:
+            more = [tuple(sorted((*steps, step))) for step in range(1, NUM_STEPS) if step not in steps]
+            steps = min(more, key=lambda full_steps: cost(found, full_steps, 1))
+        stretches = Stretches.of(found.error, NUM_STEPS, 1, longest=NUM_STEPS)
+        leads.append(cost(found, steps, 1) / best(stretches, 4)[1])
+    assert min(leads) >= 1 - 1e-9
+    assert max(leads) > 1.1
 
 
 def test_gaps_are_as_short_as_asked():

@@ -15,7 +15,8 @@ from PIL import Image
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
 from deepcache.results import plots, report
-from deepcache.results.experiments import LAYOUTS, TABLE1
+from deepcache.results.experiments import TABLE1
+from deepcache.results.layouts import LAYOUTS
 from deepcache.results.picture import picture
 from deepcache.results.record import Record, read
 

@@ -7,7 +7,9 @@ from examples import RECORDS, table1_record
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import published
-from deepcache.results.experiments import LAYOUTS, PREDICTION, TABLE1
+from deepcache.results.beyond import PREDICTION
+from deepcache.results.experiments import TABLE1
+from deepcache.results.layouts import LAYOUTS
 from deepcache.results.record import Record
 from deepcache.results.tables import build, render
 

@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import plots, tables
-from deepcache.results.experiments import LAYOUTS
 from deepcache.results.layout import Layout
+from deepcache.results.layouts import LAYOUTS
 from deepcache.results.record import Record, Scalar
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")

@@ -12,8 +12,8 @@ import pandas as pd
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import overview, picture, published
-from deepcache.results.experiments import LAYOUTS
 from deepcache.results.layout import Column, Layout
+from deepcache.results.layouts import LAYOUTS
 from deepcache.results.record import Record, Scalar
 
 DASH = "-"  # a cell that was not measured

@@ -15,6 +15,7 @@ from deepcache.installing import install, uninstall
 from deepcache.search.recorder import Recorder, listening
 
 NUM_PROBES = 9
+_LAST = 3
 _LEAST = 1e-8  # of a gain: the logarithm is interpolated
 
 
@@ -24,16 +25,18 @@ def gains(
     """For each step the norm that a unit of error at it has at the end, (T,); the median over samples.
 
     Some steps are probed: what was recorded is replayed up to the step, whose output is that with the feature of the
-    step before; all later steps run in full. Between probes the logarithm is linear.
+    step before; all later steps run in full. Between probes the logarithm is linear. The last steps are all probed: some
+    solvers' last step changes nothing.
 
     Args:
         pipe: as the recorder saw it.
         generate: runs it once more, with the same seeds and arguments.
         recorder: of its uncached run.
-        num_probes: how many steps, evenly spaced.
+        num_probes: how many steps, evenly spaced, and the last ones.
     """
     count = recorder.num_steps
-    probes = np.unique(np.linspace(1, count - 1, min(num_probes, count - 1)).round().astype(int))
+    spaced = np.linspace(1, count - 1, min(num_probes, count - 1)).round().astype(int)
+    probes = np.union1d(spaced, np.arange(max(1, count - _LAST), count))
     found = [_gain(pipe, generate, recorder, int(probe)) for probe in probes]
     return np.exp(np.interp(np.arange(count), probes, np.log(np.maximum(found, _LEAST))))
 

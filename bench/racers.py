@@ -1,0 +1,188 @@
+"""Ways to run a U-Net over the steps of a generation: uncached, by the older package, by this library."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import chain
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from DeepCache import DeepCacheSDHelper
+from diffusers import DDIMScheduler
+from memory import PeakMemory
+
+from deepcache.caching import cached
+from deepcache.example import Call, example
+from deepcache.macs import on_meta
+from deepcache.plan import CachePlan, uniform
+
+UNCACHED, OLDER, OURS = "uncached", "DeepCache 0.1.1", "this library"
+COMPILED: dict[str, Any] = {"compile": "default"}
+GRAPHS: dict[str, Any] = {"cuda_graphs": True}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A way to run, and the uncached one of the same compilation that it is measured against."""
+
+    name: str
+    base: str
+    order: int = 0
+    how: Mapping[str, Any] | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        return self.name.startswith(OURS)
+
+    @property
+    def is_eager(self) -> bool:
+        return not self.how
+
+
+def entries(device: torch.device) -> list[Entry]:
+    """What can run there."""
+    hows: dict[str, dict[str, Any]] = {"": {}, ", compiled": COMPILED}
+    if device.type == "cuda":
+        hows |= {", CUDA graphs": GRAPHS, ", compiled, CUDA graphs": {**COMPILED, **GRAPHS}}
+    both = [Entry(f"{kind}{suffix}", f"{UNCACHED}{suffix}", 0, how) for suffix, how in hows.items() for kind in _KINDS]
+    return [*both[:2], Entry(f"{OURS}, order 1", UNCACHED, 1), Entry(OLDER, UNCACHED), *both[2:]]
+
+
+_KINDS = (UNCACHED, OURS)
+
+
+@dataclass(eq=False)
+class Racer:
+    """An entry on a U-Net of its own that shares its weights, within `entered`."""
+
+    entry: Entry
+    plan: CachePlan
+    pipe: Any
+    call: Call
+    handle: Any = None
+
+    @contextmanager
+    def entered(self) -> Iterator[Racer]:
+        with self._entered() as self.handle, torch.no_grad():
+            yield self
+
+    def generation(self) -> None:
+        """All steps, on the same input."""
+        (sample, _, *rest), kwargs = self.call
+        self.pipe.scheduler.set_timesteps(self.plan.num_steps, device=sample.device if sample.is_cuda else None)
+        for t in self.pipe.scheduler.timesteps:
+            self.pipe.unet(sample, t, *rest, **kwargs)
+
+    def seconds(self) -> float:
+        """Of a generation, until the device has done it."""
+        start = _now(self.call[0][0].device)
+        self.generation()
+        return _now(self.call[0][0].device) - start
+
+    def feature_bytes(self) -> int:
+        """What is kept from step to step."""
+        if self.entry.name == OLDER:
+            kept = [part for value in self.handle.cached_output.values() for part in _tensors(value)]
+            return sum({part.untyped_storage().data_ptr(): part.nbytes for part in kept}.values())
+        return self.handle.generations[-1].feature_bytes if self.entry.is_ours else 0
+
+    def num_features(self) -> int:
+        """Tensors that are kept."""
+        if self.entry.name == OLDER:
+            return len({part.data_ptr() for value in self.handle.cached_output.values() for part in _tensors(value)})
+        return self.entry.order + 1 if self.entry.is_ours else 0
+
+    def peak_bytes(self) -> int | None:
+        """The most that a generation holds at once beside the weights; None where that cannot be seen."""
+        device = self.call[0][0].device
+        if device.type == "cuda":
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self.generation()
+            return torch.cuda.max_memory_allocated(device) - before + getattr(self.handle, "graph_bytes", 0)
+        if not self.entry.is_eager:
+            return None
+        with PeakMemory() as memory:
+            self.generation()
+        return memory.peak
+
+    def _entered(self) -> AbstractContextManager[Any]:
+        how, is_graphed = dict(self.entry.how or {}), "cuda_graphs" in (self.entry.how or {})
+        if self.entry.name == OLDER:
+            return _older(self.pipe, self.plan)
+        if self.entry.is_ours:
+            return cached(self.pipe, self.plan, **how)
+        if is_graphed:  # nobody else captures a U-Net: each step in full
+            return cached(self.pipe, uniform(self.plan.num_steps, 1, self.plan.branch), **how)
+        if not self.entry.is_eager:
+            self.pipe.unet = torch.compile(self.pipe.unet, mode=how["compile"], dynamic=False)
+        return nullcontext()
+
+
+@contextmanager
+def _older(pipe: Any, plan: CachePlan) -> Iterator[Any]:
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=plan.full_steps[1], cache_branch_id=plan.branch)
+    helper.enable()
+    yield helper
+    helper.disable()
+
+
+def racer(entry: Entry, unet: Any, plan: CachePlan, call: Call) -> Racer:
+    """On a copy of the U-Net's modules, whose weights are the U-Net's own."""
+    weights = {id(each): each for each in chain(unet.parameters(), unet.buffers())}
+    pipe = SimpleNamespace(unet=deepcopy(unet, weights), scheduler=DDIMScheduler())
+    own = CachePlan(plan.num_steps, plan.full_steps, plan.branch, entry.order)
+    return Racer(entry, own, pipe, call)
+
+
+def call_of(unet: Any, tokens: int | None, batch: int) -> Call:
+    """A batch of random inputs."""
+    args, kwargs = example(unet, context_tokens=tokens)
+    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda value: _filled(value, unet, batch), (args, kwargs))
+
+
+def host_seconds(entry: Entry, unet: Any, plan: CachePlan, call: Call, rounds: int) -> float | None:
+    """What a step takes of the host, in s: launching it on a GPU; else on the meta device, which computes nothing."""
+    device = call[0][0].device
+    if device.type != "cuda":
+        if not entry.is_eager:
+            return None
+        unet = on_meta(unet)
+        call = torch.utils._pytree.tree_map_only(torch.Tensor, lambda value: value.to("meta"), call)
+    times = []
+    with racer(entry, unet, plan, call).entered() as one:
+        one.generation()
+        for _ in range(rounds):
+            start = _now(device)
+            one.generation()
+            times.append(time.perf_counter() - start)
+    return median(times) / plan.num_steps
+
+
+def interleaved(racers: Sequence[Racer]) -> dict[str, float]:
+    """A round: seconds of each."""
+    return {one.entry.name: one.seconds() for one in racers}
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _filled(value: torch.Tensor, unet: Any, batch: int) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value.new_zeros((batch, *value.shape[1:]), device=unet.device)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, *value.shape[1:], generator=generator).to(unet.device, unet.dtype)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

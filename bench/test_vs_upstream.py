@@ -1,0 +1,122 @@
+"""Speed at the same plan (beyond the paper): uncached, by `DeepCache` 0.1.1, and by this library, in one process.
+
+Left out of `pytest bench`: name the file, as `tox -e upstream` does, or pass `--all`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import racers
+import thresholds
+from measure import NOT_MEASURED
+from scales import scale_of
+from tqdm import tqdm
+from workload import Workload
+
+from deepcache.macs import EVERYTHING
+from deepcache.models.architectures import architecture
+from deepcache.plan import uniform
+
+INTERVAL, NUM_STEPS = 5, 20
+WARM_UP, HOST_ROUNDS = 2, 5
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    scale = scale_of(metafunc.config)
+    cases = [(model, batch) for model in scale.raced for batch in scale.race_batches]
+    metafunc.parametrize(("model", "batch"), cases, ids=[f"{model}-batch {batch}" for model, batch in cases])
+
+
+def test_vs_upstream(
+    benchmark: Any,
+    record: Callable[..., None],
+    workload: Callable[[str], Workload],
+    pytestconfig: pytest.Config,
+    model: str,
+    batch: int,
+) -> None:
+    found = workload(model)
+    unet, known = found.pipe.unet, architecture(model)
+    plan = uniform(NUM_STEPS, INTERVAL, found.protocol.branch)
+    call = racers.call_of(unet, known.context_tokens or None, batch)
+    bound = found.cost.ratio(plan)
+    rounds = max(pytestconfig.getoption("rounds"), thresholds.ENOUGH_ROUNDS) if benchmark.enabled else 0
+    times: list[dict[str, float]] = []
+    with ExitStack() as stack:
+        all_racers = [
+            stack.enter_context(racers.racer(entry, unet, plan, call).entered())
+            for entry in racers.entries(unet.device)
+            if benchmark.enabled or entry.is_eager
+        ]
+        with tqdm(
+            total=WARM_UP + rounds, desc=f"{model}, batch {batch}", unit="round", disable=None, leave=False
+        ) as bar:
+
+            def one_round() -> None:
+                times.append(racers.interleaved(all_racers))
+                bar.update()
+
+            for _ in range(WARM_UP):
+                one_round()
+            times.clear()
+            benchmark.pedantic(one_round, rounds=max(1, rounds))
+        if not benchmark.enabled:
+            times.clear()
+        for one in all_racers:
+            record(
+                experiment="upstream",
+                row=f"{model}, batch {batch}, {one.entry.name}",
+                settings={
+                    "model": model,
+                    "weights": found.weights,
+                    "extractor": "none",
+                    "device": found.device_name,
+                    "dtype": found.dtype_name,
+                    "batch_size": batch,
+                    "branch": plan.branch,
+                    "order": one.entry.order,
+                    "interval": INTERVAL,
+                    "num_steps": NUM_STEPS,
+                    "macs_convention": str(EVERYTHING),
+                    "timing": f"medians of {rounds} interleaved rounds of the U-Net's calls" if times else NOT_MEASURED,
+                },
+                metrics={
+                    "macs_bound": 1.0 if one.entry.name.startswith(racers.UNCACHED) else bound,
+                    "feature_bytes": one.feature_bytes(),
+                    "num_features": one.num_features(),
+                    **_memory(one),
+                    **_speed(one.entry, times, bound),
+                    **({} if not times else _host(one.entry, unet, plan, call)),
+                },
+            )
+    if times and found.is_mini:
+        ratio = statistics.median(each[racers.OLDER] / each[racers.OURS] for each in times)
+        assert ratio >= thresholds.AGAINST_OLDER_PACKAGE
+    ours, older = (next(one for one in all_racers if one.entry.name == name) for name in (racers.OURS, racers.OLDER))
+    assert ours.feature_bytes() * thresholds.OLDER_KEEPS_AT_LEAST <= older.feature_bytes()
+
+
+def _speed(entry: racers.Entry, times: list[dict[str, float]], bound: float) -> dict[str, float]:
+    if not times:
+        return {}
+    speedup = statistics.median(each[entry.base] / each[entry.name] for each in times)
+    found = {"latency_s": statistics.median(each[entry.name] for each in times), "speedup": speedup}
+    if not entry.name.startswith(racers.UNCACHED):
+        found["bound_share"] = speedup / bound
+        found["against_older"] = statistics.median(each[racers.OLDER] / each[entry.name] for each in times)
+    return found
+
+
+def _memory(one: racers.Racer) -> dict[str, int]:
+    peak = one.peak_bytes()
+    return {} if peak is None else {"peak_bytes": peak}
+
+
+def _host(entry: racers.Entry, unet: Any, plan: Any, call: Any) -> dict[str, float]:
+    seconds = racers.host_seconds(entry, unet, plan, call, HOST_ROUNDS)
+    return {} if seconds is None else {"host_s": seconds}
