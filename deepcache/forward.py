@@ -102,7 +102,7 @@ def replaced(
 def with_tensor_timestep(
     unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A call's arguments with the timestep as a tensor: a number would be a constant of a graph, and every step another."""
+    """A call's arguments with the timestep as a tensor: a number would be a graph's constant, and each step another."""
     timestep = named(unet, args, kwargs).get("timestep")
     if timestep is None or isinstance(timestep, Tensor):
         return args, kwargs

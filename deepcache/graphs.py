@@ -173,7 +173,7 @@ def graphed_device(unet: Any) -> torch.device:
         raise DeepCacheError(f"expected a U-Net on a CUDA device for cuda_graphs, got {device}; leave it out there")
     if "_hf_hook" in vars(unet):
         raise DeepCacheError(
-            "expected a U-Net whose weights stay for cuda_graphs; take offloading off, or leave it out"
+            "expected a U-Net that is not offloaded for cuda_graphs, since its weights move; leave it out"
         )
     return device
 

@@ -25,8 +25,8 @@ def gains(
     """For each step the norm that a unit of error at it has at the end, (T,); the median over samples.
 
     Some steps are probed: what was recorded is replayed up to the step, whose output is that with the feature of the
-    step before; all later steps run in full. Between probes the logarithm is linear. The last steps are all probed: some
-    solvers' last step changes nothing.
+    step before; all later steps run in full. Between probes the logarithm is linear. The last steps are all probed:
+    some solvers' last step changes nothing.
 
     Args:
         pipe: as the recorder saw it.

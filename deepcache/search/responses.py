@@ -54,4 +54,5 @@ def lagrange(nodes: NDArray[np.float64], at: float) -> NDArray[np.float64]:
     """The weights of the values at the nodes in their polynomial's value at a place; their sum is 1."""
     apart = nodes[:, None] - nodes[None]
     ratios = (at - nodes[None]) / np.where(apart == 0, 1.0, apart)
-    return np.where(np.eye(len(nodes), dtype=bool), 1.0, ratios).prod(axis=1)
+    weights: NDArray[np.float64] = np.where(np.eye(len(nodes), dtype=bool), 1.0, ratios).prod(axis=1)
+    return weights
