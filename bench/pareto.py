@@ -17,6 +17,7 @@ from workload import Run, Samples, Workload
 import deepcache
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB, psnr_each
 from deepcache.sampling import scheduler
+from deepcache.search import Calibration, calibrate
 from deepcache.tuning import Tuned
 
 SOLVERS = ("ddim", "plms", "dpm-solver++")
@@ -28,6 +29,7 @@ SOLVED_SEEDS = 8  # of them, for which the solution is worked out: a thousand st
 SOLUTION = "ddim"
 SOLVED_BY = 20  # times the protocol's steps, at most the thousand that the models were trained on
 TUNED_SEEDS = range(1_000_000, 1_000_018)
+CALIBRATED_SEEDS = TUNED_SEEDS[:8]
 PREDICTED = ("order 1", "order 2", "optimal", "tuned")
 CONFIDENCE = 0.95
 _RESAMPLES = 2000
@@ -90,8 +92,25 @@ def _runs(workload: Workload, uncached: Run) -> Iterator[tuple[str, str, Run]]:
         for interval in INTERVALS:
             if ceil(uncached.num_steps / interval) > order:
                 yield f"order {order}", f"order {order}, N={interval}", workload.every(interval, order=order, **own)
+    for interval in INTERVALS:
+        plan = calibration(workload, uncached).plan(ceil(workload.num_calls(uncached) / interval))
+        yield "optimal", f"optimal, {plan.num_full} full, order {plan.order}", replace(uncached, plan=plan)
     for trial in tuned(workload, uncached).front:
         yield "tuned", f"tuned, {trial.candidate}", replace(uncached, plan=trial.candidate.plan)
+
+
+@cache
+def calibration(workload: Workload, uncached: Run) -> Calibration:
+    """At the model's branch, from seeds that nothing is measured on."""
+    workload.pipe.scheduler = scheduler(uncached.scheduler, workload.pipe.scheduler.config)
+    return calibrate(
+        workload.pipe,
+        branch=workload.protocol.branch,
+        seeds=CALIBRATED_SEEDS,
+        conditions=workload.conditions,
+        num_inference_steps=uncached.num_steps,
+        **_guidance(workload),
+    )
 
 
 @cache
@@ -100,7 +119,6 @@ def tuned(workload: Workload, uncached: Run) -> Tuned:
     plan = workload.every(3, scheduler=uncached.scheduler, num_steps=uncached.num_steps).plan
     assert isinstance(plan, deepcache.CachePlan)
     workload.pipe.scheduler = scheduler(uncached.scheduler, workload.pipe.scheduler.config)
-    scale = workload.protocol.guidance_scale
     return deepcache.tune(
         workload.pipe,
         speedup=workload.cost.ratio(plan),
@@ -110,8 +128,13 @@ def tuned(workload: Workload, uncached: Run) -> Tuned:
         seeds=TUNED_SEEDS,
         conditions=workload.conditions,
         batch_size=min(workload.protocol.batch_size, len(TUNED_SEEDS)),
-        **({} if scale is None else {"guidance_scale": scale}),
+        **_guidance(workload),
     )
+
+
+def _guidance(workload: Workload) -> dict[str, float]:
+    scale = workload.protocol.guidance_scale
+    return {} if scale is None else {"guidance_scale": scale}
 
 
 def solution(workload: Workload, seeds: range) -> Samples:

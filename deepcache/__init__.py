@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from deepcache.generation import Generation
     from deepcache.plan import CachePlan, quadratic, uniform
     from deepcache.plan_text import load_plan
+    from deepcache.search.calibration import Calibration, calibrate
     from deepcache.tuning.tuner import tune
 
 __all__ = [
     "Cache",
     "CachePlan",
+    "Calibration",
     "DeepCacheError",
     "DeepCacheWarning",
     "Generation",
     "UnsupportedUNetError",
     "cached",
+    "calibrate",
     "load_plan",
     "models",
     "quadratic",
@@ -44,6 +47,7 @@ __getattr__, __dir__ = lazy(
         "models": (),
         "plan": ("CachePlan", "quadratic", "uniform"),
         "plan_text": ("load_plan",),
+        "search.calibration": ("Calibration", "calibrate"),
         "tuning.tuner": ("tune",),
     },
 )

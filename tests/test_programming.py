@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
-from deepcache.search.programming import Stretches, best
+from deepcache.search.programming import Error, Stretches, best
 from deepcache.search.responses import Responses, lagrange
 
 NUM_STEPS = 8
@@ -19,25 +19,28 @@ NUM_STEPS = 8
 
 def responses(seed: int) -> Responses:
     rng = np.random.default_rng(seed)
-    products = np.zeros((NUM_STEPS, NUM_STEPS, NUM_STEPS))
-    for step in range(1, NUM_STEPS):
-        drawn = rng.normal(size=(step, 5))
-        products[step, :step, :step] = drawn @ drawn.T
-    return Responses(products, np.linspace(900, 0, NUM_STEPS), branch=0)
+    vectors = tuple(rng.normal(size=(step, 2, 5)).astype(np.float32) for step in range(NUM_STEPS))
+    return Responses(vectors, np.linspace(900, 0, NUM_STEPS), branch=0)
+
+
+def error_of(found: Responses) -> Error:
+    """Squared: of both samples, with gain 1."""
+    products = found.products(np.ones((NUM_STEPS, 2)))
+    return lambda nodes, step: found.squared_error(nodes, step, products)
 
 
 def cost(found: Responses, full_steps: Sequence[int], order: int) -> float:
-    total = 0.0
+    error, total = error_of(found), 0.0
     for step in set(range(NUM_STEPS)) - set(full_steps):
         before = [full for full in full_steps if full < step][::-1]
-        total += found.error(before[: order + 1], step)
+        total += error(tuple(before[: order + 1]), step)
     return total
 
 
 @given(seed=st.integers(0, 10_000), order=st.integers(0, 2), num_full=st.integers(1, NUM_STEPS))
 def test_the_best_full_steps_are_those_of_trying_all(seed, order, num_full):
     found = responses(seed)
-    stretches = Stretches.of(found.error, NUM_STEPS, order, longest=NUM_STEPS)
+    stretches = Stretches.of(error_of(found), NUM_STEPS, order, longest=NUM_STEPS)
     full_steps, total = best(stretches, num_full)
     tried = {(0, *rest): cost(found, (0, *rest), order) for rest in combinations(range(1, NUM_STEPS), num_full - 1)}
     assert total == pytest.approx(min(tried.values()), rel=1e-9, abs=1e-12)
@@ -53,18 +56,27 @@ def test_a_greedy_choice_would_be_worse():
         while len(steps) < 4:
             more = [tuple(sorted((*steps, step))) for step in range(1, NUM_STEPS) if step not in steps]
             steps = min(more, key=lambda full_steps: cost(found, full_steps, 1))
-        stretches = Stretches.of(found.error, NUM_STEPS, 1, longest=NUM_STEPS)
+        stretches = Stretches.of(error_of(found), NUM_STEPS, 1, longest=NUM_STEPS)
         leads.append(cost(found, steps, 1) / best(stretches, 4)[1])
     assert min(leads) >= 1 - 1e-9
     assert max(leads) > 1.1
 
 
+def test_an_error_is_the_weighted_sum_of_responses():
+    found, nodes = responses(2), (4, 1)
+    weights = lagrange(found.timesteps[[4, 1]], found.timesteps[6])
+    expected = weights[0] * found.vectors[6][4] + weights[1] * found.vectors[6][1]
+    np.testing.assert_allclose(found.error(nodes, 6), expected, rtol=1e-5)
+    squared = (expected.astype(np.float64) ** 2).sum(axis=1).mean()
+    assert error_of(found)(nodes, 6) == pytest.approx(squared, rel=1e-5)
+
+
 def test_gaps_are_as_short_as_asked():
     found = responses(1)
-    full_steps, _ = best(Stretches.of(found.error, NUM_STEPS, 1, longest=3), 3)
+    full_steps, _ = best(Stretches.of(error_of(found), NUM_STEPS, 1, longest=3), 3)
     assert max(b - a for a, b in zip(full_steps, (*full_steps[1:], NUM_STEPS), strict=True)) <= 3
     with pytest.raises(DeepCacheError, match="expected more full steps than 2"):
-        best(Stretches.of(found.error, NUM_STEPS, 1, longest=3), 2)
+        best(Stretches.of(error_of(found), NUM_STEPS, 1, longest=3), 2)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])

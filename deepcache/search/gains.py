@@ -22,7 +22,7 @@ _LEAST = 1e-8  # of a gain: the logarithm is interpolated
 def gains(
     pipe: Any, generate: Callable[[], Any], recorder: Recorder, num_probes: int = NUM_PROBES
 ) -> NDArray[np.float64]:
-    """For each step the norm that a unit of error at it has at the end, (T,); the median over samples.
+    """For each step and sample the norm that a unit of error at it has at the end, (T, B).
 
     Some steps are probed: what was recorded is replayed up to the step, whose output is that with the feature of the
     step before; all later steps run in full. Between probes the logarithm is linear. The last steps are all probed:
@@ -37,11 +37,11 @@ def gains(
     count = recorder.num_steps
     spaced = np.linspace(1, count - 1, min(num_probes, count - 1)).round().astype(int)
     probes = np.union1d(spaced, np.arange(max(1, count - _LAST), count))
-    found = [_gain(pipe, generate, recorder, int(probe)) for probe in probes]
-    return np.exp(np.interp(np.arange(count), probes, np.log(np.maximum(found, _LEAST))))
+    found = np.log(np.maximum([_gain(pipe, generate, recorder, int(probe)) for probe in probes], _LEAST))
+    return np.exp([np.interp(np.arange(count), probes, of_sample) for of_sample in found.T]).T
 
 
-def _gain(pipe: Any, generate: Callable[[], Any], recorder: Recorder, probe: int) -> float:
+def _gain(pipe: Any, generate: Callable[[], Any], recorder: Recorder, probe: int) -> NDArray[np.float64]:
     outer, unet = unet_of(pipe)
     replay = _Replay(unet, recorder, probe)
     installed = install(unet, outer, replay)
@@ -52,7 +52,8 @@ def _gain(pipe: Any, generate: Callable[[], Any], recorder: Recorder, probe: int
         uninstall(installed, replay)
     assert replay.last is not None
     moved = (replay.last - recorder.last).flatten(1).double().norm(dim=1)
-    return float((moved / recorder.stale_errors[probe].clamp(min=_LEAST)).median())
+    found: NDArray[np.float64] = (moved / recorder.stale_errors[probe].clamp(min=_LEAST)).cpu().numpy()
+    return found
 
 
 class _Replay:

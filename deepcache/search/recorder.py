@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
@@ -18,6 +19,7 @@ from deepcache.predict import coordinate
 from deepcache.search.responses import Responses
 from deepcache.views import Cut, Feature
 
+SKETCH = 512  # numbers of a sample that are kept of a response
 NUDGE = 0.25  # of the way to an older feature: small enough for the first order, large enough against rounding
 
 
@@ -35,7 +37,8 @@ class Recorder:
         self._features: list[list[Feature]] = []
         self._own: list[Feature] = []  # of this step, one a call
         self._responses: list[list[Tensor]] = []  # of this step: a call, then a step before it
-        self._products: list[Tensor] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._sketch: Sketch | None = None
         self._timesteps: list[float] = []
         self.outputs: list[list[Any]] = [[]]
         self.stale: list[list[Any]] = [[]]
@@ -63,14 +66,10 @@ class Recorder:
 
     @property
     def num_steps(self) -> int:
-        return len(self._products)
+        return len(self._vectors)
 
     def responses(self) -> Responses:
-        count = self.num_steps
-        products = np.zeros((count, count, count))
-        for step, found in enumerate(self._products):
-            products[step, :step, :step] = found.numpy()
-        return Responses(products, np.array(self._timesteps), self._branch)
+        return Responses(tuple(self._vectors), np.array(self._timesteps), self._branch)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output, feature = full_forward(self._unet, self._cut, *args, **kwargs)
@@ -99,11 +98,12 @@ class Recorder:
         stale = [part for output in self.stale[-1] for part in _noise(output).split(count)]
         error = sum(w * (a - b) for w, a, b in zip(weights, stale, parts, strict=True))
         self.stale_errors.append(torch.as_tensor(error).flatten(1).double().norm(dim=1))
-        rows = []
+        sketch = self._sketch = self._sketch or Sketch(model_output)
+        rows = np.zeros((len(self._features), count, sketch.size), np.float32)
         for step in range(len(self._features)):
             pieces = [part for responses in self._responses for part in responses[step].split(count)]
-            rows.append(torch.as_tensor(sum(w * piece for w, piece in zip(weights, pieces, strict=True))))
-        self._products.append(_products(rows, count))
+            rows[step] = sketch(torch.as_tensor(sum(w * piece for w, piece in zip(weights, pieces, strict=True))))
+        self._vectors.append(rows)
         self._features.append(self._own)
         self._responses = []
         self.outputs.append([])
@@ -128,12 +128,25 @@ def listening(scheduler: Any, listener: Callable[[Tensor, Tensor], None]) -> Ite
         del scheduler.step
 
 
-def _products(rows: Sequence[Tensor], count: int) -> Tensor:
-    """Of all pairs of responses, the mean over samples."""
-    if not rows:
-        return torch.zeros(0, 0, dtype=torch.float64)
-    flat = torch.stack(list(rows)).flatten(1).double()  # (steps, B x values)
-    return (flat @ flat.T).cpu() / count
+class Sketch:
+    """Few numbers of a sample, whose norms and products are its own but for some 1 / sqrt(size) of them.
+
+    References: Extensions of Lipschitz mappings into a Hilbert space (Johnson and Lindenstrauss, 1984)
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        num_values = like[0].numel()
+        self.size = min(num_values, SKETCH)
+        self._matrix: Tensor | None = None
+        if num_values > SKETCH:
+            generator = torch.Generator().manual_seed(0)
+            drawn = torch.randn(num_values, SKETCH, generator=generator) / SKETCH**0.5
+            self._matrix = drawn.to(like.device)
+
+    def __call__(self, samples: Tensor) -> NDArray[np.float32]:
+        """(B, D) of samples (B, ...)."""
+        flat = samples.flatten(1).float()
+        return (flat if self._matrix is None else flat @ self._matrix).cpu().numpy()
 
 
 def _combination(parts: Sequence[Tensor], whole: Tensor) -> list[float]:

@@ -13,7 +13,7 @@ from deepcache.explain import explain
 from deepcache.plan import CachePlan, uniform
 from deepcache.sampling.schedulers import num_calls
 
-Optimal = Callable[["Way", int, int, int], CachePlan]  # of a way, branch, order and number of full steps
+Optimal = Callable[["Way", int, int, int], CachePlan | None]  # of a way, branch, order and number of full steps
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def _plans(
     if num_full > 1:
         interval = ceil((way.num_calls - 1) / (num_full - 1))
         yield "uniform", uniform(way.num_calls, interval, branch, order, last_step_full=True)
-    if optimal is not None:
-        yield "optimal", optimal(way, branch, order, num_full)
+    if optimal is not None and (found := optimal(way, branch, order, num_full)) is not None:
+        yield "optimal", found
 
 
 def space_of(

@@ -80,7 +80,7 @@ class Trials:
         return torch.stack([self._images[way, seed] for seed in seeds])
 
     def _sample(self, way: Way, seeds: Sequence[int]) -> Tensor:
-        with self._solver(way):
+        with self.solver(way):
             return sample(
                 self.pipe,
                 seeds,
@@ -92,7 +92,8 @@ class Trials:
             )
 
     @contextmanager
-    def _solver(self, way: Way) -> Iterator[None]:
+    def solver(self, way: Way) -> Iterator[None]:
+        """Within the block the pipeline has the way's scheduler."""
         own = self.pipe.scheduler
         if way.scheduler is not None:
             self.pipe.scheduler = scheduler(way.scheduler, own.config)

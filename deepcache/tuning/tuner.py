@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from deepcache.errors import DeepCacheError
 from deepcache.families import require_pipeline
 from deepcache.metrics.clip_score import Clip, load_clip
 from deepcache.metrics.perceptual import load_perceptual
-from deepcache.plan import ORDERS, require_order, require_whole
+from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, conditions_of
+from deepcache.search.calibration import Calibration, calibrate
 from deepcache.tuning.budget import MEASURES, SPEEDUP, Budget, budget_of, estimate
 from deepcache.tuning.candidates import Candidate, Space, Way, space_of
 from deepcache.tuning.halving import halved
@@ -26,6 +28,7 @@ _SEARCHED = 3  # a third of the seeds are searched on, the others check what was
 _ROUNDS = (6, 2, 1)  # of the search: a sixth of its seeds, a half, all
 _SHARES = (0.75, 0.6, 0.5, 0.4, 0.32, 0.25, 0.2)  # of the uncached MACs, which plans are made for
 _AROUND = (1.25, 1.0, 0.8, 0.6)  # the same, of the share that a speedup leaves
+_CALIBRATED = 8  # of the search's seeds
 _CHECKED = 3  # of the best at a speedup
 _CONVERGED = ("ddim", 250)  # stands for the solution, which it is nearer to than any solver of few steps
 
@@ -102,7 +105,7 @@ def tune(
     count = len(seeds) // _SEARCHED
     with tqdm(desc="tune", unit="sample", disable=None if progress else True, leave=False) as bar:
         search = _Search(budget, space, trials, seeds[:count], seeds[count:], bar)
-        left = search.left(space.candidates(shares, None))
+        left = search.left(space.candidates(shares, search.optimal))
         chosen = search.fastest(left) if budget.kind == SPEEDUP else search.cheapest(left)
         return search.tuned(left, chosen)
 
@@ -115,6 +118,29 @@ class _Search:
     search_seeds: Sequence[int]
     check_seeds: Sequence[int]
     bar: Any
+
+    def __post_init__(self) -> None:
+        self._calibration = cache(self._calibrated)
+
+    def optimal(self, way: Way, branch: int, order: int, num_full: int) -> CachePlan | None:
+        """The best full steps by a calibration on the search's seeds; of many ways, at the outermost branch alone."""
+        if len(self.space.ways) > 1 and branch > min(self.space.branches):
+            return None
+        return self._calibration(way, branch).plan(num_full, order)
+
+    def _calibrated(self, way: Way, branch: int) -> Calibration:
+        self.bar.set_postfix_str(f"{way}calibrating branch {branch}")
+        trials = self.trials
+        with trials.solver(way):
+            return calibrate(
+                trials.pipe,
+                branch=branch,
+                seeds=self.search_seeds[: min(_CALIBRATED, trials.batch_size)],
+                conditions=trials.conditions,
+                progress=False,
+                num_inference_steps=way.num_steps,
+                **trials.arguments,
+            )
 
     def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """After halving; by the mean over seeds of PSNR, which of few seeds says more than a median."""
