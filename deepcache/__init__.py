@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deepcache.errors import DeepCacheError, DeepCacheWarning, UnsupportedUNetError
     from deepcache.generation import Generation
     from deepcache.plan import CachePlan, quadratic, uniform
-    from deepcache.plan_text import load_plan
+    from deepcache.plan_text import load_plan, save_plan
     from deepcache.search.calibration import Calibration, calibrate
     from deepcache.tuning.tuner import tune
 
@@ -33,6 +33,7 @@ __all__ = [
     "load_plan",
     "models",
     "quadratic",
+    "save_plan",
     "tune",
     "uniform",
 ]
@@ -46,7 +47,7 @@ __getattr__, __dir__ = lazy(
         "generation": ("Generation",),
         "models": (),
         "plan": ("CachePlan", "quadratic", "uniform"),
-        "plan_text": ("load_plan",),
+        "plan_text": ("load_plan", "save_plan"),
         "search.calibration": ("Calibration", "calibrate"),
         "tuning.tuner": ("tune",),
     },

@@ -17,7 +17,7 @@ from diffusers.models.unets import unet_3d_blocks as deep
 from diffusers.models.unets import unet_motion_model as motion
 from torch import nn
 
-from deepcache.errors import UnsupportedUNetError
+from deepcache.errors import DeepCacheError, UnsupportedUNetError
 
 FAMILIES: tuple[type[nn.Module], ...] = (
     UNet2DModel,
@@ -85,6 +85,18 @@ def require_pipeline(owner: Any) -> None:
                 f"{kind.__name__} reads the attention of deep blocks on every step, which shallow steps do not run; "
                 "run it outside deepcache.cached"
             )
+
+
+def require_sampler(owner: Any) -> None:
+    """Refuse what cannot be sampled from, or only in a way that `require_pipeline` refuses.
+
+    Raises:
+        DeepCacheError: a bare U-Net, or anything else without a scheduler.
+        UnsupportedUNetError: as `require_pipeline`.
+    """
+    if not hasattr(owner, "scheduler") or not callable(owner):
+        raise DeepCacheError(f"expected a diffusers pipeline with a scheduler, got {type(owner).__name__}")
+    require_pipeline(owner)
 
 
 def require_family(unet: Any) -> None:

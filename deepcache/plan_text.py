@@ -11,6 +11,7 @@ from typing import Any
 
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, quadratic, uniform
+from deepcache.temporary import whole
 
 UNCACHED = "uncached"
 GRAMMAR = (
@@ -43,7 +44,7 @@ def parse(text: str, num_steps: int) -> CachePlan | None:
 
 
 def load_plan(path: str | Path) -> CachePlan:
-    """A plan's JSON file, such as `deepcache.tune(...).save(path)` writes.
+    """A plan from the JSON file that `save_plan` wrote.
 
     Raises:
         DeepCacheError: no such file, or not a plan's.
@@ -53,6 +54,16 @@ def load_plan(path: str | Path) -> CachePlan:
     except (OSError, UnicodeDecodeError) as error:
         raise DeepCacheError(f"expected a plan's JSON in {path}, which cannot be read ({error})") from error
     return from_json(text, str(path))
+
+
+def save_plan(plan: CachePlan, path: str | Path) -> None:
+    """Write a plan's JSON, for `load_plan` and every `--plan`.
+
+    Raises:
+        DeepCacheError: it cannot be written.
+    """
+    with whole(Path(path)) as file:
+        file.write(to_json(plan).encode() + b"\n")
 
 
 def to_json(plan: CachePlan) -> str:

@@ -10,6 +10,7 @@ import deepcache
 ROOT = Path(deepcache.__file__).parent
 LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import what they like
     ("errors", "lazy"),
+    ("temporary",),
     ("families",),
     ("stages",),
     ("views",),

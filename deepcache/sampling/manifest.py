@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.temporary import whole
+from deepcache.temporary import whole
 
 FILE = "manifest.json"
 SCHEMA = 1

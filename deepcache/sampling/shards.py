@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.temporary import whole
+from deepcache.temporary import whole
 
 Images = NDArray[np.uint8]  # (B, H, W, 3)
 _NAME = re.compile(r"seeds-(\d{8,})-(\d{8,})\.npz")

@@ -13,8 +13,8 @@ from torch import Tensor
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.manifest import Manifest, join, read
 from deepcache.sampling.shards import Images, Shard, aligned, blocks, shards
-from deepcache.sampling.temporary import clean
 from deepcache.sampling.workers import Worker
+from deepcache.temporary import clean
 
 Make = Callable[[range], Images]  # successive seeds to their samples, (B, H, W, 3) uint8
 

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
+from deepcache.families import require_sampler
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, conditions_of
 from deepcache.sampling.samples import sample
@@ -133,6 +134,7 @@ def calibrate(
         DeepCacheError: no such branch, or fewer than two steps.
         UnsupportedUNetError: a pipeline that cannot be cached.
     """
+    require_sampler(pipe)
     own = {"batch_size": len(seeds), "conditions": conditions or conditions_of(pipe), "progress": False}
     with tqdm(desc=f"calibrate branch {branch}", unit="run", disable=None if progress else True, leave=False) as bar:
 

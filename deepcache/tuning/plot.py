@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.temporary import whole
+from deepcache.temporary import whole
 from deepcache.tuning.budget import MEASURES, SPEEDUP
 from deepcache.tuning.tuned import Trial, Tuned
 

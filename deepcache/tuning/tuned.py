@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcache.plan import CachePlan
-from deepcache.plan_text import to_json
-from deepcache.sampling.temporary import whole
+from deepcache.plan_text import save_plan
 from deepcache.tuning.budget import CONFIDENCE, MEASURES, SPEEDUP, Budget, Estimate
 from deepcache.tuning.candidates import Candidate, Space
 from deepcache.tuning.halving import front
@@ -81,13 +80,8 @@ class Tuned:
         return tuple(trial for trial in self.trials if trial.candidate in kept)
 
     def save(self, path: str | Path) -> None:
-        """The plan's JSON, for `deepcache.load_plan` and `--plan`.
-
-        Raises:
-            DeepCacheError: it cannot be written.
-        """
-        with whole(Path(path)) as file:
-            file.write(to_json(self.plan).encode() + b"\n")
+        """`deepcache.save_plan` of the plan."""
+        save_plan(self.plan, path)
 
     def __str__(self) -> str:
         measure = self.budget.measure

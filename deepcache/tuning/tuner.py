@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
-from deepcache.families import require_pipeline
+from deepcache.families import require_sampler
 from deepcache.metrics.clip_score import Clip, load_clip
 from deepcache.metrics.perceptual import load_perceptual
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
@@ -88,7 +88,7 @@ def tune(
         require_order(order)
     if len(set(seeds)) < 12 or len(set(seeds)) < len(seeds):
         raise DeepCacheError(f"expected at least 12 different seeds, got {len(seeds)}")
-    require_pipeline(pipe)
+    require_sampler(pipe)
     space = space_of(pipe, num_steps, branches=branches, orders=orders, solvers=solvers)
     shares = _shares(budget, space)
     asked = conditions or conditions_of(pipe)
