@@ -14,6 +14,7 @@ import pytest
 import racers
 import thresholds
 from measure import NOT_MEASURED
+from race_picture import figure
 from scales import scale_of
 from tqdm import tqdm
 from workload import Workload
@@ -21,6 +22,7 @@ from workload import Workload
 from deepcache.macs import EVERYTHING
 from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
+from deepcache.results.picture import picture
 
 INTERVAL, NUM_STEPS = 5, 20
 WARM_UP, HOST_ROUNDS = 2, 5
@@ -94,6 +96,7 @@ def test_vs_upstream(
                     **_speed(one.entry, times, bound),
                     **({} if not times else _host(one.entry, unet, plan, call)),
                 },
+                pictures=_pictures(model, batch, times, all_racers, bound) if one.entry.name == racers.OURS else [],
             )
     assert kept[racers.OURS] * thresholds.OLDER_KEEPS_AT_LEAST <= kept[racers.OLDER]
     if times and found.is_mini:
@@ -110,6 +113,16 @@ def _speed(entry: racers.Entry, times: list[dict[str, float]], bound: float) -> 
         found["bound_share"] = speedup / bound
         found["against_older"] = statistics.median(each[racers.OLDER] / each[entry.name] for each in times)
     return found
+
+
+def _pictures(
+    model: str, batch: int, times: list[dict[str, float]], all_racers: list[racers.Racer], bound: float
+) -> list[dict[str, str]]:
+    if not times:
+        return []
+    speedups = {one.entry.name: _speed(one.entry, times, bound)["speedup"] for one in all_racers}
+    text = f"{model}, batch {batch}: how many times faster than uncached, by the older package and by this library."
+    return [picture(f"upstream-{model}-{batch}", text, figure(speedups, bound))]
 
 
 def _memory(one: racers.Racer) -> dict[str, int]:
