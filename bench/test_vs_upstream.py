@@ -44,7 +44,7 @@ def test_vs_upstream(
 ) -> None:
     found = workload(model)
     unet, known = found.pipe.unet, architecture(model)
-    plan = uniform(NUM_STEPS, INTERVAL, found.protocol.branch)
+    plan = uniform(NUM_STEPS, INTERVAL, found.protocol.branch, order=0)
     call = racers.call_of(unet, known.context_tokens or None, batch)
     bound = found.cost.ratio(plan)
     rounds = max(pytestconfig.getoption("rounds"), thresholds.ENOUGH_ROUNDS) if benchmark.enabled else 0

@@ -152,7 +152,7 @@ class Workload:
         run = self.uncached(**changes)
         calls = self.num_calls(run)
         branch = self.protocol.branch if branch is None else branch
-        return replace(run, plan=quadratic(calls, ceil(calls / interval), center * calls, power, branch))
+        return replace(run, plan=quadratic(calls, ceil(calls / interval), center * calls, power, branch, order=0))
 
     def fewer(self, uncached: Run, cached: Run) -> Run:
         """No cache, but as many steps fewer that the MACs are those of `cached`, rounded to a whole step."""

@@ -58,8 +58,8 @@ def cached(
         plan: the full steps, branch and order; its `num_steps` must be the generation's.
         interval: instead of a plan, N: steps 0, N, 2N, ... are full; 1 caches nothing.
         branch: with `interval`: the skips 0..branch stay live on a shallow step; 0 if not given.
-        order: with `interval`: 0 reuses the last feature, as in the paper, and is taken if not given; 1 and 2 predict
-            it from the last two and three.
+        order: with `interval`: 0 reuses the last feature, as in the paper; 1, taken if not given, and 2 predict it from
+            the last two and three.
         last_step_full: with `interval`: the last step is full, too; where its number is known before.
         compile: None, a mode of `torch.compile`, or a dict of its arguments: the full and the shallow step become two
             static graphs. A U-Net that is compiled already is so in the way that it was.

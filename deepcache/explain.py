@@ -39,7 +39,7 @@ def explain(
 
     Args:
         owner: a diffusers pipeline, anything with a `.unet`, or a bare U-Net; with weights or on the meta device.
-        plan: the full steps, branch and order; a number is an interval, at branch 0 and order 0.
+        plan: the full steps, branch and order; a number is an interval, at branch 0 and order 1.
         num_steps: U-Net calls of a generation; if None, the plan's, else the pipeline's default.
         name: what to call it; its class if None.
         context_tokens: length of a prompt; if None, as the tokenizer says, else 77, and 1 for a pipeline without text.

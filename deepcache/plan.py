@@ -10,6 +10,7 @@ from deepcache.errors import DeepCacheError
 
 MAX_POWER = 10
 ORDERS = (0, 1, 2)
+DEFAULT_ORDER = 1  # nearer than reuse in every panel of the Pareto bench but where no order is near (docs/plans.md)
 _POWER_DECREMENT = 0.02  # the released code's, taken off the power until the number of full steps fits
 
 
@@ -21,7 +22,8 @@ class CachePlan:
         num_steps: T, at least 1.
         full_steps: ascending, from 0, all below `num_steps`.
         branch: the skips 0..branch stay live on a shallow step.
-        order: 0 reuses the last feature; 1 and 2 predict it from the last two and three (`deepcache.predict`).
+        order: 0 reuses the last feature, as in the paper; 1, taken if not given, and 2 predict it from the last two and
+            three (`deepcache.predict`).
 
     Raises:
         DeepCacheError: one of these does not hold.
@@ -30,7 +32,7 @@ class CachePlan:
     num_steps: int
     full_steps: tuple[int, ...]
     branch: int = 0
-    order: int = 0
+    order: int = DEFAULT_ORDER
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_steps", require_whole("num_steps", self.num_steps, at_least=1))
@@ -68,7 +70,7 @@ class Interval:
 
     interval: int
     branch: int = 0
-    order: int = 0
+    order: int = DEFAULT_ORDER
     last_step_full: bool = False
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Interval:
 
 
 def uniform(
-    num_steps: int, interval: int, branch: int = 0, order: int = 0, *, last_step_full: bool = False
+    num_steps: int, interval: int, branch: int = 0, order: int = DEFAULT_ORDER, *, last_step_full: bool = False
 ) -> CachePlan:
     """Full steps 0, N, 2N, ...: ceil(T / N) of T, and the last one if asked.
 
@@ -103,7 +105,7 @@ def quadratic(
     center: float,
     power: float,
     branch: int = 0,
-    order: int = 0,
+    order: int = DEFAULT_ORDER,
     *,
     signed_root: bool = False,
     last_step_full: bool = False,

@@ -53,7 +53,7 @@ def test_enable_and_disable_are_a_block(order: int) -> None:
 
 def test_second_enable_takes_the_new_parameters() -> None:
     pipe = pipeline()
-    with cached(pipe, interval=3):
+    with cached(pipe, interval=3, order=0):
         expected = latents(pipe)
     helper = DeepCacheSDHelper(pipe)
     for interval in (2, 3):

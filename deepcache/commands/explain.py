@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
     command.add_argument("--num-steps", type=int, default=50, help="U-Net calls of a generation (default 50)")
     command.add_argument("--interval", type=int, required=True, help="N: steps 0, N, 2N, ... are full")
     command.add_argument("--branch", type=int, default=0, help="the skips 0..BRANCH stay live (default 0)")
-    command.add_argument("--order", type=int, default=0, help="of the prediction: 0 (the paper's reuse), 1 or 2")
+    command.add_argument("--order", type=int, help="of the prediction: 0 (the paper's reuse), 1 (default) or 2")
     command.add_argument("--last-step-full", action="store_true", help="the last step is full, too")
     command.set_defaults(run=run)
 
@@ -22,6 +22,7 @@ def run(options: Namespace) -> str:
     from deepcache.models.skeletons import skeleton
     from deepcache.plan import Interval
 
-    plan = Interval(options.interval, options.branch, options.order, options.last_step_full)
+    order = {} if options.order is None else {"order": options.order}
+    plan = Interval(options.interval, options.branch, last_step_full=options.last_step_full, **order)
     pipeline, context_tokens = skeleton(options.model)
     return str(explain(pipeline, plan, options.num_steps, name=options.model, context_tokens=context_tokens))
