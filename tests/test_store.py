@@ -20,8 +20,8 @@ import pytest
 import torch
 from stores import MANIFEST, hashes, make, manifest
 
+from deepcache import temporary
 from deepcache.errors import DeepCacheError
-from deepcache.sampling import temporary
 from deepcache.sampling.manifest import Manifest
 from deepcache.sampling.shards import Shard, aligned, blocks
 from deepcache.sampling.store import Store, stored
