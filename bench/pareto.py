@@ -139,7 +139,8 @@ def _guidance(workload: Workload) -> dict[str, float]:
 
 def solution(workload: Workload, seeds: range) -> Samples:
     """Of the first seeds, the samples of the converged differential equation."""
-    num_steps = min(1000, SOLVED_BY * workload.protocol.num_steps)
+    steps_offset = workload.pipe.scheduler.config.get("steps_offset", 0)  # the last timestep is 999
+    num_steps = min(1000 - steps_offset, SOLVED_BY * workload.protocol.num_steps)
     run = workload.uncached(scheduler=SOLUTION, num_steps=num_steps)
     return workload.samples(run, seeds[:SOLVED_SEEDS], f"{workload.model}, solution")
 

@@ -6,6 +6,7 @@ Left out of `pytest bench`, which has its twenty minutes: name the file, as `tox
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pareto
 import pytest
@@ -21,10 +22,15 @@ PARTS = ("class_conditional", "unconditional", "prompted")
 @pytest.mark.parametrize("solver", pareto.SOLVERS)
 @pytest.mark.parametrize("part", PARTS)
 def test_pareto(
-    record: Callable[..., None], workload: Callable[[str], Workload], part: str, solver: str, num_steps: int
+    benchmark: Any,
+    record: Callable[..., None],
+    workload: Callable[[str], Workload],
+    part: str,
+    solver: str,
+    num_steps: int,
 ) -> None:
     model = workload(part)
-    panel = pareto.panel(model, solver, pareto.steps_of(model, num_steps))
+    panel = benchmark.pedantic(pareto.panel, args=(model, solver, pareto.steps_of(model, num_steps)))
     for point in panel.points:
         record(
             experiment="pareto",
