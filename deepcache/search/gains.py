@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.families import unet_of
-from deepcache.installing import install, uninstall
-from deepcache.search.recorder import Recorder, listening
+from deepcache.search.recorder import Recorder, answered
 
 NUM_PROBES = 9
 _LAST = 3
@@ -42,14 +40,8 @@ def gains(
 
 
 def _gain(pipe: Any, generate: Callable[[], Any], recorder: Recorder, probe: int) -> NDArray[np.float64]:
-    outer, unet = unet_of(pipe)
-    replay = _Replay(unet, recorder, probe)
-    installed = install(unet, outer, replay)
-    try:
-        with torch.no_grad(), listening(pipe.scheduler, replay.solved):
-            generate()
-    finally:
-        uninstall(installed, replay)
+    replay = _Replay(unet_of(pipe)[1], recorder, probe)
+    answered(replay, pipe, generate)
     assert replay.last is not None
     moved = (replay.last - recorder.last).flatten(1).double().norm(dim=1)
     found: NDArray[np.float64] = (moved / recorder.stale_errors[probe].clamp(min=_LEAST)).cpu().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,14 +52,8 @@ class Recorder:
         Raises:
             DeepCacheError: fewer than two steps of the pipeline's U-Net.
         """
-        outer, unet = unet_of(pipe)
-        recorder = cls(unet, branch)
-        installed = install(unet, outer, recorder)
-        try:
-            with torch.no_grad(), listening(pipe.scheduler, recorder.solved):
-                generate()
-        finally:
-            uninstall(installed, recorder)
+        recorder = cls(unet_of(pipe)[1], branch)
+        answered(recorder, pipe, generate)
         if recorder.num_steps < 2:
             raise DeepCacheError(f"expected a generation of at least 2 steps, saw {recorder.num_steps}")
         return recorder
@@ -109,6 +103,25 @@ class Recorder:
         self.outputs.append([])
         self.stale.append([])
         self.last = latents
+
+
+class Answering(Protocol):
+    """Answers a U-Net's calls, and hears what the solver makes of them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def solved(self, model_output: Tensor, latents: Tensor) -> None: ...
+
+
+def answered(by: Answering, pipe: Any, generate: Callable[[], Any]) -> None:
+    """A run of the pipeline whose U-Net another answers for."""
+    outer, unet = unet_of(pipe)
+    installed = install(unet, outer, by)
+    try:
+        with torch.no_grad(), listening(pipe.scheduler, by.solved):
+            generate()
+    finally:
+        uninstall(installed, by)
 
 
 @contextmanager
