@@ -230,7 +230,7 @@ def test_calls_of_a_step_apart_each_have_a_feature_of_their_own(kind: str, num_c
         return sample
 
     expected = by_hand(list(range(num_calls)))
-    with cached(pipe, interval=3, branch=1) as cache:
+    with cached(pipe, interval=3, branch=1, order=0) as cache:
         found = denoised(lambda sample, t, turn, _: pipe.unet(sample, t, contexts[turn]).sample)
     assert torch.equal(found, expected)
     generation, num_steps = cache.generations[-1], len(pipe.scheduler.timesteps)
