@@ -19,7 +19,6 @@ from memory import PeakMemory
 
 from deepcache.caching import cached
 from deepcache.example import Call, example
-from deepcache.macs import on_meta
 from deepcache.plan import CachePlan, uniform
 
 UNCACHED, OLDER, OURS = "uncached", "DeepCache 0.1.1", "this library"
@@ -148,22 +147,17 @@ def call_of(unet: Any, tokens: int | None, batch: int) -> Call:
     return torch.utils._pytree.tree_map_only(torch.Tensor, lambda value: _filled(value, unet, batch), (args, kwargs))
 
 
-def host_seconds(entry: Entry, unet: Any, plan: CachePlan, call: Call, rounds: int) -> float | None:
-    """What a step takes of the host, in s: launching it on a GPU; else on the meta device, which computes nothing."""
-    device = call[0][0].device
+def host_seconds(one: Racer, rounds: int) -> float | None:
+    """What a step takes of the host, in s: launching it. None where the host is the device."""
+    device = one.call[0][0].device
     if device.type != "cuda":
-        if not entry.is_eager:
-            return None
-        unet = on_meta(unet)
-        call = torch.utils._pytree.tree_map_only(torch.Tensor, lambda value: value.to("meta"), call)
+        return None
     times = []
-    with racer(entry, unet, plan, call).entered() as one:
+    for _ in range(rounds):
+        start = _now(device)
         one.generation()
-        for _ in range(rounds):
-            start = _now(device)
-            one.generation()
-            times.append(time.perf_counter() - start)
-    return median(times) / plan.num_steps
+        times.append(time.perf_counter() - start)
+    return median(times) / one.plan.num_steps
 
 
 def interleaved(racers: Sequence[Racer]) -> dict[str, float]:

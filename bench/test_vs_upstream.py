@@ -94,7 +94,7 @@ def test_vs_upstream(
                     "num_features": one.num_features(),
                     **_memory(one),
                     **_speed(one.entry, times, bound),
-                    **({} if not times else _host(one.entry, unet, plan, call)),
+                    **({} if not times else _host(one)),
                 },
                 pictures=_pictures(model, batch, times, all_racers, bound) if one.entry.name == racers.OURS else [],
             )
@@ -130,6 +130,6 @@ def _memory(one: racers.Racer) -> dict[str, int]:
     return {} if peak is None else {"peak_bytes": peak}
 
 
-def _host(entry: racers.Entry, unet: Any, plan: Any, call: Any) -> dict[str, float]:
-    seconds = racers.host_seconds(entry, unet, plan, call, HOST_ROUNDS)
+def _host(one: racers.Racer) -> dict[str, float]:
+    seconds = racers.host_seconds(one, HOST_ROUNDS)
     return {} if seconds is None else {"host_s": seconds}

@@ -1,0 +1,34 @@
+"""The plans that travel with the embedded models: each fits its model, solver and steps (an exact law)."""
+
+from __future__ import annotations
+
+import pytest
+
+from deepcache import DeepCacheError, models, uniform
+from deepcache.models.architectures import architecture
+from deepcache.models.recommended import PLANS, recommended
+from deepcache.sampling import PROTOCOLS, num_calls
+
+NAMES = sorted(path.stem for path in PLANS.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_fits_its_steps_and_costs_no_more_than_reuse_at_three(name: str) -> None:
+    model = next(each for each in PROTOCOLS if name.startswith(f"{each}-"))
+    scheduler, steps = name.removeprefix(f"{model}-").rsplit("-", 1)
+    plan = recommended(model, scheduler, int(steps))
+    calls = num_calls(scheduler, models.load(model).scheduler.config, int(steps))
+    assert plan.num_steps == calls
+    cost = architecture(model).cost()
+    assert cost.mean(plan) <= cost.mean(uniform(calls, 3, PROTOCOLS[model].branch))
+    assert plan.order > 0
+
+
+def test_there_is_one_for_every_kind_of_model() -> None:
+    kinds = {name.rsplit("-", 2)[0].removesuffix("-dpm") for name in NAMES}
+    assert kinds == {"mini-ldm", "mini-ddpm", "mini-sd"}
+
+
+def test_what_was_not_found_names_what_was() -> None:
+    with pytest.raises(DeepCacheError, match=r"mini-ldm-ddim-50.*; got sd-1\.5-ddim-50; deepcache\.tune"):
+        recommended("sd-1.5", "ddim", 50)
