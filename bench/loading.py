@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from workload import Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
-from deepcache.metrics.clip_score import PAPER, load_clip
+from deepcache.metrics.clip_score import PAPER, Clip, load_clip
 from deepcache.metrics.extractors import Extractor, MiniExtractor, batches
 from deepcache.metrics.inception import load_inception
 from deepcache.metrics.statistics import Statistics
@@ -46,7 +47,7 @@ def load_workload(model: str, config: Any) -> Workload:
         return Workload(model, pipe, extractor, clip, protocol, stores=stores)
     clip = prompts = None
     if protocol.is_prompted:
-        clip = load_clip(PAPER[0], pretrained=PAPER[1], checkpoint=requirements.clip().located(), device=device)
+        clip = _paper_clip(device)
         prompts = tuple(prompts_in(requirements.captions(config).located()))
     return Workload(model, pipe, extractor, clip, protocol, "trained", prompts, stores or STORES)
 
@@ -56,7 +57,19 @@ def load_extractor(model: str, config: Any) -> Extractor:
     device = config.getoption("device")
     if model in EMBEDDED:
         return MiniExtractor.load(device)
+    return _inception(device)
+
+
+@cache
+def _inception(device: str) -> Extractor:
+    """One for all models."""
     return load_inception(requirements.inception().located(), device=device)
+
+
+@cache
+def _paper_clip(device: str) -> Clip:
+    """One for all models."""
+    return load_clip(PAPER[0], pretrained=PAPER[1], checkpoint=requirements.clip().located(), device=device)
 
 
 def load_reference(model: str, config: Any) -> references.Reference:

@@ -129,8 +129,11 @@ def costs(workload: Workload, run: Run, uncached: Run, cache: Cache | None) -> d
     num_full = run.plan.num_full
     found = {"macs": round(total / of), "total_macs": total, "num_full": num_full, "num_shallow": calls - num_full}
     if cache is not None:
-        assert {generation.full_steps for generation in cache.generations} == {run.plan.full_steps}
-        found["feature_bytes"] = cache.generations[0].feature_bytes
+        whole = [
+            each for each in cache.generations if each.num_steps == run.plan.num_steps
+        ]  # none that ran out of memory
+        assert {generation.full_steps for generation in whole} == {run.plan.full_steps}
+        found["feature_bytes"] = whole[0].feature_bytes
     return found
 
 

@@ -22,8 +22,9 @@ def stored_images(workload: Workload, run: Run, seeds: range, description: str) 
     rule = workload.conditions.rule + (", features zeroed" if run.zeroed else "")
     plan = run.plan if isinstance(run.plan, CachePlan) else None
     with workload.caching(run) as cache:
-        manifest = manifest_of(workload.pipe, settings, plan, rule, model=workload.model, weights=workload.weights)
-        store = Store.create(workload.stores / manifest.name, manifest)
+        weights = "trained" if workload.is_trained else workload.weights  # as `deepcache sample` says
+        manifest = manifest_of(workload.pipe, settings, plan, rule, model=workload.model, weights=weights)
+        store = Store.below(workload.stores, manifest)
         worker = Worker()
         with Progress(sum(map(len, store.work(seeds, worker))), description) as progress:
             batches = Batches(

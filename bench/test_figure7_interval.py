@@ -12,7 +12,6 @@ from workload import Workload
 
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.results.picture import picture
-from deepcache.sampling import prompts_of
 
 INTERVALS = range(1, 21)
 SEEDS = range(5)
@@ -44,7 +43,7 @@ def test_figure7_grid(record: Callable[..., None], prompted: Workload) -> None:
     figure = grid(
         torch.stack(columns, dim=1),
         columns=[f"N={interval}" for interval in INTERVALS],
-        rows=[text.replace(" on a", "\non a") for text in prompts_of(SEEDS)],
+        rows=[text.replace(" on a", "\non a") for text in prompted.conditions(SEEDS)["prompt"]],
         under=[["" if j == 0 else f"{psnr[j][i]:.0f} dB" for j in range(len(columns))] for i in range(len(SEEDS))],
     )
     alt = "A row a prompt, a column an interval from 1 to 20: the same image at first, other details further right."

@@ -82,6 +82,7 @@ def _sync(folder: Path) -> None:
     """The folder's list of names, too."""
     number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(number)
+        with suppress(OSError):  # some file systems cannot, and the file is in its place
+            os.fsync(number)
     finally:
         os.close(number)

@@ -143,3 +143,25 @@ def test_a_missing_data_folder_is_one_line(capsys, tmp_path):
     err = capsys.readouterr().err
     assert "dataset-fashion-mnist" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nothing"])
+def test_metrics_on_a_device_that_is_not_there_is_one_line(capsys, tmp_path, device):
+    assert main(["metrics", str(tmp_path), "--extractor", "mini-features", "--device", device]) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.count("\n") == 0
+    assert "expected a device of this machine" in err
+
+
+def test_sample_refuses_a_branch_before_there_is_a_store(capsys, tmp_path):
+    asked = ["sample", "--model", "mini-ddpm", "--plan", "uniform,interval=2,branch=99", "--seeds", "0:2"]
+    assert main([*asked, "--num-steps", "2", "--out", str(tmp_path / "store")]) == 2
+    assert "branch" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_sample_refuses_a_solver_that_a_pixel_pipeline_would_turn_into_noise(capsys, tmp_path):
+    asked = ["sample", "--model", "mini-ddpm", "--scheduler", "heun", "--seeds", "0:2", "--num-steps", "2"]
+    assert main([*asked, "--out", str(tmp_path / "store")]) == 2
+    assert "scales nothing, got heun" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()

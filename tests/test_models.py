@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from problems import pipeline
 
 import deepcache
 from deepcache import models
@@ -109,3 +110,29 @@ def test_an_unknown_model_is_one_clear_line():
 def test_class_labels_out_of_range_are_refused(pipe, labels):
     with pytest.raises(DeepCacheError, match=r"expected class labels in 0\.\.9"):
         pipe(class_labels=labels)
+
+
+def test_codes_in_half_precision_are_those_of_float32() -> None:
+    """bfloat16 alone takes another code for a part of the latents (the second assertion, of the oracle itself)."""
+    from diffusers import VQModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vqvae = VQModel(
+            in_channels=3, block_out_channels=(8,), norm_num_groups=4, latent_channels=3, num_vq_embeddings=2048
+        )
+        vqvae.quantize.embedding.weight.data.uniform_(-2, 2)
+        latents = torch.randn(4, 3, 16, 16).bfloat16()
+    pipe = pipeline()
+    pipe.vqvae = vqvae.bfloat16()
+    kept = []
+    vqvae.post_quant_conv.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    images = pipe.decode_latents(latents)
+    codes = vqvae.quantize.embedding.weight.float()
+    latents = latents / vqvae.config.scaling_factor
+    flat = latents.float().permute(0, 2, 3, 1).reshape(-1, 3)
+    expected = codes[torch.cdist(flat, codes).argmin(1)].reshape(4, 16, 16, 3).permute(0, 3, 1, 2)
+    assert torch.equal(kept[0].float(), expected)
+    assert images.isfinite().all()
+    vqvae.decode(latents)
+    assert not torch.equal(kept[1].float(), expected)

@@ -15,7 +15,8 @@ from deepcache.sampling import Store
 
 TESTS = Path(__file__).parent
 JOB = (
-    "-m deepcache sample --model mini-ddpm --plan uniform,interval=2,order=1 --seeds 0:12 --num-steps 3 --shard-size 2"
+    "-m deepcache sample --model mini-ddpm --plan uniform,interval=2,order=1 --seeds 0:12 --num-steps 3 --shard-size 2 "
+    "--device cpu"
 )
 MANY = {
     "accelerate": "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "

@@ -357,3 +357,15 @@ def test_a_manifest_is_json_that_gives_it_again(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text()) == json.loads(MANIFEST.to_json())
     assert Store.open(tmp_path).manifest == store.manifest == MANIFEST
     assert store.manifest.made_with == MANIFEST.made_with
+
+
+def test_a_store_is_found_whatever_its_folder_is_called(tmp_path):
+    """As `sample --out` names it, below or as the folder itself; another's beside it is left alone."""
+    own = manifest()
+    for folder in (tmp_path, tmp_path / "mine"):
+        Store.create(folder, own)
+        assert Store.below(tmp_path, own).folder == folder
+        (folder / "manifest.json").unlink()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    assert Store.below(tmp_path, own).folder == tmp_path / own.name

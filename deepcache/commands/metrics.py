@@ -31,7 +31,12 @@ def add(commands: Any) -> None:
     add("--reference", type=Path, metavar="REF", help="an .npz of the ADM suite or of --save-statistics, or images")
     add("--extractor", choices=(INCEPTION, MINI), default=INCEPTION, help=f"{MINI}: for the embedded models")
     add("--inception", type=Path, metavar="FILE", help="its weights (default: torch.hub's cache)")
-    add("--prompts", type=Path, metavar="FILE", help="of the samples in order: adds their CLIP score")
+    add(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="of the samples in order, of a store by seed: adds their CLIP score",
+    )
     add(
         "--clip",
         default="ViT-g-14",
@@ -53,6 +58,7 @@ def run(options: Namespace) -> str:
     from deepcache.metrics import reference as references
     from deepcache.metrics.fidelity import quality
     from deepcache.metrics.image_sets import image_set
+    from deepcache.models.loading import require_device
 
     if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
         raise DeepCacheError("expected a batch size of at least 1 and at least 4 features")
@@ -60,6 +66,7 @@ def run(options: Namespace) -> str:
         raise DeepCacheError(
             "expected --reference REF: the real images, or their statistics; or --save-statistics FILE"
         )
+    require_device(options.device)
     images = image_set(options.samples)
     extractor = _extractor(options)
     found = _measured(extractor, images, options, "samples")
@@ -102,11 +109,13 @@ def _measured(extractor: Extractor, images: Images, options: Namespace, name: st
 def _clip_score(images: Images, options: Namespace) -> float:
     from deepcache.metrics.clip_score import PAPER, clip_scores, load_clip
     from deepcache.sampling.prompt_files import prompts_in
+    from deepcache.sampling.stored import StoredImages
 
     pretrained = PAPER[1] if options.clip == PAPER[0] else None
     clip = load_clip(options.clip, pretrained=pretrained, checkpoint=options.clip_weights, device=options.device)
     lines = prompts_in(options.prompts)
-    prompts = [lines[number % len(lines)] for number in range(len(images))]
+    seeds = images.seeds if isinstance(images, StoredImages) else range(len(images))
+    prompts = [lines[seed % len(lines)] for seed in seeds]
     return float(clip_scores(clip, images, prompts).mean())
 
 

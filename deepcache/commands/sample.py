@@ -74,11 +74,14 @@ def _job(options: Namespace, own: Worker) -> Job:
     from deepcache.sampling.protocols import PROTOCOLS
     from deepcache.sampling.schedulers import num_calls, scheduler
     from deepcache.sampling.settings import settings_of
+    from deepcache.views import Cut
 
     pipe = _pipeline(options, _device(options, own))
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
     settings = settings_of(options.model, pipe, **asked)
     plan = parse(options.plan, num_calls(settings.scheduler, pipe.scheduler.config, settings.num_steps))
+    if plan is not None:
+        Cut.of(pipe.unet, plan.branch)  # refuses one that is not there, before there is a store
     pipe.scheduler = scheduler(settings.scheduler, pipe.scheduler.config)
     protocol = PROTOCOLS.get(options.model)
     usual = protocol.batch_size if protocol else options.shard_size

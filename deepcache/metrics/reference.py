@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from deepcache.errors import DeepCacheError
@@ -79,12 +81,15 @@ def load(path: Path = EMBEDDED) -> Reference:
     """
     if not path.exists():
         raise DeepCacheError(f"expected the reference statistics {path}, which is missing; reinstall the package")
-    tensors = load_file(str(path))
+    try:
+        tensors = load_file(str(path))
 
-    def read(kind: str) -> Moments:
-        return Moments(tensors[f"{kind}.mean"].astype(np.float64), tensors[f"{kind}.covariance"].astype(np.float64))
+        def read(kind: str) -> Moments:
+            return Moments(tensors[f"{kind}.mean"].astype(np.float64), tensors[f"{kind}.covariance"].astype(np.float64))
 
-    return Reference(read("pooled"), read("spatial"), tensors["features"].astype(np.float32))
+        return Reference(read("pooled"), read("spatial"), tensors["features"].astype(np.float32))
+    except (SafetensorError, KeyError) as error:
+        raise DeepCacheError(f"expected reference statistics in {path}, found something else: {error}") from error
 
 
 def save_npz(found: Statistics, path: Path) -> None:
@@ -146,7 +151,7 @@ def _arrays(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file) as archive:
             return {name: None if name == ARRAY else archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DeepCacheError(f"expected an .npz in {path}, which is truncated or something else: {error}") from error
 
 

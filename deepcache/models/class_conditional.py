@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError
+
+_QUANTISED = 8  # samples at once, whose distances to every code are held
 
 
 class ClassEmbedder(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -104,8 +107,14 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """(B, C, H, W) latents to images in -1..1, through the codebook."""
-        return self.vqvae.decode(latents / self.vqvae.config.scaling_factor).sample  # type: ignore[no-any-return]
+        """(B, C, H, W) latents to images in -1..1, through the codebook, whose distances need all of float32's digits."""
+        latents = latents / self.vqvae.config.scaling_factor
+        if latents.dtype != torch.float32:
+            codebook = self.vqvae.quantize
+            exact = deepcopy(codebook).float()
+            latents = torch.cat([exact(each.float())[0] for each in latents.split(_QUANTISED)]).to(latents.dtype)
+            return self.vqvae.decode(latents, force_not_quantize=True).sample  # type: ignore[no-any-return]
+        return self.vqvae.decode(latents).sample  # type: ignore[no-any-return]
 
     def _scheduler_arguments(self, eta: float, generator: Any) -> dict[str, Any]:
         accepted = set(self.scheduler.step.__code__.co_varnames)

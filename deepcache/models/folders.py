@@ -30,6 +30,10 @@ def load_folder(folder: Path, **parts: Any) -> Any:
         DeepCacheError: no pipeline of diffusers or of this package, or weights that are not all there.
     """
     build, index = pipeline_class(folder), read(folder / INDEX)
+    if "unet" not in index:
+        raise DeepCacheError(
+            f"expected a pipeline with a U-Net in {folder}, got {build.__name__} without; pass another"
+        )
     unchecked = {_UNSAFE: None, "requires_safety_checker": False} if _UNSAFE in index else {}
     with readable(folder):
         networks = {

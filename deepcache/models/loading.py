@@ -44,7 +44,7 @@ def load(
     Raises:
         DeepCacheError: no such model, its files are not here or cannot be read, or no such device.
     """
-    _require_device(device)
+    require_device(device)
     if weights == "random":
         return random_pipeline(str(name), dtype=dtype, device=device)
     if weights != "trained":
@@ -74,7 +74,12 @@ def _trained(name: str) -> Any:
     return load_folder(folder)
 
 
-def _require_device(device: str | torch.device) -> None:
+def require_device(device: str | torch.device) -> None:
+    """Refuse one that this machine does not have.
+
+    Raises:
+        DeepCacheError: so.
+    """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:

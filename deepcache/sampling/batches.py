@@ -17,6 +17,8 @@ from deepcache.sampling.finite import finite, watched
 from deepcache.sampling.samples import sample
 from deepcache.sampling.shards import Images
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
@@ -107,5 +109,7 @@ def _require_finite(seeds: Sequence[int], is_finite: Tensor) -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """CPU's allocator raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    """Some allocators raise a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        text in str(error) for text in _OUT_OF_MEMORY
+    )

@@ -10,6 +10,8 @@ from deepcache.errors import DeepCacheError
 from deepcache.plan import require_whole
 from deepcache.sampling.protocols import PROTOCOLS
 
+SCALED = ("euler", "heun")  # solvers in noise levels, whose latents a pipeline must scale
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -55,6 +57,12 @@ def settings_of(model: str, pipe: Any, **asked: Any) -> Settings:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in names if name not in given)
         raise DeepCacheError(
             f"expected {options}, since {model} has no protocol; protocols are of {', '.join(PROTOCOLS)}"
+        )
+    scheduler = given.get("scheduler", getattr(protocol, "scheduler", None))
+    if type(pipe).__name__ == "DDPMPipeline" and scheduler in SCALED:
+        raise DeepCacheError(
+            f"expected a scheduler that starts from noise of standard deviation 1, since DDPMPipeline scales nothing, got "
+            f"{scheduler}; take ddim, ddim-quadratic, plms, pndm or dpm-solver++"
         )
     found: dict[str, Any] = {name: given.get(name, getattr(protocol, name, None)) for name in names}
     return Settings(**found)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.manifest import Manifest, join, read
+from deepcache.sampling.manifest import FILE, Manifest, join, read
 from deepcache.sampling.shards import Images, Shard, aligned, blocks, shards
 from deepcache.sampling.workers import Worker
 from deepcache.temporary import clean
@@ -49,6 +49,22 @@ class Store:
             raise DeepCacheError(f"expected a folder to write to, got {folder} ({error.strerror})") from error
         clean(folder)
         return cls(folder, join(folder, manifest))
+
+    @classmethod
+    def below(cls, parent: Path | str, manifest: Manifest) -> Store:
+        """The store of a manifest among the folders of `parent`, whatever its name, or `parent` itself; else a new one.
+
+        Raises:
+            DeepCacheError: the folder cannot be written.
+        """
+        parent = Path(parent)
+        for path in sorted([*parent.glob(FILE), *parent.glob(f"*/{FILE}")]):
+            try:
+                manifest.require(read(path.parent), path.parent)
+            except DeepCacheError:  # another's, or none
+                continue
+            return cls.create(path.parent, manifest)
+        return cls.create(parent / manifest.name, manifest)
 
     def seeds(self) -> list[int]:
         """Whose samples are there, ascending."""
@@ -138,6 +154,6 @@ def stored(parent: Path | str, manifest: Manifest, seeds: range, make: Make) -> 
     Raises:
         DeepCacheError: a file is broken, or cannot be written.
     """
-    store = Store.create(Path(parent) / manifest.name, manifest)
+    store = Store.below(parent, manifest)
     store.fill(seeds, make)
     return store.images(seeds)
