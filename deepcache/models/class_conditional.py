@@ -107,7 +107,7 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """(B, C, H, W) latents to images in -1..1, through the codebook, whose distances need all of float32's digits."""
+        """(B, C, H, W) latents to images in -1..1, through the codebook, whose distances need float32."""
         latents = latents / self.vqvae.config.scaling_factor
         if latents.dtype != torch.float32:
             codebook = self.vqvae.quantize

@@ -61,7 +61,7 @@ def settings_of(model: str, pipe: Any, **asked: Any) -> Settings:
     scheduler = given.get("scheduler", getattr(protocol, "scheduler", None))
     if type(pipe).__name__ == "DDPMPipeline" and scheduler in SCALED:
         raise DeepCacheError(
-            f"expected a scheduler that starts from noise of standard deviation 1, since DDPMPipeline scales nothing, got "
+            "expected a scheduler whose noise begins at standard deviation 1, since DDPMPipeline scales nothing, got "
             f"{scheduler}; take ddim, ddim-quadratic, plms, pndm or dpm-solver++"
         )
     found: dict[str, Any] = {name: given.get(name, getattr(protocol, name, None)) for name in names}
