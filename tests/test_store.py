@@ -24,7 +24,7 @@ from deepcache import temporary
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.manifest import Manifest
 from deepcache.sampling.shards import Shard, aligned, blocks
-from deepcache.sampling.store import Store, stored
+from deepcache.sampling.store import Store
 from deepcache.sampling.workers import Worker
 
 SEEDS = range(3, 25)
@@ -131,9 +131,12 @@ def test_what_is_missing_is_told(tmp_path):
 
 
 def test_a_stored_run_is_sampled_once(tmp_path):
-    first = stored(tmp_path, MANIFEST, SEEDS, make)
-    assert torch.equal(first, expected(SEEDS))
-    assert torch.equal(stored(tmp_path, MANIFEST, range(5, 9), lambda _: pytest.fail("sampled again")), first[2:6])
+    store = Store.below(tmp_path, MANIFEST)
+    store.fill(SEEDS, make)
+    assert torch.equal(store.images(SEEDS), expected(SEEDS))
+    again = Store.below(tmp_path, MANIFEST)
+    again.fill(range(5, 9), lambda _: pytest.fail("sampled again"))
+    assert torch.equal(again.images(range(5, 9)), expected(range(5, 9)))
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST.name]
     assert MANIFEST.name.startswith("mini-ddpm-ddim-3-uncached-")
     other = manifest(plan={"num_steps": 3, "full_steps": [0, 2], "branch": 0, "order": 0})

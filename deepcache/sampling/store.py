@@ -143,17 +143,3 @@ class Store:
                 f"expected samples of shape {expected}, got {images.shape}; is the model's size right?"
             )
         return images
-
-
-def stored(parent: Path | str, manifest: Manifest, seeds: range, make: Make) -> Tensor:
-    """The samples of the seeds from the store of a manifest, a folder of its own below `parent`, filled if need be.
-
-    Returns:
-        (B, 3, H, W) uint8, in the order of the seeds.
-
-    Raises:
-        DeepCacheError: a file is broken, or cannot be written.
-    """
-    store = Store.below(parent, manifest)
-    store.fill(seeds, make)
-    return store.images(seeds)
