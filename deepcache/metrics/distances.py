@@ -16,6 +16,7 @@ from deepcache.metrics.moments import Moments
 
 Array = NDArray[np.floating]
 _CELLS = 1_000_000  # distances held at once, 8 MB
+_ROWS = 128  # at least, so that columns are not converted again too often: 51 MB of 50,000
 _COLUMNS = 2_000  # features that are float64 at once
 
 
@@ -81,7 +82,7 @@ def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> Iterator[to
     Both are moved to the columns' mean first: what cancels is then no larger than the distances.
     """
     mean = columns.mean(dim=0, dtype=torch.float64)
-    size = min(len(rows), max(1, _CELLS // len(columns)))
+    size = min(len(rows), max(_ROWS, _CELLS // len(columns)))
     block = torch.empty(size, len(columns), dtype=torch.float64, device=columns.device)  # the same for all rows
     for part in rows.split(size):
         centered = part.double() - mean
