@@ -268,7 +268,9 @@ def test_an_update_replaces_the_experiments_that_were_run_and_keeps_the_others(c
 
 def test_a_baseline_of_several_runs_takes_the_median_of_their_ratios(capsys, write, tmp_path):
     runs = [write(f"{i}.json", [row(speedup=value)]) for i, value in enumerate((2.0, 9.0, 2.2))]
-    assert command(capsys, "--update", str(tmp_path / "mini.json"), *runs)[0] == 0
+    assert "times of 1 of 3 runs" in command(capsys, "--update", str(tmp_path / "mini.json"), *runs[:1])[1]
+    code, out, _ = command(capsys, "--update", str(tmp_path / "mini.json"), *runs)
+    assert (code, "times of" in out) == (0, False)
     assert read(tmp_path / "mini.json")[0].metrics["speedup"] == 2.2
 
 

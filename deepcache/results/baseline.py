@@ -17,6 +17,7 @@ from deepcache.results.record import Record, read
 _SETTINGS = (*METHOD, *RUN, *EXACT)
 _METRICS = (*EXACT, *SPEED)
 _ENVIRONMENT = ("machine", "torch", "diffusers")  # what a changed number may come from
+_STEADY = 3  # runs whose median is safe from one slow minute
 _DIGITS = 4  # of values a seed, far below the tolerances
 
 
@@ -43,7 +44,10 @@ def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
     mine = {record.experiment for record in new}
     kept = [record for record in read(path) if record.experiment not in mine] if path.exists() else []
     _write(path, [*kept, *new])
-    return f"written: {path}, {len(new)} records of {', '.join(sorted(mine))}; {len(kept)} of other experiments kept"
+    written = f"written: {path}, {len(new)} records of {', '.join(sorted(mine))}; {len(kept)} of other experiments kept"
+    timed = any(record.metrics.keys() & SPEED for record in new)
+    hint = f"\ntimes of {len(runs)} of {_STEADY} runs: give {_STEADY} results files, whose median one slow minute cannot move"
+    return written + hint * (timed and len(runs) < _STEADY)
 
 
 def _steadied(record: Record, runs: Sequence[Record]) -> Record:
