@@ -46,7 +46,7 @@ def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
     _write(path, [*kept, *new])
     written = f"written: {path}, {len(new)} records of {', '.join(sorted(mine))}; {len(kept)} of other experiments kept"
     timed = any(record.metrics.keys() & SPEED for record in new)
-    hint = f"\ntimes of {len(runs)} of {_STEADY} runs: give {_STEADY} results files, whose median one slow minute cannot move"
+    hint = f"\ntimes of {len(runs)} of {_STEADY} runs: the median of {_STEADY} results files is steadier"
     return written + hint * (timed and len(runs) < _STEADY)
 
 
