@@ -15,6 +15,7 @@ STYLES = {  # colours that readers with other eyes tell apart (Okabe and Ito), a
     "order 2": ("#0072B2", "v"),
     "optimal": ("#CC79A7", "D"),
     "tuned": ("#009E73", "o"),
+    "fewer steps, order 1": ("#7F7F7F", "+"),
 }
 NAMES = {"order 0": "reuse (order 0)"}
 

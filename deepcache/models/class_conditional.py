@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -117,5 +118,5 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         return self.vqvae.decode(latents).sample  # type: ignore[no-any-return]
 
     def _scheduler_arguments(self, eta: float, generator: Any) -> dict[str, Any]:
-        accepted = set(self.scheduler.step.__code__.co_varnames)
+        accepted = inspect.signature(self.scheduler.step).parameters
         return {k: v for k, v in (("eta", eta), ("generator", generator)) if k in accepted}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,6 +130,7 @@ def listening(scheduler: Any, listener: Callable[[Tensor, Tensor], None]) -> Ite
     """Within the block, the listener hears what the solver is given at each step, and the latents that it makes."""
     step = scheduler.step
 
+    @wraps(step)  # pipelines look in its signature for the arguments that it takes
     def heard(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
         found = step(model_output, *args, **kwargs)
         listener(model_output, found[0] if isinstance(found, tuple) else found.prev_sample)

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError
+from deepcache.metrics.bootstrap import TAIL, bootstrap
 
-CONFIDENCE = 0.95
-_RESAMPLES = 2000
 SPEEDUP = "speedup"
 
 
@@ -43,7 +42,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a measure from some seeds: `low`..`high` is where that of other seeds lies, at `CONFIDENCE`."""
+    """Of a measure from some seeds: `low`..`high` is where that of all seeds lies, but for a tail at either end."""
 
     value: float
     low: float
@@ -90,12 +89,7 @@ def budget_of(**limits: float | None) -> Budget:
     return Budget(*given.popitem())
 
 
-def estimate(measure: str, values: NDArray[np.float64]) -> Estimate:
-    """From a value a seed, (B,): a percentile bootstrap from a fixed seed.
-
-    References: An Introduction to the Bootstrap (Efron and Tibshirani, 1993), chapter 13
-    """
+def estimate(measure: str, values: NDArray[np.float64], tail: float = TAIL) -> Estimate:
+    """From a value a seed, (B,), with the ends of its bootstrap interval."""
     statistic = MEASURES[measure].statistic
-    drawn = np.random.default_rng(0).integers(values.size, size=(_RESAMPLES, values.size))
-    low, high = np.quantile(statistic(values[drawn], axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(float(statistic(values)), float(low), float(high))
+    return Estimate(float(statistic(values)), *bootstrap(statistic, values, tail))

@@ -76,9 +76,11 @@ class Space:
 
     @property
     def best_speedup(self) -> float:
-        """With the first step full alone, at the outermost branch."""
-        least = min(way.num_calls for way in self.ways) - 1
-        return self.whole / (self.full + least * min(self.shallow[branch] for branch in self.branches))
+        """With as few full steps as the lowest order takes, at the outermost branch."""
+        num_full = min(self.orders) + 1
+        num_shallow = max(0, min(way.num_calls for way in self.ways) - num_full)
+        cheapest = min(self.shallow[branch] for branch in self.branches)
+        return self.whole / (num_full * self.full + num_shallow * cheapest)
 
     def uncached(self, way: Way) -> Candidate:
         """Every step full."""

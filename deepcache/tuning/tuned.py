@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepcache.plan import CachePlan
 from deepcache.plan_text import save_plan
-from deepcache.tuning.budget import CONFIDENCE, MEASURES, SPEEDUP, Budget, Estimate
+from deepcache.tuning.budget import MEASURES, SPEEDUP, Budget, Estimate
 from deepcache.tuning.candidates import Candidate, Space
 from deepcache.tuning.halving import front
 
@@ -34,7 +34,7 @@ class Tuned:
         chosen: its estimates are of seeds that the search had not seen.
         trials: what was left after the search, the cheapest first.
         space: what was searched.
-        search_seeds, check_seeds: samples of other seeds are what the estimates are about.
+        search_seeds, check_seeds: evaluate on others.
         target: what images were compared with.
     """
 
@@ -68,7 +68,7 @@ class Tuned:
 
     @property
     def promise(self) -> Estimate:
-        """The interval in which the budget's measure of other seeds lies; of a speedup, the PSNR's."""
+        """The interval in which the budget's measure over all seeds lies; of a speedup, the PSNR's."""
         return self.chosen.estimates[self.budget.measure]
 
     @property
@@ -109,9 +109,9 @@ class Tuned:
 
     def _note(self, measure: str) -> str:
         return (
-            f"against {self.target}; in brackets where other seeds' {MEASURES[measure].title} lies\n"
-            f"({CONFIDENCE:.0%}, bootstrap); the chosen plan's (>) is from seeds {self.check_seeds[0]}.."
-            f"{self.check_seeds[-1]}, which the search had not seen"
+            f"against {self.target}; in brackets where the {MEASURES[measure].title} of all seeds lies\n"
+            f"(95%, bootstrap); the chosen plan's (>) is from seeds {self.check_seeds[0]}..{self.check_seeds[-1]}, "
+            "which the search had not seen, and wider by the number of plans that were checked"
         )
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
 from deepcache.families import require_sampler
+from deepcache.metrics.bootstrap import TAIL
 from deepcache.metrics.clip_score import Clip, load_clip
 from deepcache.metrics.perceptual import load_perceptual
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
@@ -143,21 +144,34 @@ class _Search:
             )
 
     def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """After halving; by the mean over seeds of PSNR, which of few seeds says more than a median."""
+        """After halving; by the mean over seeds, which of few says more than a median.
+
+        Raises:
+            DeepCacheError: there are none, since every order needs more full steps than the budget leaves.
+        """
+        if not candidates:
+            raise DeepCacheError(
+                f"no plan of orders {', '.join(map(str, self.space.orders))} fits {self.space.own.num_calls} steps; "
+                "an order needs one full step more than its number; ask for lower orders or more steps"
+            )
         rounds = [max(1, len(self.search_seeds) // part) for part in _ROUNDS]
         self.bar.total = _num_samples(len(candidates), rounds)
 
         def score(candidate: Candidate, count: int) -> float:
-            return float(self._values(candidate, self.search_seeds[:count])["psnr_db"].mean())
+            mean = float(self._values(candidate, self.search_seeds[:count])[self.budget.measure].mean())
+            return mean if self._is_higher_better else -mean
 
         return halved(candidates, score, rounds)
 
     def cheapest(self, left: Sequence[Candidate]) -> Trial:
-        """The first that holds on the check's seeds, of those that did on the search's."""
-        tried = []
+        """The first that holds on the check's seeds, of those that did on the search's.
+
+        Each check has half of the tail of the one before: that one of them holds by chance stays below 5 %.
+        """
+        tried: list[Trial] = []
         for candidate in left:
             if self._may_hold(candidate):
-                trial = self._checked(candidate)
+                trial = self._checked(candidate, TAIL / 2 ** len(tried))
                 if self.budget.holds(trial.estimates[self.budget.kind]):
                     return trial
                 tried.append(trial)
@@ -165,10 +179,11 @@ class _Search:
         raise DeepCacheError(self._unreached(nearest))
 
     def fastest(self, left: Sequence[Candidate]) -> Trial:
-        """The best on the check's seeds, of the best on the search's."""
+        """The best on the check's seeds, of the best on the search's; they share the tail."""
         fast = [candidate for candidate in left if self.space.speedup(candidate) >= self.budget.limit]
         best = sorted(fast, key=self._searched_value, reverse=True)[:_CHECKED]
-        return max(map(self._checked, best), key=lambda trial: trial.estimates["psnr_db"].value)
+        checked = [self._checked(candidate, TAIL / len(best)) for candidate in best]
+        return max(checked, key=lambda trial: trial.estimates["psnr_db"].value)
 
     def tuned(self, left: Sequence[Candidate], chosen: Trial) -> Tuned:
         trials = [chosen if candidate == chosen.candidate else self._searched(candidate) for candidate in left]
@@ -192,14 +207,14 @@ class _Search:
         return found.low if self._is_higher_better else -found.high
 
     def _searched(self, candidate: Candidate) -> Trial:
-        return self._trial(candidate, self.search_seeds, is_checked=False)
+        return self._trial(candidate, self.search_seeds, TAIL, is_checked=False)
 
-    def _checked(self, candidate: Candidate) -> Trial:
-        return self._trial(candidate, self.check_seeds, is_checked=True)
+    def _checked(self, candidate: Candidate, tail: float = TAIL) -> Trial:
+        return self._trial(candidate, self.check_seeds, tail, is_checked=True)
 
-    def _trial(self, candidate: Candidate, seeds: Sequence[int], *, is_checked: bool) -> Trial:
-        values = self._values(candidate, seeds)
-        return Trial(candidate, {name: estimate(name, each) for name, each in values.items()}, len(seeds), is_checked)
+    def _trial(self, candidate: Candidate, seeds: Sequence[int], tail: float, *, is_checked: bool) -> Trial:
+        found = {name: estimate(name, each, tail) for name, each in self._values(candidate, seeds).items()}
+        return Trial(candidate, found, len(seeds), is_checked)
 
     def _values(self, candidate: Candidate, seeds: Sequence[int]) -> dict[str, np.ndarray]:
         self.bar.set_postfix_str(str(candidate))
@@ -228,8 +243,9 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
         return _SHARES
     if budget.limit > space.best_speedup:
         raise DeepCacheError(
-            f"no plan reaches a speedup of {budget.limit:g}; the nearest is {space.best_speedup:.2f}, the first step "
-            f"alone full at branch {min(space.branches)}; ask for less, or take fewer steps"
+            f"no plan reaches a speedup of {budget.limit:g}; the nearest is {space.best_speedup:.2f}, at branch "
+            f"{min(space.branches)} with as few full steps as order {min(space.orders)} takes; ask for less, or take "
+            "fewer steps"
         )
     return tuple(min(1.0, around / budget.limit) for around in _AROUND)
 
