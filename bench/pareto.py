@@ -126,7 +126,7 @@ def _fewer(uncached: Run, shares: Sequence[float]) -> list[int]:
 
 
 def _optimal(workload: Workload, uncached: Run) -> list[CachePlan]:
-    """As many full steps as the intervals have, at the model's branch; and at branch 0 what the cheapest shares leave."""
+    """As many full steps as the intervals have, at the model's branch; at branch 0 what the cheapest shares leave."""
     calls, branch = workload.num_calls(uncached), workload.protocol.branch
     wanted = [(branch, ceil(calls / interval)) for interval in INTERVALS]
     shallow = workload.cost.shallow(0, EVERYTHING) / workload.cost.full(EVERYTHING)
