@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache import compiling, forward, views
+from deepcache import forward, steps, views
 
 SLOWER = 0.2
 
@@ -41,7 +41,7 @@ def _wrap(step: Callable[..., Any]) -> None:
     def broken(*args: Any, **kwargs: Any) -> Any:
         return step(shallow, *args, **kwargs)
 
-    for module in (forward, compiling):
+    for module in (forward, steps):
         module.shallow_forward = broken
 
 

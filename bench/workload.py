@@ -17,7 +17,7 @@ from stored import stored_images
 from torch import Tensor
 from tqdm import tqdm
 
-from deepcache import compiling
+from deepcache import steps
 from deepcache.caching import Cache, cached
 from deepcache.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
@@ -242,10 +242,10 @@ class Workload:
 @contextmanager
 def _zeroed() -> Iterator[None]:
     """Every shallow step gets zeros for the deep feature."""
-    shallow: Callable[..., Any] = compiling.shallow_forward
+    shallow: Callable[..., Any] = steps.shallow_forward
 
     def without(unet: Any, cut: Any, feature: Any, *args: Any, **kwargs: Any) -> Any:
         return shallow(unet, cut, tuple(torch.zeros_like(part) for part in feature), *args, **kwargs)
 
-    with patch.object(compiling, "shallow_forward", without):
+    with patch.object(steps, "shallow_forward", without):
         yield

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from deepcache.lazy import lazy
 
 if TYPE_CHECKING:
-    from deepcache import models
+    from deepcache import compat, models
     from deepcache.caching import Cache, cached
     from deepcache.errors import DeepCacheError, DeepCacheWarning, UnsupportedUNetError
     from deepcache.generation import Generation
@@ -30,6 +30,7 @@ __all__ = [
     "UnsupportedUNetError",
     "cached",
     "calibrate",
+    "compat",
     "load_plan",
     "models",
     "quadratic",
@@ -45,6 +46,7 @@ __getattr__, __dir__ = lazy(
         "caching": ("Cache", "cached"),
         "errors": ("DeepCacheError", "DeepCacheWarning", "UnsupportedUNetError"),
         "generation": ("Generation",),
+        "compat": (),
         "models": (),
         "plan": ("CachePlan", "quadratic", "uniform"),
         "plan_text": ("load_plan", "save_plan"),

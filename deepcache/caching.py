@@ -13,16 +13,17 @@ from torch import Tensor
 
 from deepcache.compiling import Compile, compiler, compiler_of, steps
 from deepcache.errors import DeepCacheError
+from deepcache.example import one_line
 from deepcache.explain import explain, warn_if_it_cannot_pay
 from deepcache.explanation import Explanation
 from deepcache.families import require_pipeline, unet_of
 from deepcache.forward import require_inputs
 from deepcache.generation import Facts, Fingerprint, Generation, Run, Stream
-from deepcache.graphs import Steps
 from deepcache.installing import install, uninstall
 from deepcache.macs import Cost, cost, one_sample
 from deepcache.plan import CachePlan, Interval
 from deepcache.predict import Node, coordinate, predicted
+from deepcache.steps import Steps
 from deepcache.timeline import Place, lifetime, num_after, num_left, place
 from deepcache.views import Cut
 
@@ -51,7 +52,11 @@ def cached(
     thread uses the U-Net. Where timesteps are numbers or copies instead, it begins when the scheduler's are set again
     and, of a bare U-Net, on entry and on `cache.reset()`; use a block a thread there. A loop of your own that stops
     after its first step and begins again on the same timesteps must call `cache.reset()` before, since the same
-    timestep again means another call of the same step. Blocks may be nested: the innermost of a thread counts.
+    timestep again means another call of the same step; and where a step makes several calls, they come in the same
+    order on every step. Blocks may be nested: the innermost of a thread counts. A thread that has entered none takes
+    the one that is open, as a block's workers do; so a thread that shall sample uncached needs a U-Net of its own.
+
+    Gradients flow through the stages that a step runs; a kept feature is a constant to them.
 
     Args:
         pipe_or_unet: a diffusers pipeline, anything with `.unet` and `.scheduler`, or a bare U-Net; it may be compiled.
@@ -64,7 +69,9 @@ def cached(
         compile: None, a mode of `torch.compile`, or a dict of its arguments: the full and the shallow step become two
             static graphs. A U-Net that is compiled already is so in the way that it was.
         cuda_graphs: capture each step, eager or compiled, once for each shape of its inputs, and replay it: what it
-            then takes of the host is one launch. For U-Nets on such a device; memory in `Cache.graph_bytes`.
+            then takes of the host is one launch. For U-Nets on such a device; memory in `Cache.graph_bytes`. Weights
+            that are moved, and LoRA that is loaded, are seen; another scale of an adapter or FreeU is not: set these
+            before. Where gradients are recorded, the steps run without graphs.
 
     Yields:
         The `Cache`, which tells what each generation did.
@@ -84,6 +91,8 @@ def cached(
             "expected either a plan (which has its branch, order and last step) or an interval (with these), "
             f"got plan {plan!r}, interval {interval!r}, {', '.join(f'{k} {v!r}' for k, v in extras.items())}"
         )
+    if plan is not None and not isinstance(plan, CachePlan):
+        raise DeepCacheError(f"expected plan to be a CachePlan, got {plan!r}; a number of steps goes to interval=")
     given = {name: value for name, value in extras.items() if value is not None}
     chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]
     cut = Cut.of(unet, chosen.branch)
@@ -98,7 +107,11 @@ def cached(
 
 
 class Cache:
-    """Answers a U-Net's calls and owns the state of their generations, for each thread its own."""
+    """Answers a U-Net's calls and owns the state of their generations, for each thread its own.
+
+    Attributes:
+        plan: the `CachePlan`, or of an interval the rule that makes one of any length.
+    """
 
     def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, kernel: Steps) -> None:
         self.plan = plan
@@ -116,7 +129,7 @@ class Cache:
 
     @property
     def graph_bytes(self) -> int:
-        """Memory of the device that `cuda_graphs` holds: buffers, and what the kernels in them need."""
+        """Memory of the device that `cuda_graphs` holds within the block: buffers, and what their kernels need."""
         return self._kernel.num_bytes
 
     def explain(self, num_steps: int | None = None) -> Explanation:
@@ -137,8 +150,13 @@ class Cache:
         self._open().clear()
 
     def release(self) -> None:
-        """Drop every thread's features; the generations' facts stay."""
+        """Drop every thread's features, and the graphs; what the generations did stays. The block's end calls it."""
         self._local = threading.local()
+        self._kernel.release()
+
+    def keep(self, block: object) -> None:
+        """Keep what closes the block as long as the U-Net is cached, whoever else forgets it."""
+        self._block = block
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         require_inputs(self._unet, args, kwargs)
@@ -157,7 +175,8 @@ class Cache:
         if is_full:
             stream.nodes = stream.nodes[: self.plan.order] if is_same else []
             output, feature = self._kernel.full(*args, **kwargs)
-            stream.nodes.insert(0, Node(run.step, coordinate(timestep), feature))
+            constant = tuple(part.detach() if part.requires_grad else part for part in feature)
+            stream.nodes.insert(0, Node(run.step, coordinate(timestep), constant))
             stream.fingerprint = fingerprint
             if fingerprint not in self._examples:
                 self._examples[fingerprint] = one_sample(args, kwargs)
@@ -220,19 +239,25 @@ class Cache:
             )
 
     def _describe(self, facts: Facts) -> Generation:
-        total = Fraction()
         calls = facts.calls.copy()  # another thread may be counting
-        for (fingerprint, is_full), number in calls.items():
-            one = self._cost(fingerprint)
-            total += number * (one.full() if is_full else one.shallow(self.plan.branch))
-        num_calls = calls.total()
-        macs = round(total / num_calls)
-        return Generation(facts.num_steps, tuple(facts.full_steps), num_calls, macs, facts.feature_bytes)
+
+        def macs() -> int:
+            total = Fraction()
+            for (fingerprint, is_full), number in calls.items():
+                one = self._cost(fingerprint)
+                total += number * (one.full() if is_full else one.shallow(self.plan.branch))
+            return round(total / calls.total())
+
+        return Generation(facts.num_steps, tuple(facts.full_steps), calls.total(), facts.feature_bytes, macs)
 
     def _cost(self, fingerprint: Fingerprint) -> Cost:
         if fingerprint not in self._costs:
             args, kwargs = self._examples[fingerprint]
-            self._costs[fingerprint] = cost(self._unet, *args, **kwargs)
+            with one_line(
+                "this U-Net does not run without data, by which its MACs are counted",
+                "set another attention processor, or count the MACs of its configuration: deepcache macs",
+            ):
+                self._costs[fingerprint] = cost(self._unet, *args, **kwargs)
         return self._costs[fingerprint]
 
 

@@ -34,7 +34,7 @@ class DeepCacheSDHelper:
         skip_mode: str = "uniform",
         order: int = 0,
     ) -> None:
-        """Choose the plan of the next `enable`.
+        """Choose the plan; of a pipeline that is enabled, from its next generation on.
 
         Args:
             cache_interval: N, at least 1: steps 0, N, 2N, ... are full.
@@ -50,6 +50,8 @@ class DeepCacheSDHelper:
                 f"expected skip_mode 'uniform', got {skip_mode!r}; for other plans use deepcache.cached(pipe, plan)"
             )
         self._params = {"interval": cache_interval, "branch": cache_branch_id, "order": order}
+        if self._block is not None:
+            self.enable()
 
     def enable(self, pipe: Any = None) -> Cache:
         """Cache the pipeline until `disable`; if it is cached already, with the new parameters from now on.
@@ -69,6 +71,7 @@ class DeepCacheSDHelper:
         with ExitStack() as block:
             cache = block.enter_context(cached(pipe, **self._params))
             self.pipe, self._block = pipe, block.pop_all()
+        cache.keep(self._block)  # it stays enabled when the helper is gone, as the older one does
         return cache
 
     def disable(self) -> None:

@@ -1,41 +1,26 @@
-"""The two steps of a cached U-Net, eager or as two static graphs; which of them runs is decided outside."""
+"""The two steps as two static graphs, by `torch.compile`."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
 
 from deepcache.errors import DeepCacheError
-from deepcache.forward import (
-    full_forward,
-    live_residuals,
-    run_full,
-    run_shallow,
-    shallow_forward,
-    with_tensor_timestep,
-)
-from deepcache.graphs import GraphedSteps, Steps, graphed_device
+from deepcache.forward import live_residuals, run_full, run_shallow, with_tensor_timestep
+from deepcache.graphs import GraphedSteps, graphed_device
+from deepcache.steps import EagerSteps, Steps
 from deepcache.views import Cut, Feature, full_view, shallow_view
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 CAPTURING = ("reduce-overhead", "max-autotune")
 Compile = str | Mapping[str, Any] | None
+_NUMBERS = count()
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class EagerSteps:
-    """The kernel on one U-Net and cut; nothing is kept between calls, so threads may share it."""
-
-    num_bytes = 0
-
-    def __init__(self, unet: Any, cut: Cut) -> None:
-        shallow_view(unet, cut)  # refuses hooks on the blocks that the branch cuts, before anything runs
-        self.full = partial(full_forward, unet, cut)
-        self.shallow = partial(shallow_forward, unet, cut)
 
 
 class CompiledSteps:
@@ -63,6 +48,9 @@ class CompiledSteps:
         with self._turn:
             torch.compiler.cudagraph_mark_step_begin()
             return _own(self._run_shallow(feature, *args, **kwargs))
+
+    def release(self) -> None:
+        """Torch keeps its graphs as long as these steps are there."""
 
 
 def steps(unet: Any, cut: Cut, compiler: Compiler | None, *, cuda_graphs: bool = False) -> Steps:
@@ -117,6 +105,8 @@ def _bound(run: Callable[..., Any], view: Any, gate: Any) -> Callable[..., Any]:
     def step(*args: Any, **kwargs: Any) -> Any:
         return run(view, gate, *args, **kwargs)
 
+    # code of its own: torch keeps eight graphs of one code, whichever function has it, and then runs it eagerly
+    step.__code__ = step.__code__.replace(co_name=f"{run.__name__}_{next(_NUMBERS)}")
     return step
 
 

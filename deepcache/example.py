@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -112,16 +112,19 @@ def _meta(*shape: int) -> Tensor:
 
 
 @contextmanager
-def guessed(remedy: str) -> Iterator[None]:
-    """Tell in one line, with a remedy, that a U-Net cannot run on the inputs that were guessed for it.
+def one_line(problem: str, remedy: str) -> Iterator[None]:
+    """Tell what diffusers, torch or another package raises in one line.
 
     Raises:
-        UnsupportedUNetError: what diffusers raised, and what to do.
+        UnsupportedUNetError: the problem, what was raised, and what to do.
     """
     try:
         yield
     except FAILURES as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsupportedUNetError(
-            f"this configuration does not tell all inputs that its U-Net needs ({reason}); {remedy}"
-        ) from error
+        raise UnsupportedUNetError(f"{problem} ({reason}); {remedy}") from error
+
+
+def guessed(remedy: str) -> AbstractContextManager[None]:
+    """`one_line` of a U-Net that does not run on the inputs that were guessed for it."""
+    return one_line("this configuration does not tell all inputs that its U-Net needs", remedy)

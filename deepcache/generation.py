@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,15 +26,23 @@ class Generation:
         num_steps: steps so far; a step calls the U-Net once, or twice where conditional and unconditional are apart.
         full_steps: those of which a call was full, in order.
         num_calls: of the U-Net.
-        macs: mean over the calls, for one sample, in the paper's convention (`deepcache.macs`).
         feature_bytes: the most that was kept at once.
     """
 
     num_steps: int
     full_steps: tuple[int, ...]
     num_calls: int
-    macs: int
     feature_bytes: int
+    _macs: Callable[[], int] = field(repr=False, compare=False)
+
+    @property
+    def macs(self) -> int:
+        """Mean over the calls, for one sample, in the paper's convention (`deepcache.macs`).
+
+        Raises:
+            UnsupportedUNetError: the U-Net does not run without data, as with xformers' attention.
+        """
+        return self._macs()
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Steps as CUDA graphs: captured once for each shape of their inputs, then replayed by one launch instead of hundreds.
 
 A graph reads and writes memory of its own. So what goes in is copied into buffers, and what comes out is copied out of
-them, before the next replay. Everything that is no tensor is part of the graph: where it differs, so does the graph.
+them, before the next replay. Every argument that is no tensor is part of the graph: where it differs, so does the
+graph. So are the places of the weights: where one has moved, or LoRA's have come, all graphs are made anew.
 
 References: Accelerating PyTorch with CUDA Graphs, https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs
 """
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,21 +21,11 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from deepcache.errors import DeepCacheError
 from deepcache.forward import with_tensor_timestep
+from deepcache.steps import Steps
 from deepcache.views import Feature
 
 KEPT = 16  # graphs of a block: the least recently used goes
-_WARM_UP = 3  # runs before a capture, in which libraries choose their kernels and allocate what they keep
-
-
-class Steps(Protocol):
-    """The kernel; `num_bytes` is what it holds of the device's memory besides weights."""
-
-    @property
-    def num_bytes(self) -> int: ...
-
-    def full(self, *args: Any, **kwargs: Any) -> tuple[Any, Feature]: ...
-
-    def shallow(self, feature: Feature, *args: Any, **kwargs: Any) -> Any: ...
+_WARM_UP = 3  # runs before a capture
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,23 +45,29 @@ class _Graph:
 
 
 class GraphedSteps:
-    """Steps, eager or compiled, as graphs. They are of the U-Net as it was: load LoRA or enable FreeU before.
+    """Steps, eager or compiled, as graphs. What is no weight is as it was at the capture: FreeU, an adapter's scale.
 
     Threads take turns, on whatever streams they are. Where gradients are recorded, which no graph can, the steps run
     as they are.
     """
 
-    def __init__(self, unet: Any, steps: Steps, device: torch.device, recorder: Recorder | None = None) -> None:
+    def __init__(self, unet: Any, steps: Steps, device: torch.device) -> None:
         self._unet, self._steps, self._device = unet, steps, device
-        self._record = recorder or Recorder(device)
+        self._recorder = Recorder(device)
         self._graphs: list[_Graph] = []  # the last used first
+        self._weights: list[int] = []
         self._turn = threading.Lock()
 
     @property
     def num_bytes(self) -> int:
         """Memory of the device that the graphs hold: their buffers, and what their kernels need."""
         buffers = sum(each.numel() * each.element_size() for graph in self._graphs for each in graph.buffers)
-        return buffers + self._record.num_bytes
+        return buffers + self._recorder.num_bytes
+
+    def release(self) -> None:
+        """Drop the graphs and their memory."""
+        with self._turn:
+            self._forget()
 
     def full(self, *args: Any, **kwargs: Any) -> tuple[Any, Feature]:
         return self._run("full", *with_tensor_timestep(self._unet, args, kwargs))  # type: ignore[no-any-return]
@@ -85,7 +82,9 @@ class GraphedSteps:
         leaves, structure = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         marks: list[Any] = [_autocast(self._device), *map(_mark, leaves)]
-        with self._turn, self._record.turn():
+        with self._turn, self._recorder.turn():
+            if name == "full":  # not on every step: walking through the modules takes as long as some launches
+                self._follow_weights()
             graph = self._found(name, structure, marks) or self._captured(name, structure, marks, leaves)
             self._graphs = [graph, *(other for other in self._graphs if other is not graph)][:KEPT]
             return graph(tensors)
@@ -100,10 +99,17 @@ class GraphedSteps:
         step = getattr(self._steps, name)
         with torch.inference_mode(mode=False), torch.no_grad(), _uncached_autocast(self._device):
             own = [self._buffer(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            args, kwargs = tree_unflatten(own, structure)
+
+            def run() -> Any:
+                args, kwargs = tree_unflatten(
+                    own, structure
+                )  # anew, since diffusers empties the lists that it is given
+                return step(*args, **kwargs)
+
+            self._recorder.warm_up(run)
             try:
-                replay, output = self._record(lambda: step(*args, **kwargs))
-            except DeepCacheError:
+                replay, output = self._recorder.capture(run)
+            except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
                 raise DeepCacheError(
@@ -112,12 +118,23 @@ class GraphedSteps:
                 ) from error
         return _Graph(name, structure, marks, [leaf for leaf in own if isinstance(leaf, Tensor)], replay, output)
 
+    def _follow_weights(self) -> None:
+        weights = [parameter.data_ptr() for parameter in self._unet.parameters()]
+        if weights != self._weights:
+            self._forget()
+            self._weights = weights
+
+    def _forget(self) -> None:
+        if self._graphs:
+            self._recorder.leave_pool()
+            self._graphs = []
+
     def _buffer(self, tensor: Tensor) -> Tensor:
         return torch.empty_like(tensor, device=self._device).copy_(tensor)
 
 
 class Recorder:
-    """Records CUDA graphs of a device in one pool of memory: they never run at the same time.
+    """Records CUDA graphs of a device on one stream, in one pool of memory: they never run at the same time.
 
     Attributes:
         num_bytes: of the pool.
@@ -129,26 +146,36 @@ class Recorder:
         with torch.cuda.device(device):
             self._pool = torch.cuda.graph_pool_handle()
             self._done = torch.cuda.Event()
+            self._stream = torch.cuda.Stream(device)
 
     def turn(self) -> AbstractContextManager[None]:
         """Within the block, the current stream has waited for the turn before, whichever stream that was on."""
         return _Turn(self._device, self._done)
 
-    def __call__(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        stream, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+    def warm_up(self, run: Callable[[], Any]) -> None:
+        """Libraries choose their kernels, and allocate what they keep."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UP):
                 run()
-        current.wait_stream(stream)
+        current.wait_stream(self._stream)
+
+    def capture(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """What replays the run, and the output that each replay writes."""
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved(self._device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             output = run()
         self.num_bytes += max(0, torch.cuda.memory_reserved(self._device) - before)
         return graph.replay, output
+
+    def leave_pool(self) -> None:
+        """To the graphs that had it, of which none runs any longer; others get another."""
+        torch.cuda.synchronize(self._device)
+        self._pool, self.num_bytes = torch.cuda.graph_pool_handle(), 0
 
 
 class _Turn:

@@ -74,8 +74,9 @@ class Interval:
     last_step_full: bool = False
 
     def __post_init__(self) -> None:
-        require_whole("interval", self.interval, at_least=1)
-        require_order(self.order)
+        object.__setattr__(self, "interval", require_whole("interval", self.interval, at_least=1))
+        object.__setattr__(self, "branch", require_whole("branch", self.branch, at_least=0))
+        object.__setattr__(self, "order", require_order(self.order))
 
     def is_full(self, step: int, num_steps: int | None = None) -> bool:
         """Whether a step is full, of `num_steps` or of a number that is not known."""

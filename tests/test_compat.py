@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,6 +63,36 @@ def test_second_enable_takes_the_new_parameters() -> None:
     assert torch.equal(latents(pipe), expected)
     helper.disable()
     assert "forward" not in vars(pipe.unet)
+
+
+def test_new_parameters_hold_while_it_is_enabled() -> None:
+    pipe = pipeline()
+    helper = DeepCacheSDHelper(pipe)
+    helper.set_params(cache_interval=2)
+    helper.enable()
+    latents(pipe)
+    helper.set_params(cache_interval=3)
+    with cached(expected := pipeline(), interval=3, order=0):
+        image = latents(expected)
+    assert torch.equal(latents(pipe), image)
+    helper.disable()
+    assert "forward" not in vars(pipe.unet)
+
+
+@pytest.mark.parametrize("helper_class", [DeepCacheSDHelper, DeepCache.DeepCacheSDHelper])
+def test_it_stays_enabled_when_the_helper_is_gone(helper_class: Any) -> None:
+    def enabled() -> SimpleNamespace:
+        pipe = SimpleNamespace(unet=unet(NAME), scheduler=DDIMScheduler())
+        helper = helper_class(pipe=pipe)
+        helper.set_params(cache_interval=3, cache_branch_id=0)
+        helper.enable()
+        return pipe
+
+    pipe = enabled()
+    gc.collect()
+    with cached(expected := SimpleNamespace(unet=unet(NAME), scheduler=DDIMScheduler()), interval=3, order=0):
+        image = denoise(expected, 5, name=NAME)
+    assert torch.equal(denoise(pipe, 5, name=NAME), image)
 
 
 def test_refused_parameters_leave_the_unet_alone() -> None:

@@ -140,6 +140,26 @@ def test_traced_backend_equals_eager_within_rounding() -> None:
         torch.testing.assert_close(_generate(model, "ddpm-attention"), _eager("ddpm-attention", 1))
 
 
+def test_any_number_of_branches_and_shapes_stays_compiled() -> None:
+    """Torch keeps eight graphs of one function's code; with `fullgraph` it raises at the ninth."""
+    counter, model = CompileCounter(), unet("ddpm-attention")
+    for branch in range(3):
+        with cached(model, interval=2, branch=branch, compile={"backend": counter, "fullgraph": True}) as cache:
+            for batch in (2, 3):
+                cache.reset()
+                _generate(model, "ddpm-attention", batch=batch)
+    assert counter.frame_count == 3 * 2 * 2
+
+
+def test_the_default_compiler_equals_eager_within_a_thousandth() -> None:
+    """Inductor's kernels themselves, on a second generation too."""
+    model, expected = unet("ddpm"), _eager("ddpm", 1)
+    with cached(model, interval=INTERVAL, order=1, compile="default"):
+        found = [_generate(model, "ddpm") for _ in range(2)]
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("how", ["fast", True, 3])
 def test_unknown_way_to_compile_is_refused(how: Any) -> None:
     refused = pytest.raises(DeepCacheError, match="expected compile to be one of default, reduce-overhead")

@@ -279,7 +279,7 @@ def _watch(monkeypatch: pytest.MonkeyPatch, features: list[weakref.ref[Tensor]])
         features.append(weakref.ref(feature[0]))
         return output, feature
 
-    monkeypatch.setattr("deepcache.compiling.full_forward", spy)
+    monkeypatch.setattr("deepcache.steps.full_forward", spy)
 
 
 def test_last_thousand_generations_are_remembered() -> None:

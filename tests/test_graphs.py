@@ -1,7 +1,7 @@
 """CUDA graphs of steps. Oracle: the same steps without them, bit for bit.
 
-Where there is no such device, a recorder stands in that keeps a graph's rules: a capture computes nothing, a replay
-reads and writes the same memory each time, and nothing that is not in a buffer can change what it does.
+Where there is no such device, a recorder stands in that keeps a graph's rules as far as a CPU can: a capture computes
+nothing, and a replay reads and writes the same memory each time, without the arguments of later calls.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from diffusers import PNDMScheduler
+from optional import OPTIONAL, TRIED
 from problems import NAMES, SCHEDULERS, inputs, latents, pipeline, unet
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -38,7 +40,13 @@ class StandIn:
     def turn(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def __call__(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    def warm_up(self, run: Callable[[], Any]) -> None:
+        run()
+
+    def leave_pool(self) -> None:
+        pass
+
+    def capture(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
         output = run()
         own = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         for leaf in own:
@@ -84,6 +92,24 @@ def test_graphs_equal_eager_steps_for_every_family(name: str) -> None:
     with cached(model, interval=3, order=1):
         expected = outputs()
     with cached(model, interval=3, order=1, cuda_graphs=True):
+        found = outputs()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5) if CUDA else _equal(one, other)
+
+
+@pytest.mark.parametrize(("which", "name"), [(which, names[0]) for which, names in TRIED.items()])
+def test_graphs_take_every_optional_input(which: str, name: str) -> None:
+    """A T2I-Adapter's residuals too, which diffusers takes out of the list that it is given."""
+    model, *call = OPTIONAL[which](name)
+    model, call = _on_device(model), _on_device_all(call)
+
+    def outputs() -> list[Tensor]:
+        calls = (deepcopy(call) for _ in range(4))
+        return [model(args[0] + 0.1 * k, *args[1:], **kwargs).sample for k, (args, kwargs) in enumerate(calls)]
+
+    with cached(model, interval=2, order=1):
+        expected = outputs()
+    with cached(model, interval=2, order=1, cuda_graphs=True):
         found = outputs()
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5) if CUDA else _equal(one, other)
@@ -176,7 +202,18 @@ class TestReplays:
             model(sample[:1], 900, context[:1])
         assert _captures() == 4
         assert held >= sum(each.numel() * each.element_size() for each in (sample, context))
-        assert cache.graph_bytes > 0
+        assert cache.graph_bytes == 0
+
+    def test_weights_that_moved_are_followed(self) -> None:
+        model, (sample, _, context) = unet("sd-1.5"), inputs("sd-1.5")[0]
+        with cached(model, interval=1, cuda_graphs=True):
+            before = model(sample, 900, context).sample
+            model.conv_in.weight = torch.nn.Parameter(2 * model.conv_in.weight)
+            after = model(sample, 900, context).sample
+            assert torch.equal(model(sample, 900, context).sample, after)
+        assert not torch.equal(before, after)
+        assert torch.equal(after, model(sample, 900, context).sample)
+        assert _captures() == 2
 
     def test_weights_changed_in_place_are_seen(self) -> None:
         model, (sample, _, context) = unet("sd-1.5"), inputs("sd-1.5")[0]
@@ -231,7 +268,7 @@ def test_what_cannot_be_captured_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be ...")
 
-    monkeypatch.setattr(graphs_module.Recorder, "__call__", fail)
+    monkeypatch.setattr(graphs_module.Recorder, "capture", fail)
     model, (args, kwargs) = _on_device(unet("ddpm")), _on_device_all(inputs("ddpm"))
     refused = pytest.raises(DeepCacheError, match=r"full step cannot be captured .*not permitted.*reduce-overhead'$")
     with refused, cached(model, interval=2, cuda_graphs=True):

@@ -21,6 +21,7 @@ LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import
     ("timeline",),
     ("generation",),
     ("macs",),
+    ("steps",),
     ("graphs",),
     ("compiling",),
     ("installing",),
