@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from deepcache.compiling import Compile, compiler, compiler_of, steps
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, DeepCacheWarning
 from deepcache.example import one_line
 from deepcache.explain import explain, warn_if_it_cannot_pay
 from deepcache.explanation import Explanation
@@ -216,12 +217,25 @@ class Cache:
                 "timestep is none of the pipeline's; pass a plan, such as deepcache.uniform(num_steps, interval, "
                 "last_step_full=True)"
             )
-        self._warned = self._warned or warn_if_it_cannot_pay(self.plan, num_steps)
+        self._warned = self._warned or warn_if_it_cannot_pay(self.plan, num_steps) or self._warn_of_copies(timesteps)
         by_object, by_memory = (timesteps, None) if found is None else (None, lifetime(timestep))
         run = still_open[memory] = Run(self.plan, num_steps, limit, by_object, by_memory)
         self._local.open = still_open
         self._facts.append(run.facts)
         return run
+
+    def _warn_of_copies(self, timesteps: Tensor | None) -> bool:
+        """Of a bare U-Net, three generations of one call each: views of copies, each in a memory of its own."""
+        last = [facts.num_steps for facts in tuple(self._facts)[-3:]]
+        if timesteps is not None or last != [1, 1, 1] or getattr(self.plan, "interval", None) == 1:
+            return False
+        warnings.warn(
+            "three generations in a row had one step, of which nothing is cached; if they are one: pass elements of "
+            "one tensor of timesteps, or numbers (and then cache.reset() between generations)",
+            DeepCacheWarning,
+            stacklevel=2,
+        )
+        return True
 
     def _require_fit(self, plan: CachePlan, left: int | None, timestep: Any, found: Place | None) -> None:
         """Refuse a plan for more or fewer steps than the generation will have, as far as that is known."""

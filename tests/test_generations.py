@@ -26,7 +26,7 @@ from problems import (
 )
 from torch import Tensor
 
-from deepcache import DeepCacheError, cached, quadratic, uniform
+from deepcache import DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
 from deepcache.forward import full_forward
 from deepcache.macs import cost
 from deepcache.views import Cut
@@ -289,3 +289,34 @@ def test_last_thousand_generations_are_remembered() -> None:
             model(*args) if number else [model(*args) for _ in range(3)]
             cache.reset()
     assert [g.num_calls for g in cache.generations] == [1] * 1000
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_loss_may_be_followed_back_at_every_step(order: int) -> None:
+    """As guidance by a loss does: a kept feature is a constant, so that no step needs another's graph."""
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    with cached(model, interval=2, order=order) as cache, torch.enable_grad():
+        for t in torch.tensor([900, 700, 500, 300]):
+            image = sample.clone().requires_grad_()
+            model(image, t).sample.square().sum().backward()
+            assert image.grad is not None
+            assert image.grad.abs().sum() > 0
+    assert cache.generations[0].full_steps == (0, 2)
+
+
+def test_what_cannot_run_without_data_tells_its_steps_and_no_macs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with xformers' attention, which knows no device but CUDA."""
+
+    def cost_of(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError("No operator found for `memory_efficient_attention_forward`\non device meta")
+
+    monkeypatch.setattr("deepcache.caching.cost", cost_of)
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    with cached(model, interval=2) as cache:
+        model(sample, torch.tensor([900, 700])[0])
+    (generation,) = cache.generations
+    assert generation.full_steps == (0,)
+    with pytest.raises(
+        UnsupportedUNetError, match=r"does not run without data.*\(No operator found.*attention processor"
+    ):
+        _ = generation.macs

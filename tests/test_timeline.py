@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
 from problems import SCHEDULERS, denoise, inputs, loop, unet
 from torch import Tensor
 
-from deepcache import cached, uniform
+from deepcache import DeepCacheWarning, cached, uniform
 from deepcache.forward import full_forward, shallow_forward
 from deepcache.timeline import Place, lifetime, num_after, num_left, place
 from deepcache.views import Cut
@@ -125,6 +125,21 @@ def test_generation_is_the_same_however_its_timesteps_are_passed(pass_on: Callab
         assert torch.equal(generation(pass_on), expected)
         assert torch.equal(generation(pass_on), expected)
     assert [(g.num_steps, g.full_steps) for g in cache.generations] == [(5, (0, 3))] * 2
+
+
+@pytest.mark.parametrize("view", ["expanded", "one more dimension of a copy"])
+def test_a_bare_unet_with_views_of_copies_is_warned_of(view: str) -> None:
+    """Each lies in a memory of its own, as the only step of a generation does: right, but nothing is cached."""
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    expected = [model(sample, t).sample for t in TIMESTEPS]
+    with (
+        cached(model, interval=3) as cache,
+        pytest.warns(DeepCacheWarning, match="pass elements of one tensor") as told,
+    ):
+        found = [model(sample, COPIES[view](TIMESTEPS, i)).sample for i in range(5)]
+    assert len(told) == 1
+    assert all(map(torch.equal, found, expected))
+    assert [generation.full_steps for generation in cache.generations] == [(0,)] * 5
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4])

@@ -15,6 +15,7 @@ from deepcache.macs import EVERYTHING
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.models.architectures import architecture
 from deepcache.sampling import sample, scheduler
+from deepcache.search.recorder import listening
 from deepcache.tuning.budget import Budget, Estimate, estimate
 from deepcache.tuning.candidates import Candidate, Space, Way, space_of
 from deepcache.tuning.halving import front, halved
@@ -66,8 +67,11 @@ def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe):
     cost = architecture("mini-ldm").cost()
     assert found.speedup == pytest.approx(cost.ratio(found.plan), rel=1e-12)
     assert found.speedup >= 2
-    within = [t for t in found.trials if t.candidate.macs <= found.chosen.candidate.macs and not t.is_checked]
+    within = [t for t in found.trials if found.space.speedup(t.candidate) >= 2 and not t.is_checked]
     assert all(len(found.search_seeds) == t.num_seeds for t in within)
+    nearest = sorted((t.estimates["psnr_db"].value for t in within), reverse=True)
+    again = estimate("psnr_db", np.array(psnrs(pipe, found.plan, STEPS, found.search_seeds)))
+    assert again.value >= nearest[1] - 0.5  # among the three that were nearest on the search's seeds
     assert not set(found.search_seeds) & set(found.check_seeds)
     assert found.chosen.num_seeds == len(found.check_seeds)
 
@@ -75,7 +79,9 @@ def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe):
 def test_the_search_leaves_the_pipeline_as_it_was(pipe, monkeypatch):
     monkeypatch.setattr("deepcache.tuning.tuner._CONVERGED", ("ddim", 12))
     own, forward = pipe.scheduler, pipe.unet.forward
-    tuned(pipe, speedup=2, solvers=["dpm-solver++"], orders=[1], seeds=SEEDS[:12])
+    found = tuned(pipe, speedup=2, solvers=["dpm-solver++"], orders=[1], seeds=SEEDS[:12])
+    assert {way.scheduler for way in found.space.ways} == {None, "dpm-solver++"}
+    assert found.plan.num_steps <= STEPS
     assert pipe.scheduler is own
     assert pipe.unet.forward == forward
 
@@ -92,6 +98,32 @@ def test_a_fidelity_that_nothing_keeps_names_the_nearest(pipe):
     ) as e:
         tuned(pipe, psnr_db=79)
     assert "\n" not in str(e.value)
+
+
+def test_orders_that_leave_no_plan_are_one_line(pipe):
+    """Order 2 takes three full steps, which are all there are, or more than the speedup leaves."""
+    with pytest.raises(DeepCacheError, match="no plan of orders 2 fits 3 steps"):
+        tuned(pipe, psnr_db=30, num_steps=3, orders=[2])
+    with pytest.raises(DeepCacheError, match=r"speedup of 3\.5; the nearest is [23]\.\d\d.* full steps as order 1"):
+        tuned(pipe, speedup=3.5, orders=[1, 2])
+
+
+def test_noise_of_the_solver_is_the_calibrations_too(pipe):
+    """With eta, each step draws from the seed's generator: what the recorder hears is what a plain run gives."""
+    options = {"num_inference_steps": 6, "guidance_scale": 1.5, "eta": 1.0}
+    seeds = range(2)
+    plain = sample(pipe, seeds, batch_size=2, progress=False, **options)
+    assert not torch.equal(plain, sample(pipe, seeds, batch_size=2, progress=False, **{**options, "eta": 0.0}))
+    heard = []
+    with listening(pipe.scheduler, lambda _, latents: heard.append(latents)):
+        assert torch.equal(sample(pipe, seeds, batch_size=2, progress=False, **options), plain)
+    assert len(heard) == 6
+
+
+def test_mini_extractors_are_refused_for_images_they_do_not_know(pipe, monkeypatch):
+    monkeypatch.setattr("deepcache.tuning.tuner.SIDE", 64)
+    with pytest.raises(DeepCacheError, match=r"images of 64 pixels a side for .*makes 32; pass distance="):
+        tuned(pipe, perceptual=0.1)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +232,10 @@ def test_every_measure_is_zero_or_at_its_cap_without_a_cache():
 def test_the_command_writes_a_plan_that_sample_takes(capsys, tmp_path):
     file = tmp_path / "plan.json"
     options = ["--num-steps", "8", "--branches", "0", "--orders", "1", "--num-seeds", "12"]
-    assert main(["tune", "--model", "mini-ldm", "--speedup", "2", "--out", str(file), *options]) == 0
+    command = ["tune", "--model", "mini-ldm", "--speedup", "2", *options]
+    assert main([*command, "--out", str(tmp_path / "none" / "plan.json")]) == 2
+    assert "is not there; make it first" in capsys.readouterr().err
+    assert main([*command, "--out", str(file)]) == 0
     out = capsys.readouterr().out
     plan = deepcache.load_plan(file)
     assert plan.num_steps == 8

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from deepcache.errors import DeepCacheError
 
 if TYPE_CHECKING:
+    from deepcache.metrics.clip_score import Clip
+    from deepcache.metrics.perceptual import Perceptual
     from deepcache.sampling.settings import Settings
     from deepcache.tuning.tuned import Tuned
 
@@ -37,6 +39,11 @@ def add(commands: Any) -> None:
     add("--branches", type=_numbers, default=[0, 1, 2], metavar="B,C", help="to search (default 0,1,2)")
     add("--orders", type=_numbers, default=[0, 1, 2], metavar="K,L", help="to search (default 0,1,2)")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
+    add("--lpips-weights", type=Path, metavar="FILE", help="with --perceptual: torchvision's AlexNet (default: cache)")
+    add(
+        "--clip", metavar="NAME", help="with --clip-loss: mini-clip, or the paper's ViT-g-14 (default: as the model is)"
+    )
+    add("--clip-weights", type=Path, metavar="FILE", help="its weights (default: the hub's cache)")
     add("--first-seed", type=int, default=1_000_000, help="of those tuned on (default 1000000); evaluate on others")
     add("--num-seeds", type=int, default=36, help="a third searches, the others check (default 36)")
     add("--batch-size", type=int, default=8, help="samples at once (default 8)")
@@ -54,6 +61,12 @@ def run(options: Namespace) -> str:
     from deepcache.tuning.tuner import tune
 
     require_matplotlib()
+    picture = options.plot or options.out.with_suffix(".png")
+    for file in (options.out, picture):
+        if not file.parent.is_dir():
+            raise DeepCacheError(
+                f"expected a folder to write {file.name} to, {file.parent} is not there; make it first"
+            )
     pipe = models.load(options.model, device=options.device)
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
     settings = settings_of(options.model, pipe, **asked)
@@ -74,13 +87,30 @@ def run(options: Namespace) -> str:
         orders=options.orders,
         seeds=range(options.first_seed, options.first_seed + options.num_seeds),
         conditions=conditions,
+        distance=_distance(options) if options.perceptual is not None else None,
+        clip=_clip(options) if options.clip_loss is not None else None,
         batch_size=options.batch_size,
         **scale,
     )
-    picture = options.plot or options.out.with_suffix(".png")
+    print(found)  # before anything that may fail
     found.save(options.out)
     plot(found, picture)
-    return f"{found}\n\nwritten: {options.out}, {picture}; to sample with it:\n{_command(options, settings, found)}"
+    return f"\nwritten: {options.out}, {picture}; to sample with it:\n{_command(options, settings, found)}"
+
+
+def _distance(options: Namespace) -> Perceptual:
+    from deepcache.metrics.perceptual import load_perceptual
+
+    return load_perceptual(options.lpips_weights, device=options.device)
+
+
+def _clip(options: Namespace) -> Clip:
+    from deepcache.metrics.clip_score import MINI, PAPER, load_clip
+    from deepcache.models import EMBEDDED
+
+    name = options.clip or (MINI if options.model in EMBEDDED else PAPER[0])
+    pretrained = PAPER[1] if name == PAPER[0] else None
+    return load_clip(name, pretrained=pretrained, checkpoint=options.clip_weights, device=options.device)
 
 
 def _command(options: Namespace, settings: Settings, found: Tuned) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from deepcache.errors import DeepCacheError
 from deepcache.explain import explain
 from deepcache.plan import CachePlan, uniform
-from deepcache.sampling.schedulers import num_calls
+from deepcache.sampling.schedulers import num_calls, scheduler
 
 Optimal = Callable[["Way", int, int, int], CachePlan | None]  # of a way, branch, order and number of full steps
 
@@ -134,7 +134,7 @@ def space_of(
         pipe: with its own scheduler.
         num_steps: of that scheduler.
         branches, orders: of the plans.
-        solvers: schedulers by name, each tried with `_SHARES_OF_STEPS` of the steps; None for the pipeline's own alone.
+        solvers: schedulers by name, each tried with `_SHARES_OF_STEPS` of the steps beside the pipeline's own.
 
     Raises:
         DeepCacheError: no such scheduler, or none of the branches is there.
@@ -145,7 +145,9 @@ def space_of(
     there = tuple(branch for branch in branches if 0 <= branch < len(costs.branches))
     if not there:
         raise DeepCacheError(f"expected branches out of 0..{len(costs.branches) - 1}, got {list(branches)}")
-    ways = tuple(_ways(pipe.scheduler.config, num_steps, solvers)) if solvers else (own,)
+    kinds = [type(scheduler(solver, pipe.scheduler.config)) for solver in solvers or ()]
+    first = () if type(pipe.scheduler) in kinds else (own,)  # named, it would be tried twice
+    ways = (*first, *_ways(pipe.scheduler.config, num_steps, solvers or ()))
     shallow = tuple(branch.macs for branch in costs.branches)
     return Space(costs.full, shallow, own, ways, there, tuple(orders))
 

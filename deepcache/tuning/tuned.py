@@ -35,7 +35,7 @@ class Tuned:
         trials: what was left after the search, the cheapest first.
         space: what was searched.
         search_seeds, check_seeds: evaluate on others.
-        target: what images were compared with.
+        target: what images were compared with, and by what.
     """
 
     budget: Budget
@@ -80,7 +80,7 @@ class Tuned:
         return tuple(trial for trial in self.trials if trial.candidate in kept)
 
     def save(self, path: str | Path) -> None:
-        """`deepcache.save_plan` of the plan."""
+        """`deepcache.save_plan` of the plan alone: it is for the `scheduler` and `num_steps` above."""
         save_plan(self.plan, path)
 
     def __str__(self) -> str:

@@ -11,10 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
-from deepcache.families import require_sampler
+from deepcache.families import require_sampler, unet_of
+from deepcache.metrics import clip_score
+from deepcache.metrics import perceptual as perceptual_metric
 from deepcache.metrics.bootstrap import TAIL
 from deepcache.metrics.clip_score import Clip, load_clip
-from deepcache.metrics.perceptual import load_perceptual
+from deepcache.metrics.perceptual import Perceptual, load_perceptual
+from deepcache.parts import pixels_a_side
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, conditions_of
 from deepcache.search.calibration import Calibration, calibrate
@@ -31,6 +34,7 @@ _SHARES = (0.75, 0.6, 0.5, 0.4, 0.32, 0.25, 0.2)  # of the uncached MACs, which 
 _AROUND = (1.25, 1.0, 0.8, 0.6)  # the same, of the share that a speedup leaves
 _CALIBRATED = 8  # of the search's seeds
 _CHECKED = 3  # of the best at a speedup
+SIDE = 32  # pixels of the images that the mini extractors know
 _CONVERGED = ("ddim", 250)  # stands for the solution, which it is nearer to than any solver of few steps
 
 
@@ -47,6 +51,8 @@ def tune(
     orders: Sequence[int] = ORDERS,
     seeds: Sequence[int] = SEEDS,
     conditions: Conditions | None = None,
+    distance: Perceptual | None = None,
+    clip: Clip | None = None,
     batch_size: int = 8,
     progress: bool = True,
     **arguments: Any,
@@ -67,14 +73,16 @@ def tune(
         pipe: a diffusers pipeline with its scheduler; `num_inference_steps` and `generator` are among its arguments.
         speedup: budget: uncached over cached MACs of a sample to reach, above 1. The PSNR is then made the highest.
         psnr_db: budget: least PSNR to the uncached samples, of the median seed.
-        perceptual: budget: largest perceptual distance to them (`load_perceptual()`), of the median seed.
-        clip_loss: budget: largest loss of CLIP score (0..100, mini-clip), mean over seeds.
+        perceptual: budget: largest perceptual distance to them, of the median seed.
+        clip_loss: budget: largest loss of CLIP score (0..100), mean over seeds.
         num_steps: of the pipeline's scheduler.
-        solvers: schedulers by name (`deepcache.sampling.SCHEDULERS`) that are searched as well, with `num_steps` and
-            fewer. Images are then compared with the solution, which solvers share: 250 steps of DDIM.
+        solvers: schedulers by name (`deepcache.sampling.SCHEDULERS`) that are searched beside the pipeline's own, with
+            `num_steps` and fewer. Images are then compared with the solution, which solvers share: 250 steps of DDIM.
         branches, orders: to search; branches that the U-Net does not have are left out.
         seeds: at least 12. They promise something about other seeds: evaluate on those.
         conditions: from seeds to what they are asked to show; `conditions_of(pipe)` if not given.
+        distance: what measures `perceptual`; `load_perceptual()` if not given: LPIPS where its weights are found.
+        clip: what measures `clip_loss`; mini-clip if not given, for the embedded models.
         batch_size: how many are sampled together.
         progress: whether to show it.
         **arguments: of the pipeline, e.g. `guidance_scale`.
@@ -92,16 +100,15 @@ def tune(
     require_sampler(pipe)
     space = space_of(pipe, num_steps, branches=branches, orders=orders, solvers=solvers)
     shares = _shares(budget, space)
-    asked = conditions or conditions_of(pipe)
     trials = Trials(
         pipe,
-        asked,
+        conditions or conditions_of(pipe),
         arguments,
         batch_size,
         own=space.own,
         target=Way(*_CONVERGED, _CONVERGED[1]) if solvers else space.own,
-        perceptual=load_perceptual(device=pipe.unet.device) if budget.kind == "perceptual" else None,
-        clip=_clip(pipe) if budget.kind == "clip_loss" else None,
+        perceptual=_distance(pipe, distance) if budget.kind == "perceptual" else None,
+        clip=_clip(pipe, clip) if budget.kind == "clip_loss" else None,
     )
     count = len(seeds) // _SEARCHED
     with tqdm(desc="tune", unit="sample", disable=None if progress else True, leave=False) as bar:
@@ -188,6 +195,8 @@ class _Search:
     def tuned(self, left: Sequence[Candidate], chosen: Trial) -> Tuned:
         trials = [chosen if candidate == chosen.candidate else self._searched(candidate) for candidate in left]
         target = "the solution (DDIM, 250 steps)" if self.trials.target != self.space.own else "the uncached samples"
+        by = self.trials.perceptual or self.trials.clip
+        target += f" by {by.name}" if by else ""
         return Tuned(self.budget, chosen, tuple(trials), self.space, self.search_seeds, self.check_seeds, target)
 
     def _may_hold(self, candidate: Candidate) -> bool:
@@ -250,10 +259,29 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
     return tuple(min(1.0, around / budget.limit) for around in _AROUND)
 
 
-def _clip(pipe: Any) -> Clip:
+def _distance(pipe: Any, given: Perceptual | None) -> Perceptual:
+    found = given or load_perceptual(device=unet_of(pipe)[1].device)
+    _require_knows(
+        found.name, perceptual_metric.MINI, pipe, "distance=load_perceptual(FILE) with torchvision's AlexNet weights"
+    )
+    return found
+
+
+def _clip(pipe: Any, given: Clip | None) -> Clip:
     if not hasattr(pipe, "text_encoder"):
         raise DeepCacheError("expected a pipeline with prompts for clip_loss; take psnr_db or perceptual instead")
-    return load_clip(device=pipe.unet.device)
+    found = given or load_clip(device=unet_of(pipe)[1].device)
+    _require_knows(found.name, clip_score.MINI, pipe, "clip=load_clip(...), such as the paper's ViT-g-14")
+    return found
+
+
+def _require_knows(name: str, mini: str, pipe: Any, instead: str) -> None:
+    """Refuse a mini extractor for images that it was not trained on, before anything is sampled."""
+    side = unet_of(pipe)[1].config.sample_size * pixels_a_side(pipe)
+    if name == mini and side != SIDE:
+        raise DeepCacheError(
+            f"expected images of {SIDE} pixels a side for {name}, this pipeline makes {side}; pass {instead}"
+        )
 
 
 def _num_samples(count: int, rounds: Sequence[int]) -> int:
