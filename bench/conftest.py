@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requirements
-from scales import SCALES, scale_of
+from scales import SCALES, device_of, scale_of
 
 from deepcache.errors import DeepCacheError
 
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--scale", choices=list(SCALES), default="mini", help="embedded models, or the paper's (default mini)")
     add("--weights", choices=["trained", "random"], default="trained", help="random: speed and MACs alone")
-    add("--device", default="cpu", help="where the models run: cpu (default), cuda, cuda:1, ...")
+    add("--device", help="where models run: cpu, cuda:1, ... (default: cpu; at paper scale cuda where there is one)")
     add("--dtype", choices=DTYPES, help="of the models (default: fp32; fp16 for prompted ones of the paper on a GPU)")
     add("--num-samples", type=_whole(2), help="samples a row, for fidelity (default: the model's protocol)")
     add("--num-steps", type=_whole(2), help="sampling steps of the uncached run (default: the model's protocol)")
@@ -64,6 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     if len(visible) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"deepcache: {config.getoption('scale')} scale, models on {device_of(config)}"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import requirements
 import torch
+from scales import device_of
 from workload import Workload
 
 from deepcache import models
@@ -33,7 +34,7 @@ def load_workload(model: str, config: Any) -> Workload:
     Raises:
         DeepCacheError: the model or what measures it is not there.
     """
-    protocol, device = _protocol(model, config), config.getoption("device")
+    protocol, device = _protocol(model, config), device_of(config)
     dtype = DTYPES[config.getoption("dtype") or _usual_dtype(protocol, model, device)]
     if config.getoption("weights") == "random":
         if model in EMBEDDED:
@@ -54,7 +55,7 @@ def load_workload(model: str, config: Any) -> Workload:
 
 def load_extractor(model: str, config: Any) -> Extractor:
     """Inception, or mini-features for an embedded model."""
-    device = config.getoption("device")
+    device = device_of(config)
     if model in EMBEDDED:
         return MiniExtractor.load(device)
     return _inception(device)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from loading import load_workload
 from measure import Measure
-from scales import SCALES
+from scales import SCALES, device_of
 from workload import Run, Workload
 
 from deepcache import models
@@ -114,13 +114,34 @@ def test_uncached_samples_are_not_compared_with_themselves(workload):
     assert metrics_of(workload, interval=1).keys() == {"macs", "total_macs", "num_full", "num_shallow"}
 
 
-def test_embedded_models_have_no_random_weights():
-    class Options:
-        def getoption(self, name: str) -> object:
-            return {"weights": "random", "device": "cpu"}.get(name)
+class Options:
+    """pytest's configuration, as far as the benches ask it."""
 
+    def __init__(self, **given: object) -> None:
+        self.given = {"scale": "mini", "weights": "trained", **given}
+
+    def getoption(self, name: str) -> object:
+        return self.given.get(name)
+
+
+def test_embedded_models_have_no_random_weights():
     with pytest.raises(DeepCacheError, match="expected --scale paper"):
-        load_workload("mini-ldm", Options())
+        load_workload("mini-ldm", Options(weights="random"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "cpu"),
+        ({"scale": "paper"}, "cuda"),
+        ({"device": "cuda:1"}, "cuda:1"),
+        ({"scale": "paper", "device": "cpu"}, "cpu"),
+    ],
+)
+def test_the_papers_models_run_on_a_gpu_where_there_is_one(monkeypatch, given, expected):
+    """The embedded ones do where they are told to: their baselines are the CPU's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of(Options(**given)) == expected
 
 
 def test_samples_out_of_a_store_are_those_of_memory_in_bytes(workload, tmp_path):

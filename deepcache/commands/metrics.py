@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
         "--num-features", type=int, help="images that precision and recall take; their features are kept (default: all)"
     )
     add("--batch-size", type=int, default=100, help="images at once (default 100)")
-    add("--device", default="cpu", help="cpu (default), cuda, ...")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     add("--save-statistics", type=Path, metavar="FILE", help="the samples' own, as a reference: an .npz")
     add("--json", action="store_true", help="for machines")
     command.set_defaults(run=run)
@@ -58,7 +58,7 @@ def run(options: Namespace) -> str:
     from deepcache.metrics import reference as references
     from deepcache.metrics.fidelity import quality
     from deepcache.metrics.image_sets import image_set
-    from deepcache.models.loading import require_device
+    from deepcache.models.devices import require_device, usual_device
 
     if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
         raise DeepCacheError("expected a batch size of at least 1 and at least 4 features")
@@ -66,6 +66,7 @@ def run(options: Namespace) -> str:
         raise DeepCacheError(
             "expected --reference REF: the real images, or their statistics; or --save-statistics FILE"
         )
+    options.device = options.device or usual_device()
     require_device(options.device)
     images = image_set(options.samples)
     extractor = _extractor(options)

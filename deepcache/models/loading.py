@@ -11,6 +11,7 @@ import torch
 from deepcache.errors import DeepCacheError
 from deepcache.models import embedded
 from deepcache.models.catalog import CATALOG, snapshot
+from deepcache.models.devices import require_device
 from deepcache.models.folders import load_folder, moved
 from deepcache.models.random_weights import random_pipeline
 from deepcache.models.single_file import load_single_file
@@ -72,15 +73,3 @@ def _trained(name: str) -> Any:
             "or pass a folder or a file"
         )
     return load_folder(folder)
-
-
-def require_device(device: str | torch.device) -> None:
-    """Refuse one that this machine does not have.
-
-    Raises:
-        DeepCacheError: so.
-    """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise DeepCacheError(f"expected a device of this machine, got {str(device)!r}; pass cpu or cuda") from error
