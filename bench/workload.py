@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -181,9 +181,17 @@ class Workload:
         self._samples[run, seeds.start] = found
         return found
 
-    def pictures(self, run: Run, seeds: range) -> Tensor:
-        """The images of `samples` all at once, (B, 3, H, W)."""
-        return torch.cat(list(self.samples(run, seeds).images.split(self.protocol.batch_size)))
+    def unmeasured(self, run: Run, seeds: range) -> Any:
+        """The images of `samples`, as `Images` that can be sliced; those in a store without their features."""
+        if self.stores is None or run.disturbed:
+            return self.samples(run, seeds).images
+        return stored_images(self, run, seeds, "sample")[0]
+
+    def pictures(self, run: Run, seeds: range, places: Iterable[int] | None = None) -> Tensor:
+        """The images of `samples` all at once, (B, 3, H, W), or those in some places; no others are in memory."""
+        images = self.unmeasured(run, seeds)
+        parts = [images] if places is None else [images[place : place + 1] for place in places]
+        return torch.cat([batch for part in parts for batch in part.split(self.protocol.batch_size)])
 
     def images(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
         """Sampled now, whatever was sampled before; `options` are `sample`'s."""
