@@ -46,11 +46,15 @@ def load_workload(model: str, config: Any) -> Workload:
     if model in EMBEDDED:
         clip = load_clip(device=device) if protocol.is_prompted else None
         return Workload(model, pipe, extractor, clip, protocol, stores=stores)
-    clip = prompts = None
-    if protocol.is_prompted:
-        clip = _paper_clip(device)
-        prompts = tuple(prompts_in(requirements.captions(config).located()))
-    return Workload(model, pipe, extractor, clip, protocol, "trained", prompts, stores or STORES)
+    found = Workload(model, pipe, extractor, None, protocol, "trained", stores=stores or STORES)
+    return _prompted(found, config) if protocol.is_prompted else found
+
+
+def _prompted(workload: Workload, config: Any) -> Workload:
+    """With the prompts of the paper or of `--prompts`, and what scores them."""
+    path = requirements.captions(config).located()
+    prompts = tuple(prompts_in(path))
+    return replace(workload, clip=_paper_clip(device_of(config)), prompts=prompts, prompts_from=path.name)
 
 
 def load_extractor(model: str, config: Any) -> Extractor:

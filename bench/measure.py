@@ -156,6 +156,8 @@ def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[
     }
     if workload.protocol.guidance_scale is not None:
         found["guidance_scale"] = workload.protocol.guidance_scale
+    if workload.prompts_from is not None:
+        found["prompts"] = workload.prompts_from
     if workload.clip is not None:
         found["clip"] = workload.clip.name
     if run.plan is not None:

@@ -82,7 +82,8 @@ class Timing:
 class Workload:
     """A pipeline, the extractors that measure it, and the way in which it is sampled.
 
-    Random weights have no extractors; `stores` is the folder of the sample stores, None to keep samples in memory.
+    Random weights have no extractors; `stores` is the folder of the sample stores, None to keep samples in memory;
+    `prompts_from` is the name of the file that the prompts are of.
     """
 
     model: str
@@ -92,6 +93,7 @@ class Workload:
     protocol: Protocol
     weights: str = "embedded"
     prompts: tuple[str, ...] | None = None
+    prompts_from: str | None = None
     stores: Path | None = None
 
     def __post_init__(self) -> None:
