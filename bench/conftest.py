@@ -34,7 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--weights", choices=["trained", "random"], default="trained", help="random: speed and MACs alone")
     add("--device", help="where models run: cpu, cuda:1, ... (default: cpu; at paper scale cuda where there is one)")
     add("--dtype", choices=DTYPES, help="of the models (default: fp32; fp16 for prompted ones of the paper on a GPU)")
-    add("--num-samples", type=_whole(2), help="samples a row, for fidelity (default: the model's protocol)")
+    add(
+        "--num-samples",
+        type=_whole(2),
+        help="samples a row, for fidelity (default: the protocol; one of each prompt)",
+    )
     add("--num-steps", type=_whole(2), help="sampling steps of the uncached run (default: the model's protocol)")
     add("--batch-size", type=_batch_size, help="images sampled together; auto halves it where memory runs out")
     add("--rounds", type=_whole(1), default=2, help="timed rounds a row, cached and uncached (default 2)")

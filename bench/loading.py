@@ -51,10 +51,12 @@ def load_workload(model: str, config: Any) -> Workload:
 
 
 def _prompted(workload: Workload, config: Any) -> Workload:
-    """With the prompts of the paper or of `--prompts`, and what scores them."""
+    """With the prompts of the paper or of `--prompts`, a sample each, and what scores them."""
     path = requirements.captions(config).located()
     prompts = tuple(prompts_in(path))
-    return replace(workload, clip=_paper_clip(device_of(config)), prompts=prompts, prompts_from=path.name)
+    protocol = replace(workload.protocol, num_samples=config.getoption("num_samples") or len(prompts))
+    clip = _paper_clip(device_of(config))
+    return replace(workload, clip=clip, protocol=protocol, prompts=prompts, prompts_from=path.name)
 
 
 def load_extractor(model: str, config: Any) -> Extractor:

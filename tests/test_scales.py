@@ -8,10 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import loading
 import pytest
 import torch
 from loading import load_workload
-from measure import Measure
+from measure import Measure, describe
 from scales import SCALES, device_of
 from workload import Run, Workload
 
@@ -142,6 +143,21 @@ def test_the_papers_models_run_on_a_gpu_where_there_is_one(monkeypatch, given, e
     """The embedded ones do where they are told to: their baselines are the CPU's."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of(Options(**given)) == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 3), (2, 2)])
+def test_at_the_papers_scale_every_prompt_is_sampled_once(monkeypatch, tmp_path, asked, expected):
+    """PartiPrompts has 1,632, where the protocol's 5,000 are COCO's."""
+    (tmp_path / "PartiPrompts.tsv").write_text("Prompt\na\nb\nc\n")
+    monkeypatch.setattr(loading, "_inception", lambda _: MiniExtractor.load())
+    monkeypatch.setattr(loading, "_paper_clip", lambda _: None)
+    mini = models.load("mini-sd")
+    monkeypatch.setattr(models, "load", lambda *_, **__: mini)
+    options = Options(scale="paper", prompts=tmp_path / "PartiPrompts.tsv", num_samples=asked, device="cpu")
+    found = load_workload("sd-1.5", options)
+    assert len(found.seeds()) == expected
+    assert found.conditions(found.seeds())["prompt"] == ["a", "b", "c"][:expected]
+    assert describe(found, found.uncached(), found.uncached(), SEEDS)["prompts"] == "PartiPrompts.tsv"
 
 
 def test_samples_out_of_a_store_are_those_of_memory_in_bytes(workload, tmp_path):
