@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stores import MANIFEST, make
+from stores import MANIFEST, make, manifest
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.image_sets import image_set
@@ -55,6 +55,11 @@ def refusal(path: Path) -> str:
         list(image_set(path).split(4))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_samples_of_random_weights_are_refused(tmp_path):
+    Store.create(tmp_path, manifest(weights="random sha256:00")).fill(range(4), make)
+    assert "got those of random ones" in refusal(tmp_path)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

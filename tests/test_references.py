@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import make, manifest
 
 from deepcache.__main__ import main
 from deepcache.metrics import reference as references
 from deepcache.metrics.extractors import Images, MiniExtractor, batches
 from deepcache.metrics.image_sets import image_set
 from deepcache.metrics.statistics import Statistics
+from deepcache.sampling import Store
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
@@ -123,6 +125,17 @@ def test_prompts_add_the_clip_score(images, tmp_path, capsys):
     options = [*MINI, "--prompts", str(tmp_path / "prompts.txt"), "--clip", "mini-clip", "--json"]
     assert main(["metrics", str(images), *options]) == 0
     assert 0 <= json.loads(capsys.readouterr().out)["clip_score"] <= 100
+
+
+def test_noise_is_never_measured(images, tmp_path, capsys):
+    """As samples and as a reference alike."""
+    Store.create(tmp_path / "noise", manifest(weights="random sha256:00")).fill(range(4), make)
+    for options in ([str(tmp_path / "noise")], [str(images), "--reference", str(tmp_path / "noise")]):
+        assert main(["metrics", *options, *MINI]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.count("\n") == 1
+        assert "expected samples of trained weights" in shown.err
 
 
 def test_inception_asks_for_a_reference(images, capsys):

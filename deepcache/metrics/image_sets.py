@@ -75,10 +75,15 @@ def image_set(path: Path) -> Images:
         path: a sample store, a folder of pictures (below it, too), or an `.npz` with `arr_0`.
 
     Raises:
-        DeepCacheError: none of these, or one without images.
+        DeepCacheError: none of these, one without images, or a store of random weights.
     """
     if (path / MANIFEST).is_file():
         store = Store.open(path)
+        if not store.manifest.is_trained:
+            raise DeepCacheError(
+                f"expected samples of trained weights in {path}, got those of random ones, whose metrics are noise; "
+                "sample without --weights random"
+            )
         return _filled(StoredImages(store, store.seeds()), path)
     if path.is_dir():
         return _filled(Pictures(tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES))), path)
