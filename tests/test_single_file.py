@@ -93,6 +93,14 @@ def test_a_name_finds_its_single_file(places, state):
         models.load("sd-1.5")
 
 
+def test_a_name_finds_its_single_file_beside_the_folder_of_its_configuration(places, expected, state):
+    """Which is where the refusal above says to put it."""
+    configuration(places / "models" / "sd-1.5")
+    written(places / "models" / "sd-1.5.safetensors", state)
+    found = models.load("sd-1.5").unet.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.unet.state_dict().items())
+
+
 def test_without_its_configuration_a_single_file_is_one_line(places, state):
     with pytest.raises(DeepCacheError) as caught:
         models.load(written(places / "file.ckpt", state))

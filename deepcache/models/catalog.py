@@ -52,19 +52,22 @@ class Checkpoint:
         return f"fetch it: {how} {self.place} (${HOME} names the folder of models)"
 
     def located(self) -> Path:
-        """Its folder or single file, under `home()` or in the hub's cache.
+        """Its folder or single file, under `home()` or in the hub's cache: the first that is complete.
 
         Raises:
             DeepCacheError: it is not there, or not all of it.
         """
-        for place in self._places():
-            if not place.is_dir():
+        missing = {place: self._missing(place) for place in self._places()}
+        for place, patterns in missing.items():
+            if not patterns:
                 return place
-            missing = [pattern for pattern in self.files if not any(place.glob(pattern))]
-            if missing:
-                raise DeepCacheError(f"expected {', '.join(missing)} in {place}, got no such file; {self.to_fetch()}")
-            return place
+        for place, patterns in missing.items():
+            raise DeepCacheError(f"expected {', '.join(patterns)} in {place}, got no such file; {self.to_fetch()}")
         raise DeepCacheError(f"expected {self.name} (licence: {self.licence}), which is not here; {self.to_fetch()}")
+
+    def _missing(self, place: Path) -> list[str]:
+        """Patterns of a folder's files; the folder beside a single file may have no more than its configuration."""
+        return [pattern for pattern in self.files if not any(place.glob(pattern))] if place.is_dir() else []
 
     def _places(self) -> list[Path]:
         own = [home() / self.name / _CKPT, home() / self.name, *(home() / (self.name + end) for end in _SUFFIXES)]
