@@ -43,10 +43,11 @@ def load_workload(model: str, config: Any) -> Workload:
         return Workload(model, pipe, None, None, protocol, weights="random")
     pipe = models.load(model, dtype=dtype, device=device)
     extractor, stores = load_extractor(model, config), config.getoption("store")
+    is_halved = config.getoption("batch_size") in (None, "auto")
     if model in EMBEDDED:
         clip = load_clip(device=device) if protocol.is_prompted else None
-        return Workload(model, pipe, extractor, clip, protocol, stores=stores)
-    found = Workload(model, pipe, extractor, None, protocol, "trained", stores=stores or STORES)
+        return Workload(model, pipe, extractor, clip, protocol, stores=stores, is_halved=is_halved)
+    found = Workload(model, pipe, extractor, None, protocol, "trained", stores=stores or STORES, is_halved=is_halved)
     return _prompted(found, config) if protocol.is_prompted else found
 
 

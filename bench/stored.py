@@ -32,7 +32,7 @@ def stored_images(workload: Workload, run: Run, seeds: range, description: str) 
                 workload.conditions,
                 settings.arguments,
                 workload.protocol.batch_size,
-                is_halved=True,
+                is_halved=workload.is_halved,
                 say=progress.say,
                 advance=progress.advance,
             )

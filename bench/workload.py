@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from deepcache import compiling
 from deepcache.caching import Cache, cached
+from deepcache.errors import DeepCacheError
 from deepcache.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.extractors import Extractor, Features, Images, extract
@@ -26,6 +27,7 @@ from deepcache.models.architectures import architecture
 from deepcache.models.embedded import EMBEDDED
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
 from deepcache.sampling import Protocol, conditions_of, num_calls, sample, scheduler
+from deepcache.sampling.memory import fitting, is_out_of_memory
 
 _KEPT = 1  # runs whose features stay in memory when their samples are in a store: the uncached one, and its own
 SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # and the share of the protocol's steps that does for each
@@ -83,7 +85,8 @@ class Workload:
     """A pipeline, the extractors that measure it, and the way in which it is sampled.
 
     Random weights have no extractors; `stores` is the folder of the sample stores, None to keep samples in memory;
-    `prompts_from` is the name of the file that the prompts are of.
+    `prompts_from` is the name of the file that the prompts are of; `is_halved` is whether batches are halved where the
+    memory is too small.
     """
 
     model: str
@@ -95,6 +98,7 @@ class Workload:
     prompts: tuple[str, ...] | None = None
     prompts_from: str | None = None
     stores: Path | None = None
+    is_halved: bool = True
 
     def __post_init__(self) -> None:
         self._config = self.pipe.scheduler.config
@@ -128,7 +132,7 @@ class Workload:
     @property
     def timed_images(self) -> int:
         """How many are sampled together where time is measured."""
-        return min(self.protocol.timed_batch_size, self.protocol.num_samples)
+        return min(self.protocol.timed_batch_size, self.protocol.batch_size, self.protocol.num_samples)
 
     def seeds(self, first: int = 0) -> range:
         """A block of seeds, as long as the protocol says."""
@@ -197,8 +201,14 @@ class Workload:
 
     def images(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
         """Sampled now, whatever was sampled before; `options` are `sample`'s."""
+        size = min(options.pop("batch_size", self.protocol.batch_size), len(seeds))
+        return fitting(
+            lambda size: self._sampled(run, seeds, batch_size=size, **options), size, is_halved=self.is_halved
+        )
+
+    def _sampled(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
         scale = self.protocol.guidance_scale
-        own = {"batch_size": self.protocol.batch_size} | ({} if scale is None else {"guidance_scale": scale})
+        own: dict[str, Any] = {} if scale is None else {"guidance_scale": scale}
         own |= {"num_inference_steps": run.num_steps, "disturbed": run.disturbed, "conditions": self.conditions}
         with self.caching(run) as cache:
             return sample(self.pipe, seeds, **{**own, **options}), cache
@@ -222,7 +232,8 @@ class Workload:
         if not benchmark.enabled:
             return None
         timing = Timing()
-        self._warm_up(uncached.scheduler)
+        base._warm_up(uncached.scheduler)
+        self._warm_up(run.scheduler)
 
         def uncached_round() -> None:
             timing.uncached_s.append(base._timed(uncached)[0])
@@ -238,9 +249,21 @@ class Workload:
         return timing
 
     def _timed(self, run: Run) -> tuple[float, Cache | None]:
-        """Seconds of a batch, until its images are back from the device."""
+        """Seconds of a batch, until its images are back from the device.
+
+        Raises:
+            DeepCacheError: the memory does not do for it.
+        """
+        count = self.timed_images
         start = time.perf_counter()
-        _, cache = self.images(run, range(self.timed_images), batch_size=self.timed_images, progress=False)
+        try:
+            _, cache = self._sampled(run, range(count), batch_size=count, progress=False)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DeepCacheError(
+                f"not enough memory to time {count} samples together; take --batch-size below {count}, or --dtype fp16"
+            ) from error
         return time.perf_counter() - start, cache
 
     def _warm_up(self, solver: str) -> None:
