@@ -82,11 +82,12 @@ def _paper_clip(device: str) -> Clip:
 
 def load_reference(model: str, config: Any) -> references.Reference:
     """Statistics of the images that a model was trained on."""
+    device = device_of(config)
     if model in EMBEDDED:
-        return references.load()
+        return references.load().on(device)
     extractor = load_extractor(model, config)
     path = requirements.reference(model).located()
-    return references.find(path, lambda images: Statistics.of(batches(extractor, images)))
+    return references.find(path, lambda images: Statistics.of(batches(extractor, images))).on(device)
 
 
 def _usual_dtype(protocol: Protocol, model: str, device: str) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference
+from deepcache.metrics.distances import Manifold
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB, drift, quality
 from deepcache.metrics.statistics import Statistics
@@ -41,6 +42,15 @@ def test_what_a_reference_has_no_part_for_is_not_measured(features):
     known = reference.from_features(features)
     found = quality(Statistics.of([features]), reference.Reference(known.pooled, None, None))
     assert found.keys() == {"fid", "is"}
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:1", "cuda:1"), ("mps", "cpu"), ("cpu", "cpu")])
+def test_precision_and_recall_are_worked_out_where_the_extractor_is(features, monkeypatch, device, expected):
+    """If it has float64 there."""
+    asked, of = [], Manifold.of
+    monkeypatch.setattr(Manifold, "of", lambda found, *, device: asked.append(device) or of(found))
+    quality(Statistics.of([features]), reference.from_features(features).on(device))
+    assert asked == [expected, expected]
 
 
 def test_equal_samples_do_not_drift(features):

@@ -77,7 +77,7 @@ def run(options: Namespace) -> str:
     against = options.reference or (references.EMBEDDED if options.extractor == MINI else None)
     if against is not None:
         known = references.find(against, lambda real: _measured(extractor, real, options, "reference"))
-        values = quality(found, known)
+        values = quality(found, known.on(options.device))
     if options.prompts is not None:
         values["clip_score"] = _clip_score(images, options)
     return _shown(values, found.count, extractor.name, options)

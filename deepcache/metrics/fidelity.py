@@ -32,7 +32,7 @@ def quality(samples: Statistics, reference: Reference) -> dict[str, float]:
     found["is"] = samples.inception_score
     if reference.manifold is not None and reference.features is not None:
         found["precision"] = 100 * reference.manifold.share_within(samples.features)
-        found["recall"] = 100 * Manifold.of(samples.features).share_within(reference.features)
+        found["recall"] = 100 * Manifold.of(samples.features, device=reference.device).share_within(reference.features)
     return found
 
 
