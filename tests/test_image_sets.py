@@ -45,6 +45,12 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path, size):
     assert torch.equal(whole(folder(tmp_path / "images"), size), expected())
 
 
+def test_numbers_in_names_count_by_their_size(tmp_path):
+    for number in (10, 2, 1):
+        Image.fromarray(PIXELS[number]).save(tmp_path / f"{number}.png")
+    assert torch.equal(whole(tmp_path, 5), expected(PIXELS[[1, 2, 10]]))
+
+
 def test_a_store_is_read_in_the_order_of_its_seeds(tmp_path):
     Store.create(tmp_path, MANIFEST).fill(range(3, 16), make)
     assert torch.equal(whole(tmp_path, 5), expected(make(range(3, 16))))

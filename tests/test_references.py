@@ -120,6 +120,11 @@ def test_the_table_has_unit_and_direction_and_a_dash_for_what_is_not_there(image
     assert "higher is better" in lines["precision (%)"]
 
 
+def test_the_number_of_features_is_said(images, capsys):
+    assert main(["metrics", str(images), *MINI, "--num-features", "8"]) == 0
+    assert "precision and recall: of at most 8 images a side, drawn with a fixed seed" in capsys.readouterr().out
+
+
 def test_prompts_add_the_clip_score(images, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red sneaker on a blue background\n")
     options = [*MINI, "--prompts", str(tmp_path / "prompts.txt"), "--clip", "mini-clip", "--json"]

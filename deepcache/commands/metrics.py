@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
     )
     add("--clip-weights", type=Path, metavar="FILE", help="its weights (default: the hub's cache)")
     add(
-        "--num-features", type=int, help="images that precision and recall take; their features are kept (default: all)"
+        "--num-features", type=int, metavar="N", help="precision and recall of N images a side, drawn with a fixed seed"
     )
     add("--batch-size", type=int, default=100, help="images at once (default 100)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
@@ -97,9 +97,9 @@ def _measured(extractor: Extractor, images: Images, options: Namespace, name: st
     from tqdm import tqdm
 
     from deepcache.metrics.extractors import batches
-    from deepcache.metrics.statistics import Statistics
+    from deepcache.metrics.statistics import Statistics, drawn
 
-    found = Statistics(options.num_features)
+    found = Statistics(drawn(len(images), options.num_features))
     with tqdm(total=len(images), desc=name, unit="image", disable=None, leave=False) as bar:
         for part in batches(extractor, images, batch_size=options.batch_size):
             found.update(part)
@@ -128,4 +128,6 @@ def _shown(values: dict[str, float], count: int, extractor: str, options: Namesp
         value = f"{values[name]:.4f}" if name in values else "-"
         if name in values or name != "clip_score":
             lines.append(f"{title:<14} {value:>10}   {direction}")
+    if options.num_features is not None:
+        lines.append(f"precision and recall: of at most {options.num_features} images a side, drawn with a fixed seed")
     return "\n".join(lines)
