@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requirements
+from needs import NAMED_ALONE
 from scales import SCALES, device_of, scale_of
 
 from deepcache.errors import DeepCacheError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from workload import Workload
 
 DTYPES = ("fp32", "fp16", "bf16")
-NAMED_ALONE = ("test_pareto", "test_pareto_targets", "test_vs_upstream")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

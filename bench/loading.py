@@ -18,6 +18,7 @@ from deepcache.metrics import reference as references
 from deepcache.metrics.clip_score import PAPER, Clip, load_clip
 from deepcache.metrics.extractors import Extractor, MiniExtractor, batches
 from deepcache.metrics.inception import load_inception
+from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
 from deepcache.models import EMBEDDED
 from deepcache.sampling import PROTOCOLS, Protocol
@@ -78,6 +79,11 @@ def _inception(device: str) -> Extractor:
 def _paper_clip(device: str) -> Clip:
     """One for all models."""
     return load_clip(PAPER[0], pretrained=PAPER[1], checkpoint=requirements.clip().located(), device=device)
+
+
+def load_distance(config: Any) -> Perceptual:
+    """LPIPS where its weights are found, as the page of what is missing asks at paper scale, else mini-features'."""
+    return load_perceptual(requirements.alexnet().found(), device=device_of(config))
 
 
 def load_reference(model: str, config: Any) -> references.Reference:

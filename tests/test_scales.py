@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 import torch
 from loading import load_workload
 from measure import Measure, describe
+from needs import NEEDS
 from scales import SCALES, device_of
 from workload import Run, Workload
 
@@ -59,6 +61,32 @@ def test_all_benches_need_every_model_of_the_scale(tmp_path):
     for model in SCALES["paper"].models:
         assert f"  {model} (" in shown
     assert "captions_val2017.json" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "others"),
+    [
+        (["bench", "-k", "table2 or figure7"], ("ddpm-church", "sd-1.5"), ("ldm-4-g", "bk-sdm")),
+        (["bench", "-k", "not prompted and table3"], ("bk-sdm-tiny",), ("ldm-4-g",)),  # "prompted" is a test's
+        (["bench/test_vs_upstream.py"], ("sdxl", "ddpm-bedroom"), ("ddpm-church",)),
+        (["bench/test_diversity.py"], ("alexnet-owt-7be5be79.pth", "sd-1.5"), ("ldm-4-g",)),
+    ],
+)
+def test_the_page_is_of_the_benches_that_run(tmp_path, options, named, others):
+    shown = run(tmp_path, *options).stderr
+    assert all(name in shown for name in named)
+    assert not any(name in shown for name in others)
+
+
+def test_every_bench_says_what_it_needs():
+    """With the words of its source as the witness."""
+    sources = {path.stem: path.read_text() for path in (ROOT / "bench").glob("test_*.py")}
+    assert sources.keys() == NEEDS.keys()
+    for name, needs in NEEDS.items():
+        assert needs.real_images == ("with_quality" in sources[name])
+        assert needs.lpips == ("load_distance" in sources[name])
+        parts = needs.parts if name != "test_pareto_targets" else ()  # which takes test_pareto's
+        assert all(re.search(rf'\.{part}\b|"{part}"|\b{part}: Workload', sources[name]) for part in parts)
 
 
 def test_random_weights_need_nothing(tmp_path):
