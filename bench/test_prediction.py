@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 import thresholds
 import torch
-from measure import Measure, describe
+from measure import Measure, describe, errors
 from pictures import grid
 from workload import SOLVERS, Samples, Workload
 
-from deepcache.metrics.fidelity import psnr_each, tipped
+from deepcache.metrics.fidelity import psnr_each, squared_errors, tipped
 from deepcache.results.picture import picture
 
 DISTURBED = 0.01  # of the start noise's standard deviation
@@ -88,7 +88,7 @@ def test_picture_of_tipped_seeds(record: Callable[..., None], class_conditional:
     """A column a seed that reuse tips at N = 3; uncached, then orders 0, 1 and 2 downwards."""
     seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached(scheduler="ddim")
     runs = [uncached, *(class_conditional.every(3, order=order) for order in (0, 1, 2))]
-    is_tipped = tipped(*(class_conditional.unmeasured(run, seeds) for run in (runs[1], uncached)))
+    is_tipped = tipped(squared_errors(*(class_conditional.unmeasured(run, seeds) for run in (runs[1], uncached))))
     columns = is_tipped.nonzero()[0][:PICTURED].tolist()
     if not columns:
         pytest.skip("no seed of this block tips")
@@ -112,4 +112,4 @@ def test_picture_of_tipped_seeds(record: Callable[..., None], class_conditional:
 
 
 def _tipped_seeds(samples: Samples, uncached: Samples, seeds: range) -> str:
-    return " ".join(str(seeds[i]) for i in tipped(samples.images, uncached.images).nonzero()[0])
+    return " ".join(str(seeds[i]) for i in tipped(errors(samples, uncached)).nonzero()[0])

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from deepcache.models.architectures import architecture
 from deepcache.models.embedded import EMBEDDED
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
 from deepcache.sampling import Protocol, conditions_of, num_calls, sample, scheduler
+from deepcache.sampling.identity import weights_hash
 from deepcache.sampling.memory import fitting, is_out_of_memory
 
 _KEPT = 1  # runs whose features stay in memory when their samples are in a store: the uncached one, and its own
@@ -48,7 +50,7 @@ class Run:
     zeroed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Images (B, 3, H, W) in 0..1, their features, CLIP scores of prompts, and what the cache did, if one did.
 
@@ -118,6 +120,11 @@ class Workload:
     def is_mini(self) -> bool:
         """Whether it is an embedded model, which the thresholds on absolute scores are for."""
         return self.model in EMBEDDED
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Of its networks, which no run changes."""
+        return weights_hash(self.pipe)
 
     @property
     def device_name(self) -> str:

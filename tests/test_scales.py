@@ -24,6 +24,8 @@ from deepcache.metrics.extractors import MiniExtractor
 from deepcache.models import CATALOG, EMBEDDED
 from deepcache.results.published import published
 from deepcache.sampling import PROTOCOLS, Protocol
+from deepcache.sampling.identity import weights_hash
+from deepcache.sampling.stored import StoredImages
 
 ROOT = Path(__file__).parents[1]
 SEEDS = range(3)
@@ -209,6 +211,18 @@ def test_a_finished_store_is_read_and_not_sampled_again(workload, tmp_path, monk
     assert torch.equal(torch.cat(list(after.images.split(2))), torch.cat(list(before.images.split(3))))
     assert before.cache is not None
     assert after.cache is None
+
+
+def test_a_row_reads_its_stores_for_features_and_for_errors_alone(workload, tmp_path, monkeypatch):
+    """And hashes the weights once."""
+    reads: list[StoredImages] = []
+    hashed: list[str] = []
+    split = StoredImages.split
+    monkeypatch.setattr(StoredImages, "split", lambda images, size: reads.append(images) or split(images, size))
+    monkeypatch.setattr("workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe))
+    assert metrics_of(replace(workload, stores=tmp_path)).keys() > {"psnr_db", "tipped"}
+    assert len(reads) == 4  # of two stores
+    assert len(hashed) == 1
 
 
 def test_a_bench_asks_for_the_models_that_it_names_and_no_others(tmp_path):

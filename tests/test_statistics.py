@@ -43,6 +43,12 @@ def test_any_batches_give_the_same(cuts):
     assert found.count == COUNT
 
 
+def test_features_in_parts_are_the_features():
+    found = Statistics.of(features().split(7))
+    np.testing.assert_array_equal(found.features, features().pooled)
+    np.testing.assert_allclose(found.spatial.mean, Statistics.of([features()]).spatial.mean, rtol=1e-12)
+
+
 def test_moments_are_numpys():
     found = features().pooled
     np.testing.assert_allclose(moments(found).covariance, np.cov(found.astype(np.float64), rowvar=False), rtol=1e-12)
