@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deepcache import DeepCacheError, models
+from deepcache.__main__ import main
 from deepcache.models.catalog import HOME
 from deepcache.models.embedded import WEIGHTS
 from deepcache.models.ldm_names import unet_names, vqvae_names
@@ -77,6 +78,17 @@ def test_a_single_file_loads_to_what_it_was_made_of(places, expected, state, suf
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert pipe.safety_checker is None
     assert pipe.tokenizer("a red bag").input_ids == expected.tokenizer("a red bag").input_ids
+
+
+@pytest.mark.parametrize("command", [["macs"], ["explain", "--interval", "3"]], ids=lambda words: words[0])
+def test_a_single_file_costs_what_its_configuration_does(places, state, capsys, command):
+    folder, file = places / "models" / "sd-1.5", written(places / "file.ckpt", state)
+    configuration(folder)
+    shown = []
+    for model in (folder, file):
+        assert main([*command, "--model", str(model)]) == 0
+        shown.append(capsys.readouterr().out.replace(str(model), "it"))
+    assert shown[0] == shown[1]
 
 
 def test_the_hubs_cache_tells_the_configuration_as_well(places, state):

@@ -27,7 +27,7 @@ PLANS = (
 def add(commands: Any) -> None:
     command = commands.add_parser("sample", help="samples of a model into a store: alone, or one of many processes")
     add = command.add_argument
-    add("--model", required=True, help="a known name, a diffusers folder, or a checkpoint")
+    add("--model", required=True, help="a known name, a hub id, a diffusers folder, or a checkpoint")
     add("--plan", default="uncached", help=PLANS)
     add("--seeds", type=_seeds, required=True, metavar="A:B", help="A up to, without, B: one a sample")
     add("--out", type=Path, required=True, metavar="STORE", help="folder to write to, or to go on with")
