@@ -157,12 +157,26 @@ sys.exit(code)
 """
 
 
-def test_ten_times_the_images_take_no_more_memory(tmp_path):
+def written(folder: Path, kind: str, count: int) -> Path:
+    """So many images of noise, in an array or in a store's shards."""
+
+    def pixels(seeds: range) -> np.ndarray:
+        return RNG.integers(0, 256, (len(seeds), 32, 32, 3), dtype=np.uint8)
+
+    path = folder / f"{count}.{kind}"
+    if kind == "npz":
+        np.savez(path, pixels(range(count)))
+    else:
+        Store.create(path, manifest(image_size=[32, 32], shard_size=250)).fill(range(count), pixels)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "store"])
+def test_ten_times_the_images_take_no_more_memory(tmp_path, kind):
     """The peak of a process of its own; 300 images and 3,000, whose float32 alone is 37 MB."""
     peaks = []
     for count in (300, 3_000):
-        np.savez(tmp_path / "images.npz", RNG.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
-        command = [sys.executable, "-c", PEAK, "metrics", str(tmp_path / "images.npz"), *MINI]
+        command = [sys.executable, "-c", PEAK, "metrics", str(written(tmp_path, kind, count)), *MINI]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         peaks.append(int(done.stdout.splitlines()[-1]))

@@ -22,6 +22,9 @@ from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
 from deepcache.models import CATALOG, EMBEDDED
+from deepcache.models.architectures import architecture
+from deepcache.plan import uniform
+from deepcache.results import record
 from deepcache.results.published import published
 from deepcache.sampling import PROTOCOLS, Protocol
 from deepcache.sampling.identity import weights_hash
@@ -30,6 +33,7 @@ from deepcache.sampling.stored import StoredImages
 ROOT = Path(__file__).parents[1]
 SEEDS = range(3)
 PROTOCOL = Protocol("ddim", 4, 3, 0, 1.5, batch_size=2, timed_batch_size=1)
+TIMED = {"feature_bytes", "latency_s", "throughput", "speedup"}
 RUN = """
 import sys, pytest
 code = pytest.main(sys.argv[1:])
@@ -94,6 +98,21 @@ def test_every_bench_says_what_it_needs():
 def test_random_weights_need_nothing(tmp_path):
     done = run(tmp_path, "bench/test_table1_imagenet.py", "--weights", "random", "--collect-only", "-q")
     assert done.returncode == 0
+
+
+def test_a_row_of_random_weights_runs_through(tmp_path):
+    """Table 2's CIFAR-10 at N = 2, on the real architecture: its MACs over three steps, its speed, and no fidelity."""
+    short = ["--weights", "random", "--num-samples", "2", "--num-steps", "3", "--rounds", "1", "--device", "cpu"]
+    results = tmp_path / "results.json"
+    row = "bench/test_table2_ddpm.py::test_table2[CIFAR-10-N=2]"
+    done = run(tmp_path, row, *short, "--benchmark-json", str(results))
+    assert done.returncode == 0, done.stdout
+    assert "deepcache: paper scale, models on cpu" in done.stdout
+    (found,) = record.read(results)
+    expected = architecture("ddpm-cifar10").cost().mean(uniform(3, 2, 2))
+    assert found.metrics["macs"] == round(expected)
+    assert found.metrics.keys() == {"macs", "total_macs", "num_full", "num_shallow", *TIMED}
+    assert (found.settings["weights"], found.settings["num_samples"]) == ("random", 2)
 
 
 def test_the_scales_name_known_models_with_protocols():
