@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from workload import Run, Samples, Timing, Workload
+from timing import Timing, interleaved
+from workload import Run, Samples, Workload
 
 from deepcache.caching import Cache
 from deepcache.metrics.fidelity import Errors, drift, psnr_of, quality, squared_errors
@@ -64,7 +65,9 @@ class Measure:
         metrics: Callable[[Samples, Samples], dict[str, Any]] | None = None,
     ) -> Found:
         self.benchmark.group = experiment
-        timing = workload.time(self.benchmark, uncached, run, self.rounds, against or workload) if timed else None
+        timing = None
+        if timed:
+            timing = interleaved(self.benchmark, self.rounds, workload, run, against or workload, uncached)
         base = samples = None
         fidelity: dict[str, Any] = {}
         per_seed: dict[str, list[float]] = {}

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import thresholds
-import torch
 from matplotlib.figure import Figure
 from measure import describe
 from pictures import heatmaps
 from torch import Tensor
-from torch.nn.functional import normalize
+from up_blocks import similarities
 from workload import Workload
 
 from deepcache.results.picture import picture
@@ -24,49 +23,10 @@ ALIKE = 0.95  # the paper's, in its Figure 2c
 pytestmark = pytest.mark.shows_images
 
 
-def _similarities(workload: Workload) -> tuple[list[np.ndarray], Tensor]:
-    """Of every up block the cosine similarity between every two steps, (T, T), the mean over the seeds; and what the
-    last block puts out for the first seed, (T, C, H, W).
-
-    Features of the paper's models take gigabytes a seed: those of one are in memory at a time.
-    """
-    size = len(SEEDS) if workload.is_mini else 1
-    parts = [_of_some(workload, SEEDS[start : start + size]) for start in range(0, len(SEEDS), size)]
-    return list(np.mean([matrices for matrices, _ in parts], axis=0)), parts[0][1]
-
-
-def _of_some(workload: Workload, seeds: range) -> tuple[list[np.ndarray], Tensor]:
-    features = _features(workload, seeds)
-    shown = features[-1][:, 0].clone() if seeds.start == SEEDS.start else torch.empty(0)
-    return [_similarity(block) for block in features], shown
-
-
-def _features(workload: Workload, seeds: range) -> list[Tensor]:
-    """What every up block puts out, (T, B, C, H, W) each, of an uncached run."""
-    kept: list[list[Tensor]] = [[] for _ in workload.pipe.unet.up_blocks]
-
-    def hook(number: int) -> Callable[..., None]:
-        return lambda module, args, output: kept[number].append(output[-len(seeds) :].detach().float().cpu())  # noqa: ARG005
-
-    handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(workload.pipe.unet.up_blocks)]
-    try:
-        workload.images(workload.uncached(), seeds, batch_size=len(seeds), description="features")
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [torch.stack(steps) for steps in kept]
-
-
-def _similarity(features: Tensor) -> np.ndarray:
-    """The mean over the samples of one block's, (T, T)."""
-    flat = normalize(features.flatten(2), dim=2)  # (T, B, CHW)
-    return torch.einsum("tbn,sbn->ts", flat, flat).div(flat.shape[1]).numpy()
-
-
 @pytest.mark.parametrize("part", ["prompted", "class_conditional", "unconditional"])
 def test_figure2(record: Callable[..., None], workload: Callable[..., Workload], part: str) -> None:
     found = workload(part)
-    matrices, shown = _similarities(found)
+    matrices, shown = similarities(found, SEEDS)
     names = [f"up block {number}" for number in range(len(matrices))]
     low = min(float(matrix.min()) for matrix in matrices)
     uncached = found.uncached()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -16,11 +14,9 @@ from unittest.mock import patch
 import torch
 from stored import stored_images
 from torch import Tensor
-from tqdm import tqdm
 
 from deepcache import compiling
 from deepcache.caching import Cache, cached
-from deepcache.errors import DeepCacheError
 from deepcache.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.extractors import Extractor, Features, Images, extract
@@ -29,7 +25,7 @@ from deepcache.models.embedded import EMBEDDED
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
 from deepcache.sampling import Protocol, conditions_of, num_calls, sample, scheduler
 from deepcache.sampling.identity import weights_hash
-from deepcache.sampling.memory import fitting, is_out_of_memory
+from deepcache.sampling.memory import fitting
 
 _KEPT = 1  # runs whose features stay in memory when their samples are in a store: the uncached one, and its own
 SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # and the share of the protocol's steps that does for each
@@ -67,21 +63,6 @@ class Samples:
         return Samples(self.images[:count], self.features.first(count), self.clip_scores[:count], self.cache)
 
 
-@dataclass
-class Timing:
-    """Seconds of interleaved rounds, and what the cache did; of the uncached run alone there is nothing beside it."""
-
-    uncached_s: list[float] = field(default_factory=list)
-    cached_s: list[float] = field(default_factory=list)
-    cache: Cache | None = None
-
-    @property
-    def speedup(self) -> float:
-        """Median of the ratios within a round: a machine that slows down slows both. 1 without another beside it."""
-        uncached_s = self.uncached_s or self.cached_s
-        return statistics.median(u / c for u, c in zip(uncached_s, self.cached_s, strict=True))
-
-
 @dataclass(eq=False)
 class Workload:
     """A pipeline, the extractors that measure it, and the way in which it is sampled.
@@ -106,7 +87,7 @@ class Workload:
         self._config = self.pipe.scheduler.config
         self.conditions = conditions_of(self.pipe, prompts=self.prompts)
         self._samples: dict[tuple[Run, int], Samples] = {}
-        self._warm: set[str] = set()
+        self.warm: set[str] = set()  # solvers that ran before, of which time may be measured
         known = architecture(self.model)
         self.cost: Cost = known.cost()
         self.convention = known.convention
@@ -210,10 +191,11 @@ class Workload:
         """Sampled now, whatever was sampled before; `options` are `sample`'s."""
         size = min(options.pop("batch_size", self.protocol.batch_size), len(seeds))
         return fitting(
-            lambda size: self._sampled(run, seeds, batch_size=size, **options), size, is_halved=self.is_halved
+            lambda size: self.unhalved(run, seeds, batch_size=size, **options), size, is_halved=self.is_halved
         )
 
-    def _sampled(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
+    def unhalved(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
+        """`images` in batches of the `batch_size` among the options."""
         scale = self.protocol.guidance_scale
         own: dict[str, Any] = {} if scale is None else {"guidance_scale": scale}
         own |= {"num_inference_steps": run.num_steps, "disturbed": run.disturbed, "conditions": self.conditions}
@@ -230,53 +212,6 @@ class Workload:
             else:
                 with cached(self.pipe, run.plan) as cache:
                     yield cache
-
-    def time(self, benchmark: Any, uncached: Run, run: Run, rounds: int, base: Workload) -> Timing | None:
-        """Interleaved rounds: `uncached` of `base` as the benchmark's setup, `run` as its target.
-
-        None where pytest-benchmark is disabled.
-        """
-        if not benchmark.enabled:
-            return None
-        timing = Timing()
-        base._warm_up(uncached.scheduler)
-        self._warm_up(run.scheduler)
-
-        def uncached_round() -> None:
-            timing.uncached_s.append(base._timed(uncached)[0])
-
-        def cached_round() -> None:
-            seconds, timing.cache = self._timed(run)
-            timing.cached_s.append(seconds)
-            bar.update()
-
-        is_alone = base is self and uncached == run
-        with tqdm(total=rounds, desc="timing", unit="round", disable=None, leave=False) as bar:
-            benchmark.pedantic(cached_round, setup=None if is_alone else uncached_round, rounds=rounds)
-        return timing
-
-    def _timed(self, run: Run) -> tuple[float, Cache | None]:
-        """Seconds of a batch, until its images are back from the device.
-
-        Raises:
-            DeepCacheError: the memory does not do for it.
-        """
-        count = self.timed_images
-        start = time.perf_counter()
-        try:
-            _, cache = self._sampled(run, range(count), batch_size=count, progress=False)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise DeepCacheError(
-                f"not enough memory to time {count} samples together; take --batch-size below {count}, or --dtype fp16"
-            ) from error
-        return time.perf_counter() - start, cache
-
-    def _warm_up(self, solver: str) -> None:
-        if solver not in self._warm:
-            self._timed(Run(solver, 4))  # PNDM needs four steps
-            self._warm.add(solver)
 
 
 @contextmanager

@@ -218,6 +218,12 @@ def test_samples_out_of_a_store_are_those_of_memory_in_bytes(workload, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_some_pictures_of_a_store_are_read_without_their_features(workload, tmp_path):
+    stored = replace(workload, stores=tmp_path, extractor=None)
+    expected = sample_of(workload, workload.uncached())
+    assert torch.equal(stored.pictures(workload.uncached(), SEEDS, [2, 0]), expected[[2, 0]])
+
+
 def sample_of(workload: Workload, run: Run) -> torch.Tensor:
     return (workload.pictures(run, SEEDS) * 255).round() / 255
 

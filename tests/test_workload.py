@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from timing import seconds
+from up_blocks import similarities
 from workload import Run, Workload
 
 from deepcache import cached, models
@@ -101,5 +104,14 @@ def test_a_batch_size_counts_where_time_is_measured(workload):
 def test_time_that_the_memory_does_not_do_for_is_one_line(workload):
     timed = replace(workload, protocol=replace(workload.protocol, timed_batch_size=2))
     with pytest.raises(DeepCacheError, match="not enough memory to time 2 samples together") as caught:
-        timed._timed(timed.uncached())
+        seconds(timed, timed.uncached())
     assert "\n" not in str(caught.value)
+
+
+def test_features_of_one_seed_at_a_time_are_as_alike_as_those_of_all(workload, monkeypatch):
+    """Figure 2 of the paper's models, whose features do not fit the memory together; up to rounding."""
+    together, shown = similarities(workload, SEEDS)
+    monkeypatch.setattr(Workload, "is_mini", False)
+    apart, first = similarities(workload, SEEDS)
+    np.testing.assert_allclose(apart, together, atol=1e-5)
+    torch.testing.assert_close(first, shown, rtol=1e-4, atol=1e-4)
