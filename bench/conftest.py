@@ -121,7 +121,7 @@ def pytest_runtest_call() -> Iterator[None]:
     try:
         return (yield)
     except DeepCacheError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(autouse=True)

@@ -115,6 +115,15 @@ def test_a_row_of_random_weights_runs_through(tmp_path):
     assert (found.settings["weights"], found.settings["num_samples"]) == ("random", 2)
 
 
+def test_what_a_user_can_mend_is_one_line_in_the_middle_of_a_bench():
+    asked = ["bench/test_table1_imagenet.py", "-q", "--benchmark-disable", "--num-steps", "2", "--num-samples", "2"]
+    row = ["--schedulers", "pndm", "-k", "uniform and N20"]  # which needs more steps
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *asked, *row]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout
+    assert shown.count("expected a number of steps that pndm can do") == 1
+    assert "test_table1_imagenet.py:" not in shown.split("short test summary")[0]  # no traceback
+
+
 def test_the_scales_name_known_models_with_protocols():
     assert set(SCALES["mini"].models) <= set(EMBEDDED) & set(PROTOCOLS)
     assert set(SCALES["paper"].models) <= set(CATALOG) & set(PROTOCOLS)
