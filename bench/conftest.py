@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requirements
-from scales import SCALES, scale_of
+from needs import NAMED_ALONE
+from scales import SCALES, device_of, scale_of
 
 from deepcache.errors import DeepCacheError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from workload import Workload
 
 DTYPES = ("fp32", "fp16", "bf16")
-NAMED_ALONE = ("test_pareto", "test_pareto_targets", "test_vs_upstream")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,11 +32,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--scale", choices=list(SCALES), default="mini", help="embedded models, or the paper's (default mini)")
     add("--weights", choices=["trained", "random"], default="trained", help="random: speed and MACs alone")
-    add("--device", default="cpu", help="where the models run: cpu (default), cuda, cuda:1, ...")
+    add("--device", help="where models run: cpu, cuda:1, ... (default: cpu; at paper scale cuda where there is one)")
     add("--dtype", choices=DTYPES, help="of the models (default: fp32; fp16 for prompted ones of the paper on a GPU)")
-    add("--num-samples", type=_whole(2), help="samples a row, for fidelity (default: the model's protocol)")
+    add(
+        "--num-samples",
+        type=_whole(2),
+        help="samples a row, for fidelity (default: the protocol; one of each prompt)",
+    )
     add("--num-steps", type=_whole(2), help="sampling steps of the uncached run (default: the model's protocol)")
-    add("--batch-size", type=_batch_size, help="images sampled together; auto halves it where memory runs out")
+    add(
+        "--batch-size",
+        type=_batch_size,
+        help="images sampled together (default: auto, the protocol's, halved if need be)",
+    )
     add("--rounds", type=_whole(1), default=2, help="timed rounds a row, cached and uncached (default 2)")
     add("--branches", type=_list(_whole(0)), default=[0], help="branches of Table 1, e.g. 0,1,2 (default 0)")
     add("--schedulers", type=_list(_scheduler), default=["ddim"], help="of Table 1, e.g. ddim,plms (default ddim)")
@@ -64,6 +72,10 @@ def pytest_configure(config: pytest.Config) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     if len(visible) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"deepcache: {config.getoption('scale')} scale, models on {device_of(config)}"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -101,6 +113,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if name in metafunc.fixturenames:
             values = metafunc.config.getoption(option)
             metafunc.parametrize(name, values, scope="session", ids=lambda value, name=name: f"{name}={value}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """What a user can mend is one line, too, where it comes up in the middle of a bench."""
+    try:
+        return (yield)
+    except DeepCacheError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(autouse=True)

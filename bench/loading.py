@@ -9,6 +9,7 @@ from typing import Any
 
 import requirements
 import torch
+from scales import device_of
 from workload import Workload
 
 from deepcache import models
@@ -17,6 +18,7 @@ from deepcache.metrics import reference as references
 from deepcache.metrics.clip_score import PAPER, Clip, load_clip
 from deepcache.metrics.extractors import Extractor, MiniExtractor, batches
 from deepcache.metrics.inception import load_inception
+from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
 from deepcache.models import EMBEDDED
 from deepcache.sampling import PROTOCOLS, Protocol
@@ -33,7 +35,7 @@ def load_workload(model: str, config: Any) -> Workload:
     Raises:
         DeepCacheError: the model or what measures it is not there.
     """
-    protocol, device = _protocol(model, config), config.getoption("device")
+    protocol, device = _protocol(model, config), device_of(config)
     dtype = DTYPES[config.getoption("dtype") or _usual_dtype(protocol, model, device)]
     if config.getoption("weights") == "random":
         if model in EMBEDDED:
@@ -42,19 +44,26 @@ def load_workload(model: str, config: Any) -> Workload:
         return Workload(model, pipe, None, None, protocol, weights="random")
     pipe = models.load(model, dtype=dtype, device=device)
     extractor, stores = load_extractor(model, config), config.getoption("store")
+    is_halved = config.getoption("batch_size") in (None, "auto")
     if model in EMBEDDED:
         clip = load_clip(device=device) if protocol.is_prompted else None
-        return Workload(model, pipe, extractor, clip, protocol, stores=stores)
-    clip = prompts = None
-    if protocol.is_prompted:
-        clip = _paper_clip(device)
-        prompts = tuple(prompts_in(requirements.captions(config).located()))
-    return Workload(model, pipe, extractor, clip, protocol, "trained", prompts, stores or STORES)
+        return Workload(model, pipe, extractor, clip, protocol, stores=stores, is_halved=is_halved)
+    found = Workload(model, pipe, extractor, None, protocol, "trained", stores=stores or STORES, is_halved=is_halved)
+    return _prompted(found, config) if protocol.is_prompted else found
+
+
+def _prompted(workload: Workload, config: Any) -> Workload:
+    """With the prompts of the paper or of `--prompts`, a sample each, and what scores them."""
+    path = requirements.captions(config).located()
+    prompts = tuple(prompts_in(path))
+    protocol = replace(workload.protocol, num_samples=config.getoption("num_samples") or len(prompts))
+    clip = _paper_clip(device_of(config))
+    return replace(workload, clip=clip, protocol=protocol, prompts=prompts, prompts_from=path.name)
 
 
 def load_extractor(model: str, config: Any) -> Extractor:
     """Inception, or mini-features for an embedded model."""
-    device = config.getoption("device")
+    device = device_of(config)
     if model in EMBEDDED:
         return MiniExtractor.load(device)
     return _inception(device)
@@ -72,13 +81,19 @@ def _paper_clip(device: str) -> Clip:
     return load_clip(PAPER[0], pretrained=PAPER[1], checkpoint=requirements.clip().located(), device=device)
 
 
+def load_distance(config: Any) -> Perceptual:
+    """LPIPS where its weights are found, as the page of what is missing asks at paper scale, else mini-features'."""
+    return load_perceptual(requirements.alexnet().found(), device=device_of(config))
+
+
 def load_reference(model: str, config: Any) -> references.Reference:
     """Statistics of the images that a model was trained on."""
+    device = device_of(config)
     if model in EMBEDDED:
-        return references.load()
+        return references.load().on(device)
     extractor = load_extractor(model, config)
     path = requirements.reference(model).located()
-    return references.find(path, lambda images: Statistics.of(batches(extractor, images)))
+    return references.find(path, lambda images: Statistics.of(batches(extractor, images))).on(device)
 
 
 def _usual_dtype(protocol: Protocol, model: str, device: str) -> str:

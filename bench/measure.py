@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
-from workload import Run, Samples, Timing, Workload
+from timing import Timing, interleaved
+from workload import Run, Samples, Workload
 
 from deepcache.caching import Cache
-from deepcache.metrics.fidelity import drift, psnr_each, quality
+from deepcache.metrics.fidelity import Errors, drift, psnr_of, quality, squared_errors
 from deepcache.metrics.reference import Reference
 from deepcache.metrics.statistics import Statistics
 from deepcache.plan import CachePlan
@@ -63,7 +65,9 @@ class Measure:
         metrics: Callable[[Samples, Samples], dict[str, Any]] | None = None,
     ) -> Found:
         self.benchmark.group = experiment
-        timing = workload.time(self.benchmark, uncached, run, self.rounds, against or workload) if timed else None
+        timing = None
+        if timed:
+            timing = interleaved(self.benchmark, self.rounds, workload, run, against or workload, uncached)
         base = samples = None
         fidelity: dict[str, Any] = {}
         per_seed: dict[str, list[float]] = {}
@@ -73,7 +77,7 @@ class Measure:
             fidelity, per_seed = self._scores(workload, samples, with_quality=with_quality)
             if run != uncached:
                 fidelity |= self.change(samples, base)
-                per_seed["psnr_db"] = psnr_each(samples.images, base.images)
+                per_seed["psnr_db"] = psnr_of(errors(samples, base))
         if metrics:
             fidelity |= metrics(samples, base)
         cache = samples.cache if samples else timing.cache if timing else None
@@ -98,7 +102,7 @@ class Measure:
         found: dict[str, Any] = {}
         per_seed: dict[str, list[float]] = {}
         if with_quality:
-            found |= quality(Statistics.of([samples.features]), self.reference(workload.model))
+            found |= quality(Statistics.of(samples.features.split()), self.reference(workload.model))
         if samples.clip_scores:
             found["clip_score"] = statistics.fmean(samples.clip_scores)
             per_seed["clip_score"] = samples.clip_scores
@@ -113,7 +117,13 @@ class Measure:
     @staticmethod
     def change(samples: Samples, uncached: Samples) -> dict[str, float]:
         """Of cached against uncached samples of the same seeds."""
-        return drift(samples.features, uncached.features, samples.images, uncached.images)
+        return drift(samples.features, uncached.features, errors(samples, uncached))
+
+
+@lru_cache(maxsize=1)
+def errors(samples: Samples, uncached: Samples) -> Errors:
+    """The mean squared error of each image, (B,); stores are read once for all that a row wants of it."""
+    return squared_errors(samples.images, uncached.images)
 
 
 def costs(workload: Workload, run: Run, uncached: Run, cache: Cache | None) -> dict[str, float]:
@@ -156,6 +166,8 @@ def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[
     }
     if workload.protocol.guidance_scale is not None:
         found["guidance_scale"] = workload.protocol.guidance_scale
+    if workload.prompts_from is not None:
+        found["prompts"] = workload.prompts_from
     if workload.clip is not None:
         found["clip"] = workload.clip.name
     if run.plan is not None:

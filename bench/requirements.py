@@ -5,23 +5,29 @@ Imports nothing slow: what is missing is said before anything is loaded.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+from needs import Needs, needs
 from scales import Scale, scale_of
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.sources import INCEPTION_FILE, INCEPTION_URL, inception_in_cache
+from deepcache.metrics.sources import (
+    ALEXNET_FILE,
+    ALEXNET_URL,
+    INCEPTION_FILE,
+    INCEPTION_URL,
+    in_torch_cache,
+    inception_in_cache,
+)
 from deepcache.models.catalog import CATALOG, HOME, Checkpoint, home
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 _CLIP_HUB = "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"
 _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-PARTS = ("class_conditional", "pixels", "unconditional", "prompted", "pruned", "unpruned")  # by which benches ask
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ def inception() -> Asset:
     """Weights of torch-fidelity's Inception."""
     name = "Inception, for FID, sFID, IS, precision and recall"
     return Asset(name, INCEPTION_URL, home() / INCEPTION_FILE, (inception_in_cache(),))
+
+
+def alexnet() -> Asset:
+    """Weights of LPIPS' network."""
+    return Asset("AlexNet, for LPIPS", ALEXNET_URL, home() / ALEXNET_FILE, (in_torch_cache(ALEXNET_FILE),))
 
 
 def clip() -> Asset:
@@ -93,28 +104,23 @@ def page(config: Any) -> str:
 
 
 def _missing(config: Any) -> Iterator[str]:
-    text = "\n".join(path.read_text() for path in _files(config))
-    asked = [part for part in PARTS if re.search(rf'\.{part}\b|"{part}"|\b{part}: Workload', text)]
-    models = [model for part in asked for model in _models(scale_of(config), part)]
+    asked = needs(config)
+    models = [model for each in asked for part in each.parts for model in _models(scale_of(config), part)]
     for model in models:
         known = CATALOG[model]
         try:
             known.located()
         except DeepCacheError:
             yield Asset(f"{model} ({known.licence})", _address(known), known.place).to_fetch()
-    assets = [reference(model) for model in models if "with_quality" in text and not _is_prompted(model)]
-    assets += [inception()] + [clip(), captions(config)] * any(map(_is_prompted, models))
+    assets = [asset for each in asked if each.real_images for asset in _real_images(scale_of(config), each)]
+    assets += [inception()] * bool(models) + [clip(), captions(config)] * any(map(_is_prompted, models))
+    assets += [alexnet()] * any(each.lpips for each in asked)
     yield from (asset.to_fetch() for asset in assets if asset.found() is None)
 
 
-def _files(config: Any) -> Iterator[Path]:
-    """The benches that the command line names, without what `-k` leaves out by the file's name."""
-    asked = config.getoption("keyword")
-    for argument in config.args:
-        path = Path(config.invocation_params.dir, str(argument).split("::")[0])
-        for file in sorted(path.glob("test_*.py")) if path.is_dir() else [path]:
-            if file.is_file() and (not asked or " " in asked or asked in file.stem):
-                yield file
+def _real_images(scale: Scale, asked: Needs) -> list[Asset]:
+    models = [model for part in asked.parts for model in _models(scale, part)]
+    return [reference(model) for model in models if not _is_prompted(model)]
 
 
 def _models(scale: Scale, part: str) -> tuple[str, ...]:

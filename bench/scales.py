@@ -68,3 +68,13 @@ SCALES = {
 def scale_of(config: Any) -> Scale:
     """That of pytest's `--scale`."""
     return SCALES[config.getoption("scale")]
+
+
+def device_of(config: Any) -> str:
+    """That of pytest's `--device`; the embedded models' baselines are the CPU's."""
+    asked: str | None = config.getoption("device")
+    if asked is not None or config.getoption("scale") == "mini":
+        return asked or "cpu"
+    from deepcache.models.devices import usual_device  # slow: what is missing is said before
+
+    return usual_device()

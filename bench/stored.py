@@ -23,7 +23,15 @@ def stored_images(workload: Workload, run: Run, seeds: range, description: str) 
     plan = run.plan if isinstance(run.plan, CachePlan) else None
     with workload.caching(run) as cache:
         weights = "trained" if workload.is_trained else workload.weights  # as `deepcache sample` says
-        manifest = manifest_of(workload.pipe, settings, plan, rule, model=workload.model, weights=weights)
+        manifest = manifest_of(
+            workload.pipe,
+            settings,
+            plan,
+            rule,
+            model=workload.model,
+            weights=weights,
+            digest=workload.weights_hash,
+        )
         store = Store.below(workload.stores, manifest)
         worker = Worker()
         with Progress(sum(map(len, store.work(seeds, worker))), description) as progress:
@@ -32,7 +40,7 @@ def stored_images(workload: Workload, run: Run, seeds: range, description: str) 
                 workload.conditions,
                 settings.arguments,
                 workload.protocol.batch_size,
-                is_halved=True,
+                is_halved=workload.is_halved,
                 say=progress.say,
                 advance=progress.advance,
             )

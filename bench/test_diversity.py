@@ -7,11 +7,12 @@ from functools import cache
 
 import pytest
 import thresholds
+from loading import load_distance
 from measure import describe
 from workload import Run, Workload
 
 from deepcache.metrics.diversity import diversity
-from deepcache.metrics.perceptual import Perceptual, load_perceptual
+from deepcache.metrics.perceptual import Perceptual
 from deepcache.sampling import prompts_of
 
 PROMPTS = prompts_of([3, 27, 58, 9])  # a dress, a sneaker, a bag, an ankle boot
@@ -22,9 +23,9 @@ pytestmark = pytest.mark.shows_images
 
 
 @pytest.fixture(scope="module")
-def perceptual() -> Perceptual:
+def perceptual(pytestconfig: pytest.Config) -> Perceptual:
     """LPIPS, or mini-features' distance where its weights are not found."""
-    return load_perceptual()
+    return load_distance(pytestconfig)
 
 
 @pytest.fixture(scope="module")

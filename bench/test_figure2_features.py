@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import thresholds
-import torch
 from matplotlib.figure import Figure
 from measure import describe
 from pictures import heatmaps
 from torch import Tensor
-from torch.nn.functional import normalize
+from up_blocks import similarities
 from workload import Workload
 
 from deepcache.results.picture import picture
@@ -24,33 +23,10 @@ ALIKE = 0.95  # the paper's, in its Figure 2c
 pytestmark = pytest.mark.shows_images
 
 
-def _features(workload: Workload) -> list[Tensor]:
-    """What every up block puts out, (T, B, C, H, W) each, of an uncached run."""
-    kept: list[list[Tensor]] = [[] for _ in workload.pipe.unet.up_blocks]
-
-    def hook(number: int) -> Callable[..., None]:
-        return lambda module, args, output: kept[number].append(output[-len(SEEDS) :].detach().float().cpu())  # noqa: ARG005
-
-    handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(workload.pipe.unet.up_blocks)]
-    try:
-        workload.images(workload.uncached(), SEEDS, batch_size=len(SEEDS), description="features")
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [torch.stack(steps) for steps in kept]
-
-
-def _similarity(features: Tensor) -> np.ndarray:
-    """Cosine similarity between every two steps, the mean over samples, (T, T)."""
-    flat = normalize(features.flatten(2), dim=2)  # (T, B, CHW)
-    return torch.einsum("tbn,sbn->ts", flat, flat).div(flat.shape[1]).numpy()
-
-
 @pytest.mark.parametrize("part", ["prompted", "class_conditional", "unconditional"])
 def test_figure2(record: Callable[..., None], workload: Callable[..., Workload], part: str) -> None:
     found = workload(part)
-    features = _features(found)
-    matrices = [_similarity(block) for block in features]
+    matrices, shown = similarities(found, SEEDS)
     names = [f"up block {number}" for number in range(len(matrices))]
     low = min(float(matrix.min()) for matrix in matrices)
     uncached = found.uncached()
@@ -66,7 +42,7 @@ def test_figure2(record: Callable[..., None], workload: Callable[..., Workload],
                 "similarity_lowest": float(matrix.min()),
                 "similar_share": 100 * float(alike.mean()),
             },
-            pictures=_pictures(found.model, features, matrices, names, low) if name == names[0] else [],
+            pictures=_pictures(found.model, shown, matrices, names, low) if name == names[0] else [],
         )
         assert np.diagonal(matrix) == pytest.approx(1, abs=1e-4)
         if found.protocol.num_steps >= thresholds.ENOUGH_STEPS:
@@ -74,7 +50,7 @@ def test_figure2(record: Callable[..., None], workload: Callable[..., Workload],
 
 
 def _pictures(
-    model: str, features: list[Tensor], matrices: list[np.ndarray], names: list[str], low: float
+    model: str, shown: Tensor, matrices: list[np.ndarray], names: list[str], low: float
 ) -> list[dict[str, Any]]:
     heat = heatmaps(matrices, names, label="cosine similarity", low=low)
     curves = Figure(figsize=(5.2, 2.6), layout="constrained")
@@ -86,18 +62,18 @@ def _pictures(
     return [
         picture(f"figure2-{model}", f"{model}: cosine similarity between the features of any two steps.", heat),
         picture(f"figure2-{model}-share", f"{model}: share of steps whose features are like a step's.", curves),
-        picture(f"figure2-{model}-maps", f"{model}: feature maps of adjacent steps look the same.", _maps(features)),
+        picture(f"figure2-{model}-maps", f"{model}: feature maps of adjacent steps look the same.", _maps(shown)),
     ]
 
 
-def _maps(features: list[Tensor], channels: int = 6) -> Figure:
+def _maps(features: Tensor, channels: int = 6) -> Figure:
     """Some channels of the last up block's feature at four adjacent steps in the middle."""
-    steps = range(features[-1].shape[0] // 2, min(features[-1].shape[0], features[-1].shape[0] // 2 + 4))
+    steps = range(features.shape[0] // 2, min(features.shape[0], features.shape[0] // 2 + 4))
     figure = Figure(figsize=(0.8 * channels + 0.8, 0.85 * len(steps)))
     axes = figure.subplots(len(steps), channels, squeeze=False)
     for row, step in zip(axes, steps, strict=True):
         for channel, axis in enumerate(row):
-            axis.imshow(features[-1][step, 0, channel].numpy(), cmap="magma")
+            axis.imshow(features[step, channel].numpy(), cmap="magma")
             axis.set_xticks([])
             axis.set_yticks([])
         row[0].set_ylabel(f"step {step}", rotation=0, ha="right", va="center", fontsize=8)

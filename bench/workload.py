@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from unittest.mock import patch
 import torch
 from stored import stored_images
 from torch import Tensor
-from tqdm import tqdm
 
 from deepcache import steps
 from deepcache.caching import Cache, cached
@@ -26,6 +24,8 @@ from deepcache.models.architectures import architecture
 from deepcache.models.embedded import EMBEDDED
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
 from deepcache.sampling import Protocol, conditions_of, num_calls, sample, scheduler
+from deepcache.sampling.identity import weights_hash
+from deepcache.sampling.memory import fitting
 
 _KEPT = 1  # runs whose features stay in memory when their samples are in a store: the uncached one, and its own
 SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # and the share of the protocol's steps that does for each
@@ -46,7 +46,7 @@ class Run:
     zeroed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Images (B, 3, H, W) in 0..1, their features, CLIP scores of prompts, and what the cache did, if one did.
 
@@ -63,26 +63,13 @@ class Samples:
         return Samples(self.images[:count], self.features.first(count), self.clip_scores[:count], self.cache)
 
 
-@dataclass
-class Timing:
-    """Seconds of interleaved rounds, and what the cache did; of the uncached run alone there is nothing beside it."""
-
-    uncached_s: list[float] = field(default_factory=list)
-    cached_s: list[float] = field(default_factory=list)
-    cache: Cache | None = None
-
-    @property
-    def speedup(self) -> float:
-        """Median of the ratios within a round: a machine that slows down slows both. 1 without another beside it."""
-        uncached_s = self.uncached_s or self.cached_s
-        return statistics.median(u / c for u, c in zip(uncached_s, self.cached_s, strict=True))
-
-
 @dataclass(eq=False)
 class Workload:
     """A pipeline, the extractors that measure it, and the way in which it is sampled.
 
-    Random weights have no extractors; `stores` is the folder of the sample stores, None to keep samples in memory.
+    Random weights have no extractors; `stores` is the folder of the sample stores, None to keep samples in memory;
+    `prompts_from` is the name of the file that the prompts are of; `is_halved` is whether batches are halved where the
+    memory is too small.
     """
 
     model: str
@@ -92,13 +79,15 @@ class Workload:
     protocol: Protocol
     weights: str = "embedded"
     prompts: tuple[str, ...] | None = None
+    prompts_from: str | None = None
     stores: Path | None = None
+    is_halved: bool = True
 
     def __post_init__(self) -> None:
         self._config = self.pipe.scheduler.config
         self.conditions = conditions_of(self.pipe, prompts=self.prompts)
         self._samples: dict[tuple[Run, int], Samples] = {}
-        self._warm: set[str] = set()
+        self.warm: set[str] = set()  # solvers that ran before, of which time may be measured
         known = architecture(self.model)
         self.cost: Cost = known.cost()
         self.convention = known.convention
@@ -113,6 +102,11 @@ class Workload:
         """Whether it is an embedded model, which the thresholds on absolute scores are for."""
         return self.model in EMBEDDED
 
+    @cached_property
+    def weights_hash(self) -> str:
+        """Of its networks, which no run changes."""
+        return weights_hash(self.pipe)
+
     @property
     def device_name(self) -> str:
         """What runs it, as its maker calls it."""
@@ -126,7 +120,7 @@ class Workload:
     @property
     def timed_images(self) -> int:
         """How many are sampled together where time is measured."""
-        return min(self.protocol.timed_batch_size, self.protocol.num_samples)
+        return min(self.protocol.timed_batch_size, self.protocol.batch_size, self.protocol.num_samples)
 
     def seeds(self, first: int = 0) -> range:
         """A block of seeds, as long as the protocol says."""
@@ -181,14 +175,29 @@ class Workload:
         self._samples[run, seeds.start] = found
         return found
 
-    def pictures(self, run: Run, seeds: range) -> Tensor:
-        """The images of `samples` all at once, (B, 3, H, W)."""
-        return torch.cat(list(self.samples(run, seeds).images.split(self.protocol.batch_size)))
+    def unmeasured(self, run: Run, seeds: range) -> Any:
+        """The images of `samples`, as `Images` that can be sliced; those in a store without their features."""
+        if self.stores is None or run.disturbed:
+            return self.samples(run, seeds).images
+        return stored_images(self, run, seeds, "sample")[0]
+
+    def pictures(self, run: Run, seeds: range, places: Iterable[int] | None = None) -> Tensor:
+        """The images of `samples` all at once, (B, 3, H, W), or those in some places; no others are in memory."""
+        images = self.unmeasured(run, seeds)
+        parts = [images] if places is None else [images[place : place + 1] for place in places]
+        return torch.cat([batch for part in parts for batch in part.split(self.protocol.batch_size)])
 
     def images(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
         """Sampled now, whatever was sampled before; `options` are `sample`'s."""
+        size = min(options.pop("batch_size", self.protocol.batch_size), len(seeds))
+        return fitting(
+            lambda size: self.unhalved(run, seeds, batch_size=size, **options), size, is_halved=self.is_halved
+        )
+
+    def unhalved(self, run: Run, seeds: range, **options: Any) -> tuple[Tensor, Cache | None]:
+        """`images` in batches of the `batch_size` among the options."""
         scale = self.protocol.guidance_scale
-        own = {"batch_size": self.protocol.batch_size} | ({} if scale is None else {"guidance_scale": scale})
+        own: dict[str, Any] = {} if scale is None else {"guidance_scale": scale}
         own |= {"num_inference_steps": run.num_steps, "disturbed": run.disturbed, "conditions": self.conditions}
         with self.caching(run) as cache:
             return sample(self.pipe, seeds, **{**own, **options}), cache
@@ -203,40 +212,6 @@ class Workload:
             else:
                 with cached(self.pipe, run.plan) as cache:
                     yield cache
-
-    def time(self, benchmark: Any, uncached: Run, run: Run, rounds: int, base: Workload) -> Timing | None:
-        """Interleaved rounds: `uncached` of `base` as the benchmark's setup, `run` as its target.
-
-        None where pytest-benchmark is disabled.
-        """
-        if not benchmark.enabled:
-            return None
-        timing = Timing()
-        self._warm_up(uncached.scheduler)
-
-        def uncached_round() -> None:
-            timing.uncached_s.append(base._timed(uncached)[0])
-
-        def cached_round() -> None:
-            seconds, timing.cache = self._timed(run)
-            timing.cached_s.append(seconds)
-            bar.update()
-
-        is_alone = base is self and uncached == run
-        with tqdm(total=rounds, desc="timing", unit="round", disable=None, leave=False) as bar:
-            benchmark.pedantic(cached_round, setup=None if is_alone else uncached_round, rounds=rounds)
-        return timing
-
-    def _timed(self, run: Run) -> tuple[float, Cache | None]:
-        """Seconds of a batch, until its images are back from the device."""
-        start = time.perf_counter()
-        _, cache = self.images(run, range(self.timed_images), batch_size=self.timed_images, progress=False)
-        return time.perf_counter() - start, cache
-
-    def _warm_up(self, solver: str) -> None:
-        if solver not in self._warm:
-            self._timed(Run(solver, 4))  # PNDM needs four steps
-            self._warm.add(solver)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from deepcache import DeepCacheError, models
+from deepcache.__main__ import main
 from deepcache.models import CATALOG
 from deepcache.models.architectures import architecture
 from deepcache.models.catalog import HOME, home, snapshot
@@ -100,6 +101,18 @@ def test_a_hub_id_loads_from_the_hubs_cache_and_is_else_one_line(places):
         DeepCacheError, match=r"expected someone/other in the hub's cache, .*`hf download someone/other`"
     ):
         models.load("someone/other")
+
+
+def test_a_hub_id_costs_what_its_folder_does_and_is_else_one_line(places, capsys):
+    folder = cached(places, "someone/small")
+    shutil.copytree(WEIGHTS / "mini-ddpm", folder, dirs_exist_ok=True)
+    shown = []
+    for model in ("someone/small", str(folder)):
+        assert main(["macs", "--model", model]) == 0
+        shown.append(capsys.readouterr().out.replace(model, "it"))
+    assert shown[0] == shown[1]
+    assert main(["macs", "--model", "someone/other"]) == 2
+    assert "expected someone/other in the hub's cache" in capsys.readouterr().err
 
 
 def test_an_incomplete_folder_names_what_is_missing(places):

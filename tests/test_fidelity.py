@@ -10,8 +10,9 @@ import torch
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference
+from deepcache.metrics.distances import Manifold
 from deepcache.metrics.extractors import Features
-from deepcache.metrics.fidelity import PSNR_AT_MOST_DB, drift, quality
+from deepcache.metrics.fidelity import PSNR_AT_MOST_DB, drift, quality, squared_errors
 from deepcache.metrics.statistics import Statistics
 
 
@@ -43,9 +44,18 @@ def test_what_a_reference_has_no_part_for_is_not_measured(features):
     assert found.keys() == {"fid", "is"}
 
 
+@pytest.mark.parametrize(("device", "expected"), [("cuda:1", "cuda:1"), ("mps", "cpu"), ("cpu", "cpu")])
+def test_precision_and_recall_are_worked_out_where_the_extractor_is(features, monkeypatch, device, expected):
+    """If it has float64 there."""
+    asked, of = [], Manifold.of
+    monkeypatch.setattr(Manifold, "of", lambda found, *, device: asked.append(device) or of(found))
+    quality(Statistics.of([features]), reference.from_features(features).on(device))
+    assert asked == [expected, expected]
+
+
 def test_equal_samples_do_not_drift(features):
     images = torch.rand(100, 3, 4, 4)
-    found = drift(features, features, images, images)
+    found = drift(features, features, squared_errors(images, images))
     assert found["fid_drift"] == pytest.approx(0, abs=1e-9)
     assert (found["mse"], found["psnr_db"], found["psnr_median_db"]) == (0, PSNR_AT_MOST_DB, PSNR_AT_MOST_DB)
 
@@ -55,7 +65,7 @@ def test_psnr_is_of_the_mean_error_and_its_median_of_the_middle_seed(features):
     tipped = images.clone()
     tipped[:10] = 1.0  # one seed in ten is another image
     tipped[10:20] = 0.05  # and one a little off
-    found = drift(features, features, tipped, images)
+    found = drift(features, features, squared_errors(tipped, images))
     assert found["mse"] == pytest.approx(0.1 + 0.1 * 0.05**2)
     assert found["psnr_db"] == pytest.approx(10, abs=0.02)
     assert found["psnr_untipped_db"] == pytest.approx(-10 * math.log10(0.05**2 / 9))

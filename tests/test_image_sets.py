@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stores import MANIFEST, make
+from stores import MANIFEST, make, manifest
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.image_sets import image_set
@@ -45,6 +45,12 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path, size):
     assert torch.equal(whole(folder(tmp_path / "images"), size), expected())
 
 
+def test_numbers_in_names_count_by_their_size(tmp_path):
+    for number in (10, 2, 1):
+        Image.fromarray(PIXELS[number]).save(tmp_path / f"{number}.png")
+    assert torch.equal(whole(tmp_path, 5), expected(PIXELS[[1, 2, 10]]))
+
+
 def test_a_store_is_read_in_the_order_of_its_seeds(tmp_path):
     Store.create(tmp_path, MANIFEST).fill(range(3, 16), make)
     assert torch.equal(whole(tmp_path, 5), expected(make(range(3, 16))))
@@ -55,6 +61,11 @@ def refusal(path: Path) -> str:
         list(image_set(path).split(4))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_samples_of_random_weights_are_refused(tmp_path):
+    Store.create(tmp_path, manifest(weights="random sha256:00")).fill(range(4), make)
+    assert "got those of random ones" in refusal(tmp_path)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

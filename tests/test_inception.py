@@ -69,6 +69,19 @@ def test_spatial_features_are_the_1x1_branch_of_the_fifth_mixed_block_pixel_by_p
     assert not np.allclose(found.reshape(2, -1), hidden[:, :7].flatten(1).numpy())  # channels first would differ
 
 
+def test_convolutions_are_not_rounded_to_tf32_and_the_setting_is_kept(extractor):
+    """Checked on the setting alone, which a GPU goes by."""
+    inside: list[str] = []
+    conv, network = torch.backends.cudnn.conv, extractor.network
+    before = conv.fp32_precision
+    handle = network.Mixed_6d.register_forward_hook(lambda *_: inside.append(conv.fp32_precision))
+    extractor(IMAGES)
+    handle.remove()
+    assert inside == ["ieee"]
+    assert conv.fp32_precision == before != "ieee"
+    assert torch.backends.cudnn.allow_tf32  # its default, by the older name
+
+
 def test_bytes_come_back_as_they_were():
     pixels = torch.arange(256).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
     assert torch.equal(as_bytes(pixels / 255), pixels.to(torch.uint8))

@@ -153,6 +153,16 @@ def test_metrics_on_a_device_that_is_not_there_is_one_line(capsys, tmp_path, dev
     assert "expected a device of this machine" in err
 
 
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda:99", "a device of this machine"), ("cuda", "a GPU for worker 9")]
+)
+def test_sample_on_a_device_that_is_not_there_is_one_line(capsys, tmp_path, monkeypatch, device, message):
+    monkeypatch.setenv("LOCAL_RANK", "99")  # of which no machine has as many
+    asked = ["sample", "--model", "mini-ddpm", "--seeds", "0:2", "--worker", "9/10", "--device", device]
+    assert message in mistake(capsys, *asked, "--out", str(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
 def test_sample_refuses_a_branch_before_there_is_a_store(capsys, tmp_path):
     asked = ["sample", "--model", "mini-ddpm", "--plan", "uniform,interval=2,branch=99", "--seeds", "0:2"]
     assert main([*asked, "--num-steps", "2", "--out", str(tmp_path / "store")]) == 2

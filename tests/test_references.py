@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import make, manifest
 
 from deepcache.__main__ import main
 from deepcache.metrics import reference as references
 from deepcache.metrics.extractors import Images, MiniExtractor, batches
 from deepcache.metrics.image_sets import image_set
 from deepcache.metrics.statistics import Statistics
+from deepcache.sampling import Store
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
@@ -118,11 +120,27 @@ def test_the_table_has_unit_and_direction_and_a_dash_for_what_is_not_there(image
     assert "higher is better" in lines["precision (%)"]
 
 
+def test_the_number_of_features_is_said(images, capsys):
+    assert main(["metrics", str(images), *MINI, "--num-features", "8"]) == 0
+    assert "precision and recall: of at most 8 images a side, drawn with a fixed seed" in capsys.readouterr().out
+
+
 def test_prompts_add_the_clip_score(images, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red sneaker on a blue background\n")
     options = [*MINI, "--prompts", str(tmp_path / "prompts.txt"), "--clip", "mini-clip", "--json"]
     assert main(["metrics", str(images), *options]) == 0
     assert 0 <= json.loads(capsys.readouterr().out)["clip_score"] <= 100
+
+
+def test_noise_is_never_measured(images, tmp_path, capsys):
+    """As samples and as a reference alike."""
+    Store.create(tmp_path / "noise", manifest(weights="random sha256:00")).fill(range(4), make)
+    for options in ([str(tmp_path / "noise")], [str(images), "--reference", str(tmp_path / "noise")]):
+        assert main(["metrics", *options, *MINI]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.count("\n") == 1
+        assert "expected samples of trained weights" in shown.err
 
 
 def test_inception_asks_for_a_reference(images, capsys):
@@ -139,12 +157,26 @@ sys.exit(code)
 """
 
 
-def test_ten_times_the_images_take_no_more_memory(tmp_path):
+def written(folder: Path, kind: str, count: int) -> Path:
+    """So many images of noise, in an array or in a store's shards."""
+
+    def pixels(seeds: range) -> np.ndarray:
+        return RNG.integers(0, 256, (len(seeds), 32, 32, 3), dtype=np.uint8)
+
+    path = folder / f"{count}.{kind}"
+    if kind == "npz":
+        np.savez(path, pixels(range(count)))
+    else:
+        Store.create(path, manifest(image_size=[32, 32], shard_size=250)).fill(range(count), pixels)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "store"])
+def test_ten_times_the_images_take_no_more_memory(tmp_path, kind):
     """The peak of a process of its own; 300 images and 3,000, whose float32 alone is 37 MB."""
     peaks = []
     for count in (300, 3_000):
-        np.savez(tmp_path / "images.npz", RNG.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
-        command = [sys.executable, "-c", PEAK, "metrics", str(tmp_path / "images.npz"), *MINI]
+        command = [sys.executable, "-c", PEAK, "metrics", str(written(tmp_path, kind, count)), *MINI]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         peaks.append(int(done.stdout.splitlines()[-1]))

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import loading
 import pytest
 import torch
 from loading import load_workload
-from measure import Measure
-from scales import SCALES
+from measure import Measure, describe
+from needs import NEEDS
+from scales import SCALES, device_of
 from workload import Run, Workload
 
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
 from deepcache.models import CATALOG, EMBEDDED
+from deepcache.models.architectures import architecture
+from deepcache.plan import uniform
+from deepcache.results import record
 from deepcache.results.published import published
 from deepcache.sampling import PROTOCOLS, Protocol
+from deepcache.sampling.identity import weights_hash
+from deepcache.sampling.stored import StoredImages
 
 ROOT = Path(__file__).parents[1]
 SEEDS = range(3)
 PROTOCOL = Protocol("ddim", 4, 3, 0, 1.5, batch_size=2, timed_batch_size=1)
+TIMED = {"feature_bytes", "latency_s", "throughput", "speedup"}
 RUN = """
 import sys, pytest
 code = pytest.main(sys.argv[1:])
@@ -60,9 +69,59 @@ def test_all_benches_need_every_model_of_the_scale(tmp_path):
     assert "captions_val2017.json" in shown
 
 
+@pytest.mark.parametrize(
+    ("options", "named", "others"),
+    [
+        (["bench", "-k", "table2 or figure7"], ("ddpm-church", "sd-1.5"), ("ldm-4-g", "bk-sdm")),
+        (["bench", "-k", "not prompted and table3"], ("bk-sdm-tiny",), ("ldm-4-g",)),  # "prompted" is a test's
+        (["bench/test_vs_upstream.py"], ("sdxl", "ddpm-bedroom"), ("ddpm-church",)),
+        (["bench/test_diversity.py"], ("alexnet-owt-7be5be79.pth", "sd-1.5"), ("ldm-4-g",)),
+    ],
+)
+def test_the_page_is_of_the_benches_that_run(tmp_path, options, named, others):
+    shown = run(tmp_path, *options).stderr
+    assert all(name in shown for name in named)
+    assert not any(name in shown for name in others)
+
+
+def test_every_bench_says_what_it_needs():
+    """With the words of its source as the witness."""
+    sources = {path.stem: path.read_text() for path in (ROOT / "bench").glob("test_*.py")}
+    assert sources.keys() == NEEDS.keys()
+    for name, needs in NEEDS.items():
+        assert needs.real_images == ("with_quality" in sources[name])
+        assert needs.lpips == ("load_distance" in sources[name])
+        parts = needs.parts if name != "test_pareto_targets" else ()  # which takes test_pareto's
+        assert all(re.search(rf'\.{part}\b|"{part}"|\b{part}: Workload', sources[name]) for part in parts)
+
+
 def test_random_weights_need_nothing(tmp_path):
     done = run(tmp_path, "bench/test_table1_imagenet.py", "--weights", "random", "--collect-only", "-q")
     assert done.returncode == 0
+
+
+def test_a_row_of_random_weights_runs_through(tmp_path):
+    """Table 2's CIFAR-10 at N = 2, on the real architecture: its MACs over three steps, its speed, and no fidelity."""
+    short = ["--weights", "random", "--num-samples", "2", "--num-steps", "3", "--rounds", "1", "--device", "cpu"]
+    results = tmp_path / "results.json"
+    row = "bench/test_table2_ddpm.py::test_table2[CIFAR-10-N=2]"
+    done = run(tmp_path, row, *short, "--benchmark-json", str(results))
+    assert done.returncode == 0, done.stdout
+    assert "deepcache: paper scale, models on cpu" in done.stdout
+    (found,) = record.read(results)
+    expected = architecture("ddpm-cifar10").cost().mean(uniform(3, 2, 2))
+    assert found.metrics["macs"] == round(expected)
+    assert found.metrics.keys() == {"macs", "total_macs", "num_full", "num_shallow", *TIMED}
+    assert (found.settings["weights"], found.settings["num_samples"]) == ("random", 2)
+
+
+def test_what_a_user_can_mend_is_one_line_in_the_middle_of_a_bench():
+    asked = ["bench/test_table1_imagenet.py", "-q", "--benchmark-disable", "--num-steps", "2", "--num-samples", "2"]
+    row = ["--schedulers", "pndm", "-k", "uniform and N20"]  # which needs more steps
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *asked, *row]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout
+    assert shown.count("expected a number of steps that pndm can do") == 1
+    assert "test_table1_imagenet.py:" not in shown.split("short test summary")[0]  # no traceback
 
 
 def test_the_scales_name_known_models_with_protocols():
@@ -114,13 +173,49 @@ def test_uncached_samples_are_not_compared_with_themselves(workload):
     assert metrics_of(workload, interval=1).keys() == {"macs", "total_macs", "num_full", "num_shallow"}
 
 
-def test_embedded_models_have_no_random_weights():
-    class Options:
-        def getoption(self, name: str) -> object:
-            return {"weights": "random", "device": "cpu"}.get(name)
+class Options:
+    """pytest's configuration, as far as the benches ask it."""
 
+    def __init__(self, **given: object) -> None:
+        self.given = {"scale": "mini", "weights": "trained", **given}
+
+    def getoption(self, name: str) -> object:
+        return self.given.get(name)
+
+
+def test_embedded_models_have_no_random_weights():
     with pytest.raises(DeepCacheError, match="expected --scale paper"):
-        load_workload("mini-ldm", Options())
+        load_workload("mini-ldm", Options(weights="random"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "cpu"),
+        ({"scale": "paper"}, "cuda"),
+        ({"device": "cuda:1"}, "cuda:1"),
+        ({"scale": "paper", "device": "cpu"}, "cpu"),
+    ],
+)
+def test_the_papers_models_run_on_a_gpu_where_there_is_one(monkeypatch, given, expected):
+    """The embedded ones do where they are told to: their baselines are the CPU's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of(Options(**given)) == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 3), (2, 2)])
+def test_at_the_papers_scale_every_prompt_is_sampled_once(monkeypatch, tmp_path, asked, expected):
+    """PartiPrompts has 1,632, where the protocol's 5,000 are COCO's."""
+    (tmp_path / "PartiPrompts.tsv").write_text("Prompt\na\nb\nc\n")
+    monkeypatch.setattr(loading, "_inception", lambda _: MiniExtractor.load())
+    monkeypatch.setattr(loading, "_paper_clip", lambda _: None)
+    mini = models.load("mini-sd")
+    monkeypatch.setattr(models, "load", lambda *_, **__: mini)
+    options = Options(scale="paper", prompts=tmp_path / "PartiPrompts.tsv", num_samples=asked, device="cpu")
+    found = load_workload("sd-1.5", options)
+    assert len(found.seeds()) == expected
+    assert found.conditions(found.seeds())["prompt"] == ["a", "b", "c"][:expected]
+    assert describe(found, found.uncached(), found.uncached(), SEEDS)["prompts"] == "PartiPrompts.tsv"
 
 
 def test_samples_out_of_a_store_are_those_of_memory_in_bytes(workload, tmp_path):
@@ -130,6 +225,12 @@ def test_samples_out_of_a_store_are_those_of_memory_in_bytes(workload, tmp_path)
         expected = sample_of(workload, run)
         assert torch.equal(stored.pictures(run, SEEDS), expected)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_some_pictures_of_a_store_are_read_without_their_features(workload, tmp_path):
+    stored = replace(workload, stores=tmp_path, extractor=None)
+    expected = sample_of(workload, workload.uncached())
+    assert torch.equal(stored.pictures(workload.uncached(), SEEDS, [2, 0]), expected[[2, 0]])
 
 
 def sample_of(workload: Workload, run: Run) -> torch.Tensor:
@@ -144,6 +245,18 @@ def test_a_finished_store_is_read_and_not_sampled_again(workload, tmp_path, monk
     assert torch.equal(torch.cat(list(after.images.split(2))), torch.cat(list(before.images.split(3))))
     assert before.cache is not None
     assert after.cache is None
+
+
+def test_a_row_reads_its_stores_for_features_and_for_errors_alone(workload, tmp_path, monkeypatch):
+    """And hashes the weights once."""
+    reads: list[StoredImages] = []
+    hashed: list[str] = []
+    split = StoredImages.split
+    monkeypatch.setattr(StoredImages, "split", lambda images, size: reads.append(images) or split(images, size))
+    monkeypatch.setattr("workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe))
+    assert metrics_of(replace(workload, stores=tmp_path)).keys() > {"psnr_db", "tipped"}
+    assert len(reads) == 4  # of two stores
+    assert len(hashed) == 1
 
 
 def test_a_bench_asks_for_the_models_that_it_names_and_no_others(tmp_path):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deepcache import DeepCacheError, models
+from deepcache.__main__ import main
 from deepcache.models.catalog import HOME
 from deepcache.models.embedded import WEIGHTS
 from deepcache.models.ldm_names import unet_names, vqvae_names
@@ -79,6 +80,17 @@ def test_a_single_file_loads_to_what_it_was_made_of(places, expected, state, suf
     assert pipe.tokenizer("a red bag").input_ids == expected.tokenizer("a red bag").input_ids
 
 
+@pytest.mark.parametrize("command", [["macs"], ["explain", "--interval", "3"]], ids=lambda words: words[0])
+def test_a_single_file_costs_what_its_configuration_does(places, state, capsys, command):
+    folder, file = places / "models" / "sd-1.5", written(places / "file.ckpt", state)
+    configuration(folder)
+    shown = []
+    for model in (folder, file):
+        assert main([*command, "--model", str(model)]) == 0
+        shown.append(capsys.readouterr().out.replace(str(model), "it"))
+    assert shown[0] == shown[1]
+
+
 def test_the_hubs_cache_tells_the_configuration_as_well(places, state):
     repository = places / "hub" / f"models--{HUB_ID.replace('/', '--')}"
     configuration(repository / "snapshots" / "1")
@@ -91,6 +103,14 @@ def test_a_name_finds_its_single_file(places, state):
     written(places / "models" / "sd-1.5.safetensors", state)
     with pytest.raises(DeepCacheError, match=r"expected the configuration and tokenizer of stable-diffusion-v1-5/"):
         models.load("sd-1.5")
+
+
+def test_a_name_finds_its_single_file_beside_the_folder_of_its_configuration(places, expected, state):
+    """Which is where the refusal above says to put it."""
+    configuration(places / "models" / "sd-1.5")
+    written(places / "models" / "sd-1.5.safetensors", state)
+    found = models.load("sd-1.5").unet.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.unet.state_dict().items())
 
 
 def test_without_its_configuration_a_single_file_is_one_line(places, state):

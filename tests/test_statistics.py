@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.moments import RunningMoments, moments
-from deepcache.metrics.statistics import Statistics
+from deepcache.metrics.statistics import Statistics, drawn
 
 COUNT = 60
 
@@ -41,6 +41,12 @@ def test_any_batches_give_the_same(cuts):
     assert found.inception_score == pytest.approx(whole.inception_score, rel=1e-12)
     np.testing.assert_array_equal(found.features, whole.features)
     assert found.count == COUNT
+
+
+def test_features_in_parts_are_the_features():
+    found = Statistics.of(features().split(7))
+    np.testing.assert_array_equal(found.features, features().pooled)
+    np.testing.assert_allclose(found.spatial.mean, Statistics.of([features()]).spatial.mean, rtol=1e-12)
 
 
 def test_moments_are_numpys():
@@ -89,9 +95,21 @@ def test_inception_score_agrees_with_torch_fidelity(num_splits):
 
 
 def test_no_more_features_are_kept_than_asked():
-    found = Statistics.of(parts(features(), [10, 25]), num_features=17)
-    np.testing.assert_array_equal(found.features, features().pooled[:17])
+    chosen = drawn(COUNT, 17)
+    found = Statistics.of(parts(features(), [10, 25]), chosen=chosen)
+    np.testing.assert_array_equal(found.features, features().pooled[chosen])
+    assert len(found.features) == 17
     assert found.count == COUNT
+
+
+def test_features_are_kept_of_images_of_all_classes():
+    """Of 50 classes, in whose order 2,000 images stand, or which go round; the first, or every tenth, are of five."""
+    chosen = drawn(2_000, 200)
+    assert chosen.sum() == 200
+    in_order, in_turn = np.arange(2_000) // 40, np.arange(2_000) % 50
+    assert len(set(in_order[:200])) == len(set(in_turn[::10])) == 5
+    assert min(len(set(in_order[chosen])), len(set(in_turn[chosen]))) >= 45
+    assert drawn(10, 10) is drawn(10, None) is None
 
 
 def test_features_that_are_no_numbers_are_refused():

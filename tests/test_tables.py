@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from examples import RECORDS, table1_record
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import published
 from deepcache.results.beyond import PREDICTION
-from deepcache.results.experiments import TABLE1
+from deepcache.results.experiments import TABLE1, TABLE3
 from deepcache.results.layouts import LAYOUTS
 from deepcache.results.record import Record
-from deepcache.results.tables import build, render
+from deepcache.results.tables import build, notes, render
+
+PROTOCOL = {"extractor": "Inception", "num_samples": 50_000, "uncached_steps": 250, "guidance_scale": 1.5}
 
 
 def test_table_beyond_the_paper_has_no_published_lines(tmp_path):
@@ -46,12 +50,38 @@ def test_a_difference_is_shown_only_where_the_quantity_is_the_same():
     real = table1_record("uniform N=3", speedup=2.5, fid=3.0)
     real.settings["model"] = "ldm-4-g"
     assert build(TABLE1, [real]).set_index("source").isna().loc["difference", "fid"]
-    real.settings["extractor"] = "Inception"
+    real.settings.update(PROTOCOL)
     assert build(TABLE1, [real]).set_index("source").loc["difference", "fid"] == pytest.approx(3.0 - 3.44)
 
 
+@pytest.mark.parametrize("other", [{"num_samples": 500}, {"uncached_steps": 50}, {"guidance_scale": 3.0}])
+def test_a_score_of_another_protocol_has_no_difference(other):
+    real = table1_record("uniform N=3", speedup=2.5, fid=3.0)
+    real.settings.update({"model": "ldm-4-g", **PROTOCOL, **other})
+    difference = build(TABLE1, [real]).set_index("source").loc["difference"]
+    assert difference.isna()["fid"]
+    assert not difference.isna()["speedup"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "num_samples", "published_score"),
+    [("captions_val2017.json", 5_000, 30.24), ("PartiPrompts.tsv", 1_632, 29.51), ("mine.txt", 5_000, None)],
+)
+def test_a_clip_score_stands_beside_that_of_its_own_prompts(prompts, num_samples, published_score):
+    """Tables 13 and 14; those of other prompts are shown beside COCO's without a difference."""
+    settings = {"model": "sd-1.5", "clip": "ViT-g-14/laion2b_s34b_b88k", "uncached_steps": 50, "guidance_scale": 7.5}
+    settings |= {"prompts": prompts, "num_samples": num_samples}
+    record = Record("table3", "PLMS 50 steps", settings, {"clip_score": 30.0}, {"torch": "0"}, "passed")
+    difference = build(TABLE3, [record]).set_index("source").loc["difference", "clip_score"]
+    if published_score is None:
+        assert math.isnan(difference)
+    else:
+        assert difference == pytest.approx(30.0 - published_score)
+    assert any(("PartiPrompts" if num_samples == 1_632 else "COCO") in note for note in notes(TABLE3, [record]))
+
+
 def test_every_layout_names_published_rows_that_exist():
-    for layout in LAYOUTS:
+    for layout in (each for one in LAYOUTS for each in (one, *one.of_prompts.values())):
         for match in layout.rows.values():
             assert published.row(**{"table": layout.published_table, **match}), match
 

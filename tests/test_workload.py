@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from timing import seconds
+from up_blocks import similarities
 from workload import Run, Workload
 
 from deepcache import cached, models
+from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
 from deepcache.sampling.protocols import Protocol
 from deepcache.sampling.samples import sample
@@ -64,3 +69,49 @@ def test_fewer_steps_cost_what_the_plan_costs(workload):
 def test_a_plan_covers_the_calls_and_not_the_steps(workload):
     """Heun calls the U-Net twice a step but the last."""
     assert workload.every(2, scheduler="heun").plan.num_steps == workload.num_calls(Run("heun", 4)) == 7
+
+
+@pytest.fixture
+def small_memory(monkeypatch) -> None:
+    """It does for one sample at a time."""
+
+    def limited(*args: Any, batch_size: int, **options: Any) -> torch.Tensor:
+        if batch_size > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sample(*args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr("workload.sample", limited)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_batch_is_halved_where_its_size_is_not_given(workload, capsys):
+    run = workload.every(2)
+    images, cache = workload.images(run, SEEDS)
+    assert "batches of 1 from here on" in capsys.readouterr().err
+    assert torch.equal(images, workload.images(run, SEEDS, batch_size=1)[0])
+    assert len(cache.generations) == len(SEEDS)  # none of the batch that did not fit
+    with pytest.raises(DeepCacheError, match="not enough memory for 3 samples together; take --batch-size auto"):
+        replace(workload, is_halved=False).images(run, SEEDS)
+
+
+def test_a_batch_size_counts_where_time_is_measured(workload):
+    timed = replace(workload.protocol, timed_batch_size=8, num_samples=100)
+    assert replace(workload, protocol=replace(timed, batch_size=4)).timed_images == 4
+    assert replace(workload, protocol=replace(timed, batch_size=50)).timed_images == 8
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_time_that_the_memory_does_not_do_for_is_one_line(workload):
+    timed = replace(workload, protocol=replace(workload.protocol, timed_batch_size=2))
+    with pytest.raises(DeepCacheError, match="not enough memory to time 2 samples together") as caught:
+        seconds(timed, timed.uncached())
+    assert "\n" not in str(caught.value)
+
+
+def test_features_of_one_seed_at_a_time_are_as_alike_as_those_of_all(workload, monkeypatch):
+    """Figure 2 of the paper's models, whose features do not fit the memory together; up to rounding."""
+    together, shown = similarities(workload, SEEDS)
+    monkeypatch.setattr(Workload, "is_mini", False)
+    apart, first = similarities(workload, SEEDS)
+    np.testing.assert_allclose(apart, together, atol=1e-5)
+    torch.testing.assert_close(first, shown, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,9 @@ from typing import Any
 
 def add(commands: Any) -> None:
     command = commands.add_parser("macs", help="multiply-accumulates of full and shallow steps, without weights")
-    command.add_argument("--model", required=True, help="a known name, a diffusers folder, or a config.json")
+    command.add_argument(
+        "--model", required=True, help="a known name, a hub id, a diffusers folder, a checkpoint, or a config.json"
+    )
     command.add_argument("--branch", type=int, help="the skips 0..BRANCH stay live; all branches if not given")
     command.add_argument("--interval", type=int, help="N: mean over the steps of a uniform plan")
     command.add_argument("--num-steps", type=int, default=50, help="U-Net calls of a generation (default 50)")
@@ -21,11 +23,12 @@ def add(commands: Any) -> None:
 
 def run(options: Namespace) -> str:
     from deepcache.models.architectures import architecture
+    from deepcache.models.described import described
     from deepcache.models.macs_report import report, to_text
 
     found = report(
         options.model,
-        architecture(options.model, context_tokens=options.context_tokens),
+        architecture(described(options.model), context_tokens=options.context_tokens),
         branch=options.branch,
         interval=options.interval,
         num_steps=options.num_steps,

@@ -45,10 +45,10 @@ def add(commands: Any) -> None:
     )
     add("--clip-weights", type=Path, metavar="FILE", help="its weights (default: the hub's cache)")
     add(
-        "--num-features", type=int, help="images that precision and recall take; their features are kept (default: all)"
+        "--num-features", type=int, metavar="N", help="precision and recall of N images a side, drawn with a fixed seed"
     )
     add("--batch-size", type=int, default=100, help="images at once (default 100)")
-    add("--device", default="cpu", help="cpu (default), cuda, ...")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     add("--save-statistics", type=Path, metavar="FILE", help="the samples' own, as a reference: an .npz")
     add("--json", action="store_true", help="for machines")
     command.set_defaults(run=run)
@@ -58,7 +58,7 @@ def run(options: Namespace) -> str:
     from deepcache.metrics import reference as references
     from deepcache.metrics.fidelity import quality
     from deepcache.metrics.image_sets import image_set
-    from deepcache.models.loading import require_device
+    from deepcache.models.devices import require_device, usual_device
 
     if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
         raise DeepCacheError("expected a batch size of at least 1 and at least 4 features")
@@ -66,6 +66,7 @@ def run(options: Namespace) -> str:
         raise DeepCacheError(
             "expected --reference REF: the real images, or their statistics; or --save-statistics FILE"
         )
+    options.device = options.device or usual_device()
     require_device(options.device)
     images = image_set(options.samples)
     extractor = _extractor(options)
@@ -76,7 +77,7 @@ def run(options: Namespace) -> str:
     against = options.reference or (references.EMBEDDED if options.extractor == MINI else None)
     if against is not None:
         known = references.find(against, lambda real: _measured(extractor, real, options, "reference"))
-        values = quality(found, known)
+        values = quality(found, known.on(options.device))
     if options.prompts is not None:
         values["clip_score"] = _clip_score(images, options)
     return _shown(values, found.count, extractor.name, options)
@@ -96,9 +97,9 @@ def _measured(extractor: Extractor, images: Images, options: Namespace, name: st
     from tqdm import tqdm
 
     from deepcache.metrics.extractors import batches
-    from deepcache.metrics.statistics import Statistics
+    from deepcache.metrics.statistics import Statistics, drawn
 
-    found = Statistics(options.num_features)
+    found = Statistics(drawn(len(images), options.num_features))
     with tqdm(total=len(images), desc=name, unit="image", disable=None, leave=False) as bar:
         for part in batches(extractor, images, batch_size=options.batch_size):
             found.update(part)
@@ -127,4 +128,6 @@ def _shown(values: dict[str, float], count: int, extractor: str, options: Namesp
         value = f"{values[name]:.4f}" if name in values else "-"
         if name in values or name != "clip_score":
             lines.append(f"{title:<14} {value:>10}   {direction}")
+    if options.num_features is not None:
+        lines.append(f"precision and recall: of at most {options.num_features} images a side, drawn with a fixed seed")
     return "\n".join(lines)

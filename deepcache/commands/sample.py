@@ -27,7 +27,7 @@ PLANS = (
 def add(commands: Any) -> None:
     command = commands.add_parser("sample", help="samples of a model into a store: alone, or one of many processes")
     add = command.add_argument
-    add("--model", required=True, help="a known name, a diffusers folder, or a checkpoint")
+    add("--model", required=True, help="a known name, a hub id, a diffusers folder, or a checkpoint")
     add("--plan", default="uncached", help=PLANS)
     add("--seeds", type=_seeds, required=True, metavar="A:B", help="A up to, without, B: one a sample")
     add("--out", type=Path, required=True, metavar="STORE", help="folder to write to, or to go on with")
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     add("--weights", choices=("trained", "random"), default="trained", help="random: the architecture, for its speed")
     add("--batch-size", type=_batch_size, default=AUTO, help="samples at once; auto (default): halved if need be")
     add("--shard-size", type=_whole, default=250, help="samples a file of a new store (default 250)")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--device", help="cpu, cuda (each worker its own), cuda:1, ... (default: cuda where there is one)")
     add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the networks (default fp32)")
     add("--threads", type=_whole, default=1, help="of each process on the CPU (default 1, for equal files)")
     add("--worker", metavar="RANK/COUNT", help="default: as torchrun, accelerate launch or a Slurm array say")
@@ -100,14 +100,18 @@ def _device(options: Namespace, own: Worker) -> Any:
     """This worker's; on the CPU, with the threads that all workers have, since their number rounds sums otherwise."""
     import torch
 
-    count = torch.cuda.device_count()
-    if options.device == "cpu" or (options.device is None and not count):
-        torch.set_num_threads(options.threads)
-        return torch.device("cpu")
-    if own.local_rank >= count:
+    from deepcache.models.devices import require_device, usual_device
+
+    name, count = options.device or usual_device(), torch.cuda.device_count()
+    if name == "cuda" and own.local_rank >= count:
         raise DeepCacheError(f"expected a GPU for {own}, number {own.local_rank} of {count} here; take --device cpu")
-    torch.cuda.set_device(own.local_rank)
-    return torch.device("cuda", own.local_rank)
+    require_device(name)
+    found = torch.device("cuda", own.local_rank) if name == "cuda" else torch.device(name)
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
+    if found.type == "cpu":
+        torch.set_num_threads(options.threads)
+    return found
 
 
 def _conditions(options: Namespace, pipe: Any) -> Unconditional | Labels | Captions | Prompts:

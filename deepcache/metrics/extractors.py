@@ -15,6 +15,8 @@ from deepcache.errors import DeepCacheError
 from deepcache.models.embedded import EXTRACTOR, load_extractor
 from deepcache.models.mini_features import MiniFeatures
 
+_BLOCK = 2_000
+
 
 class Images(Protocol):
     """(B, 3, H, W) in 0..1: a tensor, or what reads parts from somewhere."""
@@ -35,7 +37,15 @@ class Features:
 
     def first(self, count: int) -> Features:
         """Of the first images."""
-        return Features(*(getattr(self, field.name)[:count] for field in fields(self)))
+        return self._part(slice(count))
+
+    def split(self, size: int = _BLOCK) -> Iterator[Features]:
+        """`size` of them at a time: whatever takes them in float64 then takes no more at once."""
+        for start in range(0, len(self.pooled), size):
+            yield self._part(slice(start, start + size))
+
+    def _part(self, part: slice) -> Features:
+        return Features(*(getattr(self, field.name)[part] for field in fields(self)))
 
 
 class Extractor(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ ARRAY = "arr_0"
 
 @dataclass(frozen=True)
 class Pictures:
-    """Files of one size, in the order of their names."""
+    """Files of one size, in the order of their names, numbers in these by their size."""
 
     paths: tuple[Path, ...]
 
@@ -75,13 +76,19 @@ def image_set(path: Path) -> Images:
         path: a sample store, a folder of pictures (below it, too), or an `.npz` with `arr_0`.
 
     Raises:
-        DeepCacheError: none of these, or one without images.
+        DeepCacheError: none of these, one without images, or a store of random weights.
     """
     if (path / MANIFEST).is_file():
         store = Store.open(path)
+        if not store.manifest.is_trained:
+            raise DeepCacheError(
+                f"expected samples of trained weights in {path}, got those of random ones, whose metrics are noise; "
+                "sample without --weights random"
+            )
         return _filled(StoredImages(store, store.seeds()), path)
     if path.is_dir():
-        return _filled(Pictures(tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES))), path)
+        found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        return _filled(Pictures(tuple(sorted(found, key=_in_order))), path)
     if path.suffix == ".npz" and path.is_file():
         return array_images(path)
     raise DeepCacheError(f"expected a sample store, a folder of images or an .npz with {ARRAY} in {path}, got none")
@@ -99,6 +106,11 @@ def array_images(path: Path) -> ArrayImages:
     if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or is_fortran or not shape[0]:
         raise DeepCacheError(f"expected {ARRAY} of uint8 (B, H, W, 3) in {path}, got {dtype} {shape}")
     return ArrayImages(path, shape)
+
+
+def _in_order(path: Path) -> list[str | int]:
+    """2.png before 10.png, as prompts count them."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", str(path)))]
 
 
 def _header(stream: Any) -> tuple[Any, bool, np.dtype[Any]]:

@@ -37,7 +37,7 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        with _spatial(self.network) as kept:
+        with _spatial(self.network) as kept, _float32():
             pooled, logits = self.network(as_bytes(images).to(self.device))
         spatial = kept[0][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 2023)
         return Features(as_array(pooled), as_array(spatial), as_array(logits.softmax(dim=1)))
@@ -66,6 +66,20 @@ def load_inception(path: Path | None = None, *, device: str | torch.device = "cp
         reason = str(error).splitlines()[0]
         raise DeepCacheError(f"expected Inception's weights in {path}, which do not fit ({reason})") from error
     return Inception(network.to(device), torch.device(device))
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Within the block, GPUs multiply float32 as such; from Ampere on, convolutions would round to TF32's ten bits."""
+    backends: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -33,17 +34,23 @@ Measured = Callable[[Images], Statistics]  # by an extractor
 class Reference:
     """Moments of the `pooled` and `spatial` features of real images, and some pooled `features` (M, D).
 
-    A part is None where a file has none of it; what needs it is not measured.
+    A part is None where a file has none of it; what needs it is not measured. `device` is where the distances between
+    features are worked out.
     """
 
     pooled: Moments | None
     spatial: Moments | None
     features: NDArray[np.float32] | None
+    device: str | torch.device = "cpu"
 
     @cached_property
     def manifold(self) -> Manifold | None:
         """Of `features`, for precision; worked out once."""
-        return None if self.features is None else Manifold.of(self.features)
+        return None if self.features is None else Manifold.of(self.features, device=self.device)
+
+    def on(self, device: str | torch.device) -> Reference:
+        """The same with its distances worked out there if it has float64, as CUDA's have, else on the CPU."""
+        return replace(self, device=device if torch.device(device).type == "cuda" else "cpu")
 
 
 def from_features(features: Features) -> Reference:

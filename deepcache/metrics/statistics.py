@@ -36,25 +36,28 @@ class Statistics:
     """Of images whose features come in batches.
 
     Moments and the Inception score's sums take the same memory however many images there are. Precision and recall
-    need pooled features: `features` holds those of the first `num_features` images, N x D x 4 bytes of them.
+    need pooled features: `features` holds those of the images that are `chosen`, N x D x 4 bytes of them.
 
     Attributes:
-        num_features: None for all.
+        chosen: a flag for each image, as `drawn` gives; None for all.
         split: images a part of the Inception score; the last part may be smaller.
     """
 
-    num_features: int | None = None
+    chosen: NDArray[np.bool_] | None = None
     split: int = SPLIT
     count: int = 0
     pooled: RunningMoments | None = None
     spatial: RunningMoments | None = None
     spreads: list[Spread] = field(default_factory=list)
+    _num_kept: int = 0
     _kept: NDArray[np.float32] | None = None  # grown by doubling: parts kept one by one would tear the heap
 
     @classmethod
-    def of(cls, batches: Iterable[Features], *, num_features: int | None = None, split: int = SPLIT) -> Statistics:
+    def of(
+        cls, batches: Iterable[Features], *, chosen: NDArray[np.bool_] | None = None, split: int = SPLIT
+    ) -> Statistics:
         """Of all batches."""
-        found = cls(num_features, split)
+        found = cls(chosen, split)
         for batch in batches:
             found.update(batch)
         return found
@@ -64,16 +67,16 @@ class Statistics:
         self.pooled = _joined(self.pooled, features.pooled)
         self.spatial = _joined(self.spatial, features.spatial)
         self._spread(np.asarray(features.probabilities, np.float64))
-        room = len(features.pooled) if self.num_features is None else max(0, self.num_features - self.count)
-        self._keep(features.pooled[:room])
-        self.count += len(features.pooled)
+        end = self.count + len(features.pooled)
+        self._keep(features.pooled if self.chosen is None else features.pooled[self.chosen[self.count : end]])
+        self.count = end
 
     @property
     def features(self) -> NDArray[np.float32]:
-        """Pooled features (M, D) of the first images."""
+        """Pooled features (M, D) of the chosen images."""
         if self._kept is None:
             raise DeepCacheError("expected images, got none")
-        return self._kept[: self.count if self.num_features is None else min(self.count, self.num_features)]
+        return self._kept[: self._num_kept]
 
     @property
     def inception_score(self) -> float:
@@ -81,13 +84,14 @@ class Statistics:
         return float(np.mean([spread.score for spread in self.spreads]))
 
     def _keep(self, features: NDArray[np.float32]) -> None:
-        end = self.count + len(features)
-        if self._kept is None or (len(features) and end > len(self._kept)):
-            grown = np.empty((max(end, 2 * self.count, _ROOM), features.shape[1]), np.float32)
+        end = self._num_kept + len(features)
+        if self._kept is None or end > len(self._kept):
+            grown = np.empty((max(end, 2 * self._num_kept, _ROOM), features.shape[1]), np.float32)
             if self._kept is not None:
-                grown[: self.count] = self._kept[: self.count]
+                grown[: self._num_kept] = self._kept[: self._num_kept]
             self._kept = grown
-        self._kept[self.count : end] = features
+        self._kept[self._num_kept : end] = features
+        self._num_kept = end
 
     def _spread(self, probabilities: NDArray[np.float64]) -> None:
         while len(probabilities):
@@ -99,6 +103,16 @@ class Statistics:
             spread.total += part.sum(axis=0)
             spread.entropy += _plogp(part)
             probabilities = probabilities[len(part) :]
+
+
+def drawn(count: int, num_features: int | None) -> NDArray[np.bool_] | None:
+    """Which of `count` images have their features kept: so many, drawn with a fixed seed; None for all.
+
+    The first would be of few classes where images stand in the order of these; every n-th, where classes go round.
+    """
+    if num_features is None or num_features >= count:
+        return None
+    return np.random.default_rng(0).permutation(count) < num_features
 
 
 def _joined(running: RunningMoments | None, features: NDArray[np.float32]) -> RunningMoments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from deepcache.errors import DeepCacheError
 INDEX = "model_index.json"
 HOME = "DEEPCACHE_MODELS"  # the environment variable that names the folder of models
 _DEFAULT_HOME = "~/.cache/deepcache/models"
-_SUFFIXES = (".ckpt", ".safetensors")
+SUFFIXES = (".ckpt", ".safetensors")
 _CKPT = "model.ckpt"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,25 @@ class Checkpoint:
         return f"fetch it: {how} {self.place} (${HOME} names the folder of models)"
 
     def located(self) -> Path:
-        """Its folder or single file, under `home()` or in the hub's cache.
+        """Its folder or single file, under `home()` or in the hub's cache: the first that is complete.
 
         Raises:
             DeepCacheError: it is not there, or not all of it.
         """
-        for place in self._places():
-            if not place.is_dir():
+        missing = {place: self._missing(place) for place in self._places()}
+        for place, patterns in missing.items():
+            if not patterns:
                 return place
-            missing = [pattern for pattern in self.files if not any(place.glob(pattern))]
-            if missing:
-                raise DeepCacheError(f"expected {', '.join(missing)} in {place}, got no such file; {self.to_fetch()}")
-            return place
+        for place, patterns in missing.items():
+            raise DeepCacheError(f"expected {', '.join(patterns)} in {place}, got no such file; {self.to_fetch()}")
         raise DeepCacheError(f"expected {self.name} (licence: {self.licence}), which is not here; {self.to_fetch()}")
 
+    def _missing(self, place: Path) -> list[str]:
+        """Patterns of a folder's files; the folder beside a single file may have no more than its configuration."""
+        return [pattern for pattern in self.files if not any(place.glob(pattern))] if place.is_dir() else []
+
     def _places(self) -> list[Path]:
-        own = [home() / self.name / _CKPT, home() / self.name, *(home() / (self.name + end) for end in _SUFFIXES)]
+        own = [home() / self.name / _CKPT, home() / self.name, *(home() / (self.name + end) for end in SUFFIXES)]
         cached = [] if self.is_file else [snapshot(hub_id) for hub_id in (self.source, *self.mirrors)]
         return [place for place in (*own, *cached) if place is not None and place.exists()]
 
@@ -84,6 +89,26 @@ def snapshot(hub_id: str) -> Path | None:
     except HFValidationError:
         return None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether it looks like one."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def repository(hub_id: str) -> Path:
+    """`snapshot`, which must be there.
+
+    Raises:
+        DeepCacheError: it is not.
+    """
+    folder = snapshot(hub_id)
+    if folder is None:
+        raise DeepCacheError(
+            f"expected {hub_id} in the hub's cache, which does not hold it; fetch it: `hf download {hub_id}`, "
+            "or pass a folder or a file"
+        )
+    return folder
 
 
 _RAIL, _RAIL_PLUS = "CreativeML OpenRAIL-M", "CreativeML Open RAIL++-M"

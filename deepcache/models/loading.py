@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import torch
 
 from deepcache.errors import DeepCacheError
 from deepcache.models import embedded
-from deepcache.models.catalog import CATALOG, snapshot
+from deepcache.models.catalog import CATALOG, is_hub_id, repository
+from deepcache.models.devices import require_device
 from deepcache.models.folders import load_folder, moved
 from deepcache.models.random_weights import random_pipeline
 from deepcache.models.single_file import load_single_file
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load(
@@ -60,27 +58,9 @@ def _trained(name: str) -> Any:
         return load_folder(place)
     if place.is_file():
         return load_single_file(place)
-    if not _HUB_ID.fullmatch(name):
+    if not is_hub_id(name):
         known = ", ".join([*embedded.EMBEDDED, *CATALOG])
         raise DeepCacheError(
             f"expected a model out of {known}, a hub id, a diffusers folder or a checkpoint file; got {name!r}"
         )
-    folder = snapshot(name)
-    if folder is None:
-        raise DeepCacheError(
-            f"expected {name} in the hub's cache, which does not hold it; fetch it: `hf download {name}`, "
-            "or pass a folder or a file"
-        )
-    return load_folder(folder)
-
-
-def require_device(device: str | torch.device) -> None:
-    """Refuse one that this machine does not have.
-
-    Raises:
-        DeepCacheError: so.
-    """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise DeepCacheError(f"expected a device of this machine, got {str(device)!r}; pass cpu or cuda") from error
+    return load_folder(repository(name))

@@ -38,6 +38,19 @@ def load_single_file(path: Path) -> Any:
         raise DeepCacheError(f"expected all networks of a {build.__name__} in {path}: {first_line(error)}") from error
 
 
+def configuration(path: Path) -> str:
+    """What tells a file's networks: the folder of their configurations, or the name of CompVis' latent diffusion.
+
+    Raises:
+        DeepCacheError: as `load_single_file`.
+    """
+    state = weights(path)
+    if f"{CLASSES}embedding.weight" not in state:
+        return str(_configuration(path, fetch_diffusers_config(state)["pretrained_model_name_or_path"]))
+    ldm_pipeline(state, str(path))  # which refuses other networks than these
+    return "ldm-4-g"
+
+
 def _configuration(path: Path, hub_id: str) -> Path:
     """The folder that tells a file's networks and has its tokenizer: the hub's cache, or the folder of models."""
     known = [found for found in CATALOG.values() if hub_id in (found.source, *found.mirrors)]

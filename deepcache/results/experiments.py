@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcache.results.layout import Column, Layout, Plot
+from deepcache.results.layout import PROTOCOL, Column, Layout, Plot
 
 MACS = Column("macs", "MACs (G)", 4, "macs_g", scale=1e9, same=("model", "uncached_steps"))
 TOTAL = Column("total_macs", "MACs of a sample (G)", 3, scale=1e9, same=("model",))
@@ -15,7 +15,7 @@ SFID = Column("sfid", "sFID", 2, "sfid")
 IS = Column("is", "IS", 2, "is")
 PRECISION = Column("precision", "precision (%)", 1, "precision")
 RECALL = Column("recall", "recall (%)", 1, "recall")
-CLIP = Column("clip_score", "CLIP score", 2, "clip_score", same=("model", "clip"))
+CLIP = Column("clip_score", "CLIP score", 2, "clip_score", same=(*PROTOCOL, "clip"))
 PSNR = Column("psnr_db", "PSNR (dB)", 1)
 MEDIAN = Column("psnr_median_db", "PSNR, median seed (dB)", 1)
 TIPPED = Column("tipped", "tipped seeds (%)", 1)
@@ -26,10 +26,18 @@ LATENCY = Column("latency_s", "latency (s)", 2)
 SPEED = (MACS, THROUGHPUT, SPEEDUP)
 NEAREST = "PSNR to the uncached images, median seed (dB)"
 QUALITY = (FID, SFID, IS, PRECISION, RECALL)
-LDM: dict[str, Any] = {"model": "ldm-4-g", "extractor": "Inception", "uncached_steps": 250}
-DDPM: dict[str, Any] = {"model": "ddpm-cifar10", "extractor": "Inception", "uncached_steps": 100}
-SD: dict[str, Any] = {"model": "sd-1.5", "uncached_steps": 50, "clip": "ViT-g-14/laion2b_s34b_b88k"}
-COCO = "MS-COCO 2017 val (5k captions)"
+FIDELITY: dict[str, Any] = {"extractor": "Inception", "num_samples": 50_000}
+LDM: dict[str, Any] = {**FIDELITY, "model": "ldm-4-g", "uncached_steps": 250, "guidance_scale": 1.5}
+DDPM: dict[str, Any] = {**FIDELITY, "model": "ddpm-cifar10", "uncached_steps": 100}
+SD: dict[str, Any] = {
+    "model": "sd-1.5",
+    "uncached_steps": 50,
+    "guidance_scale": 7.5,
+    "clip": "ViT-g-14/laion2b_s34b_b88k",
+}
+COCO, PARTI = "MS-COCO 2017 val (5k captions)", "PartiPrompts (1.63k prompts)"
+COCO_PROMPTS: dict[str, Any] = {"prompts": "captions_val2017.json", "num_samples": 5_000}
+PARTI_PROMPTS: dict[str, Any] = {"prompts": "PartiPrompts.tsv", "num_samples": 1_632}
 CIFAR, BEDROOM, CHURCH = "CIFAR-10 32x32", "LSUN-Bedroom 256x256", "LSUN-Churches 256x256"
 
 
@@ -38,21 +46,33 @@ def _ddpm_rows(name: str, dataset: str, intervals: tuple[int, ...]) -> dict[str,
     return {f"{name}, uncached": {"method": "DDPM*", "dataset": dataset}, **cached}
 
 
-def _sd_rows() -> dict[str, dict[str, Any]]:
-    """Table 14 has COCO's; BK-SDM stands in Table 3."""
-    plms = {f"PLMS {n} steps": {"method": "PLMS", "steps": n, "dataset": COCO} for n in range(15, 51, 5)}
+def _sd_rows(dataset: str) -> dict[str, dict[str, Any]]:
+    """Table 13 has PartiPrompts', Table 14 COCO's; BK-SDM stands in Table 3."""
+    plms = {f"PLMS {n} steps": {"method": "PLMS", "steps": n, "dataset": dataset} for n in range(15, 51, 5)}
     kinds = {"uniform": "uniform", "quadratic": "nonuniform"}
     cached = {
-        f"{ours} N={n}": {"method": f"DeepCache {theirs}", "interval": n, "dataset": COCO}
+        f"{ours} N={n}": {"method": f"DeepCache {theirs}", "interval": n, "dataset": dataset}
         for ours, theirs in kinds.items()
         for n in range(2, 9)
     }
     pruned = {
-        f"{name}-{size.lower()}": {"table": "Table 3", "method": f"BK-SDM - {size}", "dataset": COCO}
+        f"{name}-{size.lower()}": {"table": "Table 3", "method": f"BK-SDM - {size}", "dataset": dataset}
         for name in ("mini-bk", "bk-sdm")
         for size in ("Base", "Small", "Tiny")
     }
     return {**plms, **cached, **pruned}
+
+
+def _table3(dataset: str, **published: Any) -> Layout:
+    return Layout(
+        experiment="table3",
+        title="Table 3, Tables 13 and 14, Figure 6: text to image against fewer steps and pruned U-Nets",
+        columns=(*SPEED, CLIP, PSNR, MEDIAN),
+        rows=_sd_rows(dataset),
+        models={f"bk-sdm-{size}": {"model": f"bk-sdm-{size}"} for size in ("base", "small", "tiny")},
+        plot=Plot("throughput", "clip_score", "images/s", "CLIP score"),
+        **published,
+    )
 
 
 def _zeroed_rows(names: tuple[str, ...], **where: Any) -> dict[str, dict[str, Any]]:
@@ -114,16 +134,19 @@ TABLE2 = Layout(
         **{row: {"model": "ddpm-church"} for row in _ddpm_rows("LSUN-Church", CHURCH, (2, 3, 5))},
     },
 )
-TABLE3 = Layout(
-    experiment="table3",
-    title="Table 3, Tables 13 and 14, Figure 6: text to image against fewer steps and pruned U-Nets",
-    columns=(*SPEED, CLIP, PSNR, MEDIAN),
+TABLE3 = _table3(
+    COCO,
     published_table="Table 14",
     published_label="Stable Diffusion v1.5, branch 1, PLMS 50 steps, 5,000 captions of COCO, one RTX 2080",
-    published_settings=SD,
-    rows=_sd_rows(),
-    models={f"bk-sdm-{size}": {"model": f"bk-sdm-{size}"} for size in ("base", "small", "tiny")},
-    plot=Plot("throughput", "clip_score", "images/s", "CLIP score"),
+    published_settings={**SD, **COCO_PROMPTS},
+    of_prompts={
+        PARTI_PROMPTS["prompts"]: _table3(
+            PARTI,
+            published_table="Table 13",
+            published_label="Stable Diffusion v1.5, branch 1, PLMS 50 steps, 1,632 PartiPrompts, one RTX 2080",
+            published_settings={**SD, **PARTI_PROMPTS},
+        )
+    },
 )
 TABLE4 = Layout(
     experiment="table4",
@@ -150,7 +173,7 @@ TABLE5 = Layout(
         **_zeroed_rows(("mini-ddpm, N=10", "ddpm-cifar10, N=10"), dataset=CIFAR),
         **_zeroed_rows(("mini-ldm, N=5", "ldm-4-g, N=20"), interval=20),
     },
-    models={row: {"model": "ddpm-cifar10"} for row in _zeroed_rows(("ddpm-cifar10, N=10",))},
+    models={row: {**DDPM, "guidance_scale": None} for row in _zeroed_rows(("ddpm-cifar10, N=10",))},
 )
 TABLE7 = Layout(
     experiment="table7",

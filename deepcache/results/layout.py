@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+PROTOCOL = ("model", "uncached_steps", "num_samples", "guidance_scale", "prompts")  # settings that a score depends on
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Column:
     digits: int
     published: str = ""
     scale: float = 1.0
-    same: tuple[str, ...] | None = ("model", "extractor")
+    same: tuple[str, ...] | None = (*PROTOCOL, "extractor")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Layout:
 
     `rows` maps a record's row to what singles out the published row beside it (`published.row`);
     `published_settings` are the paper's, by the names that records use, and `models` those of rows that have others.
-    A table that the paper does not have leaves these empty.
+    A table that the paper does not have leaves these empty. One that it has for several sets of prompts has the others
+    in `of_prompts`, by what records call the prompts.
     """
 
     experiment: str
@@ -50,5 +54,10 @@ class Layout:
     published_label: str = ""
     published_settings: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    models: dict[str, dict[str, str]] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
     plot: Plot | None = None
+    of_prompts: dict[str, Layout] = field(default_factory=dict)
+
+    def beside(self, settings: Mapping[str, Any]) -> Layout:
+        """The one whose published rows stand beside a record with these settings."""
+        return self.of_prompts.get(settings.get("prompts", ""), self)

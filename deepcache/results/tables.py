@@ -20,7 +20,7 @@ DASH = "-"  # a cell that was not measured
 DIFFERENCE = "difference"
 _NOTED = (
     "model", "weights", "extractor", "clip", "perceptual", "scheduler", "uncached_steps", "branch", "guidance_scale",
-    "first_seed", "num_samples", "macs_convention", "timing", "device", "num_threads",
+    "first_seed", "num_samples", "prompts", "macs_convention", "timing", "device", "num_threads",
 )  # fmt: skip
 
 
@@ -37,14 +37,14 @@ def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
         lines.append({"method": label, "source": source, **measured})
         if record.row not in layout.rows:
             continue
-        paper = _paper(layout, record)
+        paper, beside = _paper(layout, record), layout.beside(record.settings)
         theirs = {c.key: paper[c.published] for c in layout.columns if c.published in paper}
         differences = {
             c.key: ours - theirs[c.key]
             for c in layout.columns
             if (ours := measured[c.key]) is not None and c.key in theirs and _same(c, layout, record)
         }
-        lines.append({"method": label, "source": f"paper ({_measured_by(layout.published_settings)})", **theirs})
+        lines.append({"method": label, "source": f"paper ({_measured_by(beside.published_settings)})", **theirs})
         lines.append({"method": label, "source": DIFFERENCE, **differences})
     keys = ["method", "source", *(c.key for c in layout.columns)]
     return pd.DataFrame(lines, columns=keys).astype({c.key: float for c in layout.columns})
@@ -79,7 +79,7 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
             lines.append(f"{key.replace('_', ' ')}: {'; '.join(map(str, values))}")
     if not layout.published_table:
         return [*lines, "a dash was not measured"]
-    lines.append(f"paper: {layout.published_label}")
+    lines += dict.fromkeys(f"paper: {layout.beside(record.settings).published_label}" for record in records)
     remarks = {paper["note"]: record.row for record in records if "note" in (paper := _paper(layout, record))}
     lines += [f"paper, {row}: {remark}" for remark, row in remarks.items()]
     lines.append("a difference is shown only where the quantity is the same; a dash was not measured, here or there")
@@ -119,7 +119,8 @@ def _paper(layout: Layout, record: Record) -> dict[str, Any]:
     """The published row beside a record; empty where there is none."""
     if record.row not in layout.rows:
         return {}
-    return published.row(**{"table": layout.published_table, **layout.rows[record.row]})
+    beside = layout.beside(record.settings)
+    return published.row(**{"table": beside.published_table, **beside.rows[record.row]})
 
 
 def _by_size(value: Scalar) -> tuple[float, str]:
@@ -132,8 +133,9 @@ def _measured_by(settings: Mapping[str, object]) -> str:
 
 
 def _same(column: Column, layout: Layout, record: Record) -> bool:
-    known = layout.published_settings | layout.models.get(record.row, {})
-    return column.same is not None and all(record.settings.get(name) == known[name] for name in column.same)
+    beside = layout.beside(record.settings)
+    known = beside.published_settings | beside.models.get(record.row, {})
+    return column.same is not None and all(record.settings.get(name) == known.get(name) for name in column.same)
 
 
 def write(path: Path, text: str) -> Path:

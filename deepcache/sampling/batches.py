@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +13,9 @@ from torch import Tensor
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.conditions import Conditions
 from deepcache.sampling.finite import finite, watched
+from deepcache.sampling.memory import halved, is_out_of_memory, say
 from deepcache.sampling.samples import sample
 from deepcache.sampling.shards import Images
-
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _ignore(_: int) -> None:
@@ -47,7 +41,7 @@ class Batches:
     arguments: dict[str, Any]
     batch_size: int
     is_halved: bool = False
-    say: Callable[[str], None] = _say
+    say: Callable[[str], None] = say
     advance: Callable[[int], None] = _ignore
 
     def __call__(self, seeds: range) -> Images:
@@ -70,9 +64,10 @@ class Batches:
         try:
             return self._sampled(seeds)
         except (RuntimeError, MemoryError) as error:  # torch's out of memory is a RuntimeError
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-        self._halve(len(seeds))  # when the error, which holds the batch's tensors, is gone
+        # when the error, which holds the batch's tensors, is gone
+        self.batch_size = halved(len(seeds), is_halved=self.is_halved, say=self.say)
         return None
 
     def _sampled(self, seeds: range) -> Images:
@@ -82,16 +77,6 @@ class Batches:
             )
         _require_finite(seeds, finite(flags, images))
         return _rounded(images)
-
-    def _halve(self, count: int) -> None:
-        if not self.is_halved or count == 1:
-            raise DeepCacheError(
-                f"not enough memory for {count} samples together; "
-                + ("take fp16 or another device" if count == 1 else f"take --batch-size auto, or less than {count}")
-            )
-        torch.cuda.empty_cache()
-        self.batch_size = count // 2
-        self.say(f"not enough memory for {count} samples together; batches of {self.batch_size} from here on")
 
 
 def _rounded(images: Tensor) -> Images:
@@ -106,10 +91,3 @@ def _require_finite(seeds: Sequence[int], is_finite: Tensor) -> None:
             f"expected finite samples, got NaN or infinite values of seeds {', '.join(map(str, broken))}; "
             "take another dtype or other weights"
         )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Some allocators raise a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        text in str(error) for text in _OUT_OF_MEMORY
-    )

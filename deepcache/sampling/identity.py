@@ -27,6 +27,7 @@ def manifest_of(
     *,
     model: str,
     weights: str = "trained",
+    digest: str | None = None,
     shard_size: int = SHARD_SIZE,
     made_with: dict[str, Any] | None = None,
 ) -> Manifest:
@@ -39,11 +40,12 @@ def manifest_of(
         conditions: the `rule` of what `conditions_of` gives.
         model: its name, or where it was loaded from, of which the last part counts.
         weights: "trained" or "random".
+        digest: `weights_hash` of the pipeline, where it is known.
         shard_size, made_with: of a new store; versions and the device are added.
     """
     return Manifest(
         model=Path(model).name,
-        weights=f"{weights} sha256:{weights_hash(pipe)}",
+        weights=f"{weights} sha256:{digest or weights_hash(pipe)}",
         scheduler_config={key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")},
         conditions=conditions,
         plan=None if plan is None else asdict(plan),

@@ -24,7 +24,7 @@ class Manifest:
 
     Attributes:
         model: its name, for the reader.
-        weights: hash of the weights of all its networks.
+        weights: "trained" or "random", and a hash of the weights of all its networks.
         scheduler, scheduler_config: by name, and its noise schedule.
         num_steps: of the scheduler, which may call the U-Net more often.
         guidance_scale: None for a model that has none.
@@ -50,6 +50,11 @@ class Manifest:
     shard_size: int = field(default=SHARD_SIZE, compare=False)
     made_with: dict[str, Any] = field(default_factory=dict, compare=False)
     schema: int = SCHEMA
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its samples mean something."""
+        return not self.weights.startswith("random ")
 
     @property
     def name(self) -> str:

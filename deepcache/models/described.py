@@ -1,0 +1,22 @@
+"""From any `--model` to what tells its networks: a known name, a folder or a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepcache.models.catalog import SUFFIXES, is_hub_id, repository
+
+
+def described(name: str) -> str:
+    """What `architecture` and `skeleton` take, for whatever `load` takes.
+
+    Raises:
+        DeepCacheError: a hub id whose files are not in the hub's cache, or a file that cannot be read or needs a
+            configuration that is not here.
+    """
+    path = Path(name)
+    if path.is_file() and path.suffix in SUFFIXES:
+        from deepcache.models.single_file import configuration  # slow, and hardly ever needed
+
+        return configuration(path)
+    return str(repository(name)) if is_hub_id(name) and not path.exists() else name
