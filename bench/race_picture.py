@@ -19,7 +19,7 @@ def figure(speedups: Mapping[str, float], bound: float) -> Figure:
     bars = axis.barh(list(shown), list(shown.values()), color=[COLOURS.get(name, OURS) for name in shown])
     axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     axis.axvline(bound, color="0.3", linestyle="--", linewidth=1)
-    axis.text(bound, -0.75, f" bound by MACs {bound:.2f}", ha="center", va="bottom", fontsize=8, color="0.3")
+    axis.text(bound, -0.6, f"bound by MACs {bound:.2f}", ha="center", va="bottom", fontsize=8, color="0.3")
     axis.invert_yaxis()
     axis.set_xlim(0, 1.12 * max(bound, *shown.values()))
     axis.tick_params(labelsize=8)

@@ -24,11 +24,12 @@ from deepcache.plan import CachePlan, uniform
 UNCACHED, OLDER, OURS = "uncached", "DeepCache 0.1.1", "this library"
 COMPILED: dict[str, Any] = {"compile": "default"}
 GRAPHS: dict[str, Any] = {"cuda_graphs": True}
+CHANNELS_LAST: dict[str, Any] = {"memory_format": torch.channels_last}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A way to run, and the uncached one of the same compilation that it is measured against."""
+    """A way to run, and the uncached one of the same compilation and layout that it is measured against."""
 
     name: str
     base: str
@@ -41,12 +42,19 @@ class Entry:
 
     @property
     def is_eager(self) -> bool:
-        return not self.how
+        return not self.how or self.how == CHANNELS_LAST
+
+    @property
+    def exact(self) -> str:
+        """The entry that gives the same outputs but for rounding: the eager one of the same plan and order."""
+        if self.base == self.name:
+            return UNCACHED
+        return f"{OURS}, order {self.order}" if self.order else OURS
 
 
 def entries(device: torch.device) -> list[Entry]:
     """What can run there."""
-    hows: dict[str, dict[str, Any]] = {"": {}, ", compiled": COMPILED}
+    hows: dict[str, dict[str, Any]] = {"": {}, ", channels last": CHANNELS_LAST, ", compiled": COMPILED}
     if device.type == "cuda":
         hows |= {", CUDA graphs": GRAPHS, ", compiled, CUDA graphs": {**COMPILED, **GRAPHS}}
     both = [Entry(f"{kind}{suffix}", f"{UNCACHED}{suffix}", 0, how) for suffix, how in hows.items() for kind in _KINDS]
@@ -71,12 +79,16 @@ class Racer:
         with self._entered() as self.handle, torch.no_grad():
             yield self
 
-    def generation(self) -> None:
-        """All steps, on the same input."""
+    def generation(self) -> list[torch.Tensor]:
+        """The output of every step, all on the same input."""
         (sample, _, *rest), kwargs = self.call
         self.pipe.scheduler.set_timesteps(self.plan.num_steps, device=sample.device if sample.is_cuda else None)
-        for t in self.pipe.scheduler.timesteps:
-            self.pipe.unet(sample, t, *rest, **kwargs)
+        return [self.pipe.unet(sample, t, *rest, **kwargs).sample for t in self.pipe.scheduler.timesteps]
+
+    def error(self, exact: list[torch.Tensor]) -> float:
+        """The largest difference to the outputs of another, relative to the largest of them."""
+        pairs = zip(self.generation(), exact, strict=True)
+        return max(float((found - other).abs().max() / other.abs().max()) for found, other in pairs)
 
     def seconds(self) -> float:
         """Of a generation, until the device has done it."""
@@ -101,6 +113,8 @@ class Racer:
         """The most that a generation holds at once beside the weights; None where that cannot be seen."""
         device = self.call[0][0].device
         if device.type == "cuda":
+            if self.entry.name == OLDER:
+                self.handle.cached_output.clear()  # what it holds from the last generation is its own
             before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
             self.generation()
@@ -112,14 +126,14 @@ class Racer:
         return memory.peak
 
     def _entered(self) -> AbstractContextManager[Any]:
-        how, is_graphed = dict(self.entry.how or {}), "cuda_graphs" in (self.entry.how or {})
+        how = {name: value for name, value in (self.entry.how or {}).items() if name != "memory_format"}
         if self.entry.name == OLDER:
             return _older(self.pipe, self.plan)
         if self.entry.is_ours:
             return cached(self.pipe, self.plan, **how)
-        if is_graphed:  # nobody else captures a U-Net: each step in full
-            return cached(self.pipe, uniform(self.plan.num_steps, 1, self.plan.branch), **how)
-        if not self.entry.is_eager:
+        if "cuda_graphs" in how:  # nobody else captures a U-Net: each step in full
+            return cached(self.pipe, uniform(self.plan.num_steps, 1, self.plan.branch, order=0), **how)
+        if "compile" in how:
             self.pipe.unet = torch.compile(self.pipe.unet, mode=how["compile"], dynamic=False)
         return nullcontext()
 
@@ -134,9 +148,11 @@ def _older(pipe: Any, plan: CachePlan) -> Iterator[Any]:
 
 
 def racer(entry: Entry, unet: Any, plan: CachePlan, call: Call) -> Racer:
-    """On a copy of the U-Net's modules, whose weights are the U-Net's own."""
-    weights = {id(each): each for each in chain(unet.parameters(), unet.buffers())}
-    pipe = SimpleNamespace(unet=deepcopy(unet, weights), scheduler=DDIMScheduler())
+    """On a copy of the U-Net's modules, whose weights are the U-Net's own, unless they lie in another layout."""
+    layout = (entry.how or {}).get("memory_format")
+    weights = {} if layout else {id(each): each for each in chain(unet.parameters(), unet.buffers())}
+    copy = deepcopy(unet, weights)
+    pipe = SimpleNamespace(unet=copy.to(memory_format=layout) if layout else copy, scheduler=DDIMScheduler())
     own = CachePlan(plan.num_steps, plan.full_steps, plan.branch, entry.order)
     return Racer(entry, own, pipe, call)
 

@@ -70,6 +70,10 @@ def test_vs_upstream(
         if not benchmark.enabled:
             times.clear()
         kept = {one.entry.name: one.feature_bytes() for one in all_racers}
+        exact = {one.entry.name: one.generation() for one in all_racers if one.entry.exact == one.entry.name}
+        errors = {
+            one.entry.name: one.error(exact[one.entry.exact]) for one in all_racers if one.entry.name not in exact
+        }
         for one in all_racers:
             record(
                 experiment="upstream",
@@ -94,10 +98,13 @@ def test_vs_upstream(
                     "num_features": one.num_features(),
                     **_memory(one),
                     **_speed(one.entry, times, bound),
+                    **({"error": errors[one.entry.name]} if one.entry.name in errors else {}),
                     **({} if not times else _host(one)),
                 },
                 pictures=_pictures(model, batch, times, all_racers, bound) if one.entry.name == racers.OURS else [],
             )
+    if found.dtype_name == "float32":
+        assert max(errors.values()) <= thresholds.DIFFERS_FROM_EAGER_BY
     assert kept[racers.OURS] * thresholds.OLDER_KEEPS_AT_LEAST <= kept[racers.OLDER]
     if times and found.is_mini:
         ratio = statistics.median(each[racers.OLDER] / each[racers.OURS] for each in times)

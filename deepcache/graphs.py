@@ -101,9 +101,7 @@ class GraphedSteps:
             own = [self._buffer(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
             def run() -> Any:
-                args, kwargs = tree_unflatten(
-                    own, structure
-                )  # anew, since diffusers empties the lists that it is given
+                args, kwargs = tree_unflatten(own, structure)  # anew: diffusers empties the lists that it is given
                 return step(*args, **kwargs)
 
             self._recorder.warm_up(run)

@@ -93,5 +93,6 @@ UPSTREAM = Layout(
         Column("peak_bytes", "peak memory (MiB)", 1, scale=2**20),
         FEATURE,
         Column("num_features", "kept tensors", 0),
+        Column("error", "differs from eager (1e-6)", 2, scale=1e-6),
     ),
 )
