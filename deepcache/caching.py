@@ -23,7 +23,7 @@ from deepcache.generation import Facts, Fingerprint, Generation, Run, Stream
 from deepcache.installing import install, uninstall
 from deepcache.macs import Cost, cost, one_sample
 from deepcache.plan import CachePlan, Interval
-from deepcache.predict import Node, coordinate, predicted
+from deepcache.predict import Node, coordinate
 from deepcache.steps import Steps
 from deepcache.timeline import Place, lifetime, num_after, num_left, place
 from deepcache.views import Cut
@@ -174,15 +174,14 @@ class Cache:
         is_same = fingerprint == stream.fingerprint
         is_full = not stream.nodes or not is_same or run.is_full()
         if is_full:
-            stream.nodes = stream.nodes[: self.plan.order] if is_same else []
             output, feature = self._kernel.full(*args, **kwargs)
             constant = tuple(part.detach() if part.requires_grad else part for part in feature)
-            stream.nodes.insert(0, Node(run.step, coordinate(timestep), constant))
-            stream.fingerprint = fingerprint
+            before = stream.nodes[: self.plan.order] if is_same else ()
+            stream.keep((Node(run.step, coordinate(timestep), constant), *before), fingerprint)
             if fingerprint not in self._examples:
                 self._examples[fingerprint] = one_sample(args, kwargs)
         else:
-            output = self._kernel.shallow(predicted(stream.nodes, run.step, timestep), *args, **kwargs)
+            output = self._kernel.shallow(stream.feature(run.step, timestep), *args, **kwargs)
         run.count(fingerprint, is_full=is_full)
         return output
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, Interval
-from deepcache.predict import Node
+from deepcache.predict import Node, Polynomial
 from deepcache.timeline import Place
+from deepcache.views import Feature
 
 Fingerprint = tuple[Any, ...]
 
@@ -47,14 +48,32 @@ class Generation:
 
 @dataclass
 class Stream:
-    """The calls that come at the same turn of every step: their last full steps, newest first."""
+    """The calls that come at the same turn of every step, and the polynomial through their last full steps."""
 
-    nodes: list[Node] = field(default_factory=list)
     fingerprint: Fingerprint = ()
+    _polynomial: Polynomial | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The last full steps, newest first."""
+        return () if self._polynomial is None else self._polynomial.nodes
 
     @property
     def num_bytes(self) -> int:
         return sum(part.numel() * part.element_size() for node in self.nodes for part in node.feature)
+
+    def keep(self, nodes: Sequence[Node], fingerprint: Fingerprint) -> None:
+        """Take these full steps from now on, which had a call's fingerprint."""
+        self._polynomial, self.fingerprint = Polynomial.through(nodes), fingerprint
+
+    def feature(self, step: int, timestep: Any) -> Feature:
+        """Of a shallow step, after a full one."""
+        assert self._polynomial is not None
+        return self._polynomial(step, timestep)
+
+    def clear(self) -> None:
+        """Drop the features."""
+        self._polynomial = None
 
 
 @dataclass
@@ -129,7 +148,7 @@ class Run:
             if facts.full_steps[-1:] != [self.step]:
                 facts.full_steps.append(self.step)
         if self.num_steps is not None and self.step >= self.num_steps - 1:
-            self.streams[self.turn].nodes.clear()
+            self.streams[self.turn].clear()
 
     def is_over(self) -> bool:
         """Whether nobody can continue it, because its timesteps are gone."""

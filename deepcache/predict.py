@@ -11,9 +11,10 @@ reads a value back from the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -41,35 +42,55 @@ def coordinate(timestep: Tensor | float) -> Coordinate:
     return float(first) if first.device.type == "cpu" else first.clone()
 
 
-def predicted(nodes: Sequence[Node], step: int, timestep: Tensor | float) -> Feature:
-    """The feature at a step.
+@dataclass(frozen=True, eq=False)
+class Polynomial:
+    """Through the features of the last full steps. What stays until the next one is worked out once, on the device.
 
-    Args:
+    Attributes:
         nodes: the last full steps, newest first; as many as the order, and one.
-        step: the number of this step; the coordinate instead of the timestep where those of the nodes repeat.
-        timestep: as the U-Net is given it.
-
-    Returns:
-        The feature, of the nodes' shapes and types.
+        by_step: whether steps are the coordinate instead of timesteps: where those of two nodes are the same.
+        places: of the nodes, in the coordinate.
+        gaps: between two places, by their positions.
 
     References:
         Neville, Iterative interpolation (1934). Against reuse: From Reusing to Forecasting: Accelerating Diffusion
         Models with TaylorSeers (Liu et al., 2025), https://arxiv.org/abs/2503.06923
     """
-    if len(nodes) == 1:
-        return nodes[0].feature
-    at, *places = _coordinates(nodes, step, coordinate(timestep))
-    return tuple(_neville(features, places, at) for features in zip(*(node.feature for node in nodes), strict=True))
 
+    nodes: tuple[Node, ...]
+    by_step: bool | Tensor
+    places: tuple[Coordinate, ...]
+    gaps: dict[tuple[int, int], Coordinate]
 
-def _neville(features: Sequence[Tensor], places: Sequence[Coordinate], at: Coordinate) -> Tensor:
-    column = list(features)
-    for reach in range(1, len(column)):
-        column = [
-            _lerp(far, near, (at - places[i + reach]) / (places[i] - places[i + reach]))
-            for i, (near, far) in enumerate(pairwise(column))
-        ]
-    return column[0]
+    @classmethod
+    def through(cls, nodes: Sequence[Node]) -> Self:
+        """The polynomial of degree `len(nodes)` - 1."""
+        same = [one.timestep == other.timestep for one, other in combinations(nodes, 2)]
+        by_step: bool | Tensor = any(same) if not any(isinstance(each, Tensor) for each in same) else _any(same)
+        places = tuple(_choice(by_step, node.step, node.timestep) for node in nodes)
+        gaps = {(i, j): places[i] - places[j] for i, j in combinations(range(len(places)), 2)}
+        return cls(tuple(nodes), by_step, places, gaps)
+
+    def __call__(self, step: int, timestep: Tensor | float) -> Feature:
+        """The feature at a step, of the nodes' shapes and types.
+
+        Args:
+            step: its number.
+            timestep: as the U-Net is given it.
+        """
+        if len(self.nodes) == 1:
+            return self.nodes[0].feature
+        at = _choice(self.by_step, step, coordinate(timestep))
+        return tuple(self._neville(features, at) for features in zip(*(n.feature for n in self.nodes), strict=True))
+
+    def _neville(self, features: Sequence[Tensor], at: Coordinate) -> Tensor:
+        column = list(features)
+        for reach in range(1, len(column)):
+            column = [
+                _lerp(far, near, (at - self.places[i + reach]) / self.gaps[i, i + reach])
+                for i, (near, far) in enumerate(pairwise(column))
+            ]
+        return column[0]
 
 
 def _lerp(start: Tensor, end: Tensor, weight: Coordinate) -> Tensor:
@@ -80,12 +101,11 @@ def _lerp(start: Tensor, end: Tensor, weight: Coordinate) -> Tensor:
     return torch.lerp(start, end, weight)
 
 
-def _coordinates(nodes: Sequence[Node], step: int, timestep: Coordinate) -> list[Coordinate]:
-    """Of the step and its nodes: timesteps, or steps where a timestep is that of two nodes."""
-    steps = [step, *(node.step for node in nodes)]
-    timesteps = [timestep, *(node.timestep for node in nodes)]
-    same = [a == b for a, b in combinations(timesteps[1:], 2)]
-    if any(isinstance(pair, Tensor) for pair in same):
-        repeats = reduce(torch.logical_or, (torch.as_tensor(pair) for pair in same))
-        return [torch.where(repeats, float(s), t) for s, t in zip(steps, timesteps, strict=True)]
-    return list(map(float, steps)) if any(same) else timesteps
+def _any(flags: Sequence[bool | Tensor]) -> Tensor:
+    return reduce(torch.logical_or, (torch.as_tensor(flag) for flag in flags))
+
+
+def _choice(by_step: bool | Tensor, step: int, timestep: Coordinate) -> Coordinate:  # noqa: FBT001 (a value, not an option)
+    if isinstance(by_step, Tensor):
+        return torch.where(by_step, float(step), timestep)
+    return float(step) if by_step else timestep

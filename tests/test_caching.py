@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, uniform
 from deepcache.forward import full_forward, shallow_forward
-from deepcache.predict import Node, coordinate, predicted
+from deepcache.predict import Node, Polynomial, coordinate
 from deepcache.views import Cut
 
 
@@ -71,7 +71,7 @@ def _by_hand(name: str, full_steps: tuple[int, ...], order: int) -> Tensor:
     def forward(sample: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Any:
         step = next(steps)
         if step not in full_steps:
-            feature = predicted(nodes[: order + 1], step, t)
+            feature = Polynomial.through(nodes[: order + 1])(step, t)
             return shallow_forward(model, cut, feature, sample, t, *args, **kwargs)
         output, feature = full_forward(model, cut, sample, t, *args, **kwargs)
         nodes.insert(0, Node(step, coordinate(t), feature))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deepcache.predict import Node, coordinate, predicted
+from deepcache.predict import Node, Polynomial, coordinate
 
 TIMESTEPS = st.lists(st.integers(0, 999), min_size=4, max_size=4, unique=True)
 COEFFICIENTS = st.lists(st.floats(-2, 2), min_size=3, max_size=3)
@@ -31,7 +31,7 @@ def test_order_k_reproduces_polynomials_of_degree_k_on_uneven_nodes(
         )
 
     at, *places = (float(t) for t in timesteps)
-    (found,) = predicted(_nodes(places, list(map(value, places)))[: order + 1], 9, at)
+    (found,) = Polynomial.through(_nodes(places, list(map(value, places)))[: order + 1])(9, at)
     # in float64, but with nodes one apart weights reach 10^6
     torch.testing.assert_close(found, value(at), rtol=1e-7, atol=1e-7)
 
@@ -44,7 +44,7 @@ def test_it_is_lagranges_polynomial(timesteps: list[int], order: int) -> None:
     features = list(torch.randn(order + 1, 2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     weights = [prod((at - q) / (p - q) for q in places if q != p) for p in places]
     expected = sum(weight * feature for weight, feature in zip(weights, features, strict=True))
-    (found,) = predicted(_nodes(places, features), 9, at)
+    (found,) = Polynomial.through(_nodes(places, features))(9, at)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-6 * max(map(abs, weights)))
 
 
@@ -52,14 +52,14 @@ def test_it_is_lagranges_polynomial(timesteps: list[int], order: int) -> None:
 def test_at_a_node_it_is_that_nodes_feature(order: int) -> None:
     values = [torch.full((1, 2, 2, 2), float(i)) for i in range(order + 1)]
     places = [600.0, 800.0, 950.0][: order + 1]
-    (found,) = predicted(_nodes(places, values), 9, places[0])
+    (found,) = Polynomial.through(_nodes(places, values))(9, places[0])
     assert torch.equal(found, values[0])
 
 
 def test_order_one_is_not_exact_on_a_parabola() -> None:
     """Test of the test: a lower order must fail where a higher one passes."""
     values = [torch.tensor([t * t]) for t in (3.0, 5.0)]
-    (found,) = predicted(_nodes([3.0, 5.0], values), 9, 1.0)
+    (found,) = Polynomial.through(_nodes([3.0, 5.0], values))(9, 1.0)
     assert found.item() == -7.0  # and not 1
 
 
@@ -69,14 +69,14 @@ def test_steps_are_the_coordinate_where_timesteps_of_nodes_repeat(as_tensor: boo
     repeated = coordinate(torch.tensor([500, 500])) if as_tensor else 500.0
     nodes = _nodes([repeated, repeated], values, steps=[4, 1])
     at = torch.tensor([480, 480]) if as_tensor else 480
-    (found,) = predicted(nodes, 6, at)
+    (found,) = Polynomial.through(nodes)(6, at)
     assert found.flatten()[0].item() == 14.0
 
 
 def test_timesteps_repeat_elsewhere_without_harm() -> None:
     """PLMS: the step has a node's timestep, and the nodes differ."""
     nodes = _nodes([700.0, 900.0], [torch.ones(1), torch.zeros(1)])
-    assert predicted(nodes, 9, 700)[0].item() == 1.0
+    assert Polynomial.through(nodes)(9, 700)[0].item() == 1.0
 
 
 def test_samples_may_have_timesteps_of_their_own() -> None:
@@ -85,11 +85,13 @@ def test_samples_may_have_timesteps_of_their_own() -> None:
     places = [torch.tensor([500, 300]), torch.tensor([700, 650])]
     features = [torch.randn(2 * frames, 4, 2, 2, generator=generator) for _ in places]
     nodes = _nodes([coordinate(t) for t in places], features)
-    (found,) = predicted(nodes, 9, torch.tensor([400, 100]))
+    (found,) = Polynomial.through(nodes)(9, torch.tensor([400, 100]))
     for i, at in enumerate((400, 100)):
         rows = slice(i * frames, (i + 1) * frames)
         alone = _nodes([float(t[i]) for t in places], [feature[rows] for feature in features])
-        torch.testing.assert_close(found[rows], predicted(alone, 9, at)[0], rtol=1e-5, atol=1e-5)  # float32 weights
+        torch.testing.assert_close(
+            found[rows], Polynomial.through(alone)(9, at)[0], rtol=1e-5, atol=1e-5
+        )  # float32 weights
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_prediction_reads_nothing_back_from_the_device() -> None:
     ts = torch.empty(4, device=device)
     feature = torch.empty(2, 4, 2, 2, device=device)
     nodes = [Node(step, coordinate(ts[step]), (feature,)) for step in (2, 1, 0)]
-    (found,) = predicted(nodes, 3, ts[3])
+    (found,) = Polynomial.through(nodes)(3, ts[3])
     assert found.shape == feature.shape
 
 
@@ -113,7 +115,7 @@ def test_prediction_reads_nothing_back_from_the_device() -> None:
 def test_prediction_keeps_type_and_arguments(dtype: torch.dtype) -> None:
     features = [torch.randn(1, 2, 2, 2, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(3)]
     kept = [feature.clone() for feature in features]
-    (found,) = predicted(_nodes([500.0, 600.0, 700.0], features), 9, 450)
+    (found,) = Polynomial.through(_nodes([500.0, 600.0, 700.0], features))(9, 450)
     assert found.dtype == dtype
     torch.testing.assert_close(features, kept, rtol=0, atol=0)
 
@@ -121,4 +123,4 @@ def test_prediction_keeps_type_and_arguments(dtype: torch.dtype) -> None:
 def test_every_part_of_a_feature_is_predicted() -> None:
     """Skip blocks hand an image on beside the hidden state."""
     nodes = [Node(i, float(t), (torch.tensor([t]), torch.tensor([2 * t]))) for i, t in ((1, 3.0), (0, 5.0))]
-    assert [part.item() for part in predicted(nodes, 2, 1)] == [1.0, 2.0]
+    assert [part.item() for part in Polynomial.through(nodes)(2, 1)] == [1.0, 2.0]
