@@ -37,7 +37,6 @@ def test_table2(
         run,
         uncached,
         pixels.seeds(),
-        timed=name != "quadratic timesteps",  # of the model whose uniform ones are: timesteps change no kernel
         with_quality=True,
         settings={"interval": interval},
     )

@@ -63,7 +63,6 @@ def test_uniform(measure: Measure, prompted: Workload, interval: int, order: int
         run,
         prompted.uncached(),
         prompted.seeds(),
-        timed=order == 0 or interval == 5,  # an order costs the same at any N
         settings={"curve": f"order {order}", "interval": interval},
     )
 
