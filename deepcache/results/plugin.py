@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gate",
         metavar="BASELINE",
         type=Path,
-        help="compare the records with this baseline, re-run once what looks slower, and fail on a regression",
+        help="compare the records with this baseline, re-run once what is slower or failed, and fail on a regression",
     )
 
 
@@ -85,7 +85,6 @@ class Collector:
         self.command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
         self.records: list[dict[str, Any]] = []
         self._places: list[int] = []
-        self.by_test: dict[str, list[dict[str, Any]]] = {}  # the same, by the tests' node IDs
         self.writes = not hasattr(config, "workerinput")
         if self.writes:
             _prepare("--tables", self.folder)
@@ -100,15 +99,7 @@ class Collector:
             at = bisect_right(self._places, place)  # in the order of the tests, whoever finishes first
             self._places.insert(at, place)
             self.records.insert(at, finished)
-            self.by_test.setdefault(report.nodeid, []).append(finished)
             self._append(finished)
-
-    def replace(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        """A record by that of a re-run, in the file as well."""
-        old.clear()
-        old.update(new)
-        if self.folder is not None and self.writes:
-            (self.folder / RECORDS).write_text("".join(json.dumps(entry) + "\n" for entry in self.records))
 
     def _append(self, entry: dict[str, Any]) -> None:
         if self.folder is None or not self.writes:
@@ -170,9 +161,9 @@ class Collector:
 
 
 def _place(config: pytest.Config, option: str) -> Path | None:
-    """Where an option says to write; None where it was not given, or belongs to a plugin that is not there."""
+    """Where an option says to write; None where it was not given, or its plugin is not there, or opens the file."""
     path = config.getoption(option, None)
-    return config.invocation_params.dir / path if isinstance(path, Path) else None  # no file, as before benchmark 5.3
+    return config.invocation_params.dir / path if isinstance(path, Path) else None
 
 
 def _prepare(option: str, folder: Path | None) -> None:
