@@ -11,7 +11,7 @@ from deepcache.results.beyond import PREDICTION
 from deepcache.results.experiments import TABLE1
 from deepcache.results.layouts import LAYOUTS
 from deepcache.results.record import Record
-from deepcache.results.tables import build, render
+from deepcache.results.tables import build, notes, render
 
 
 def test_table_beyond_the_paper_has_no_published_lines(tmp_path):
@@ -48,6 +48,18 @@ def test_a_difference_is_shown_only_where_the_quantity_is_the_same():
     assert build(TABLE1, [real]).set_index("source").isna().loc["difference", "fid"]
     real.settings["extractor"] = "Inception"
     assert build(TABLE1, [real]).set_index("source").loc["difference", "fid"] == pytest.approx(3.0 - 3.44)
+
+
+def test_a_fid_of_fewer_samples_than_features_says_so():
+    record = table1_record("uncached", fid=3.0)
+    for count, extractor, is_biased in (
+        (40, "mini-features", True),
+        (150, "mini-features", False),
+        (150, "Inception", True),
+    ):
+        record.settings.update(num_samples=count, extractor=extractor)
+        assert any(f"FID of {count} samples is mostly bias" in note for note in notes(TABLE1, [record])) == is_biased
+    assert not any("bias" in note for note in notes(TABLE1, [table1_record("uncached", macs=1)]))
 
 
 def test_every_layout_names_published_rows_that_exist():
