@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import thresholds
+from laws import is_judged
 from measure import Measure, describe
 from workload import Run, Workload
 
@@ -49,6 +50,6 @@ def test_summary(
             "gain": gain,
         },
     )
-    enough = found.protocol.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SEEDS_FOR_A_MEDIAN
-    if interval == 2 and enough:
-        assert max(orders[1], orders[2]) >= orders[0]
+    if is_judged(found) and interval in thresholds.PREDICTION_INTERVALS:
+        assert max(orders[1], orders[2]) - orders[0] >= thresholds.PREDICTION_GAINS_DB
+        assert gain > 0
