@@ -204,8 +204,9 @@ def test_missing_packages_are_one_line(pytester):
     result.stdout.fnmatch_lines(["--report: needs more packages (*jinja2*); pip install 'deepcache-bench[[]bench[]]'"])
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(pytester):
+@pytest.mark.parametrize("option", ["--report", "--benchmark-json"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(pytester, option):
     pytester.makepyfile(BENCH.replace("PICTURES", "[]"))
-    result = pytester.runpytest_inprocess("--report", ".")
+    result = pytester.runpytest_inprocess(option, ".")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*expected a file to write*is a folder*"])
