@@ -18,7 +18,8 @@ OUT = BENCH / "results" / "gate" / "README.md"
 BASELINE_RUNS, HONEST_RUNS = 3, 10
 ROWS = "(test_table1 and (uncached or uniform-N5) and not order) or (shallow_step and (mini-ldm-0 or mini-ldm-1))"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(BENCH / "test_table1_imagenet.py")]
-PYTEST += [str(BENCH / "test_macs.py"), "--num-samples", "16", "--num-steps", "20", "-k", ROWS]
+NUM_SAMPLES, NUM_STEPS = "16", "20"
+PYTEST += [str(BENCH / "test_macs.py"), "--num-samples", NUM_SAMPLES, "--num-steps", NUM_STEPS, "-k", ROWS]
 DEEPCACHE = [sys.executable, "-m", "deepcache"]
 
 
@@ -34,6 +35,12 @@ def verdict(name: str, found: subprocess.CompletedProcess[str]) -> str:
     reasons = "<br>".join(said[:4]) + (f"<br>and {len(said) - 4} more" if len(said) > 4 else "")
     print(f"{name}: exit code {found.returncode}", *said[:4], sep="\n    ", flush=True)
     return f"| {name} | {found.returncode} | {reasons or 'no regression'} |"
+
+
+def commit() -> str:
+    """What was measured; "-dirty" where files differ from it."""
+    asked = ["git", "-C", str(BENCH), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> int:
@@ -53,8 +60,10 @@ def main() -> int:
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(
         "# What the gate catches\n\n"
-        f"`python bench/bites.py`: {BASELINE_RUNS} runs make the baseline, {HONEST_RUNS} honest ones are compared with "
-        f"it ({minutes:.0f} minutes on {os.cpu_count()} cores), then three with `bench/broken.py`.\n\n"
+        f"`python bench/bites.py` at commit {commit()}: {BASELINE_RUNS} runs make a baseline of their own, "
+        f"{HONEST_RUNS} honest ones are compared with it ({minutes:.0f} minutes on {os.cpu_count()} cores), then three "
+        f"with `bench/broken.py`. They are of two rows of Table 1, of {NUM_SAMPLES} samples and {NUM_STEPS} steps, and "
+        "the times of two shallow steps; `.ci/run` holds all rows against bench/baselines.\n\n"
         "| run | exit code | what the gate said |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"
     )
     return int(any(found.returncode for found in honest) or not all("regression:" in found.stdout for found in broken))

@@ -1,4 +1,4 @@
-"""Figure 2: the features of the up blocks hardly change between steps, the deep ones least."""
+"""Figure 2: the features of adjacent steps are alike in every up block, of distant ones in the outermost most often."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workload import Workload
 from deepcache.results.picture import picture
 
 SEEDS = range(8)
-ALIKE = 0.95  # the paper's, in its Figure 2c
+ALIKE = thresholds.ADJACENT_FEATURES_ALIKE
 
 pytestmark = pytest.mark.shows_images
 
@@ -32,21 +32,30 @@ def test_figure2(record: Callable[..., None], workload: Callable[..., Workload],
     uncached = found.uncached()
     settings = describe(found, uncached, uncached, SEEDS)
     for name, matrix in zip(names, matrices, strict=True):
-        alike = (matrix > ALIKE).mean(axis=1)
         record(
             experiment="figure2",
             row=f"{found.model}, {name}",
             settings=settings,
             metrics={
-                "similarity_adjacent": float(np.diagonal(matrix, 1).mean()),
+                "similarity_adjacent": _adjacent(matrix),
                 "similarity_lowest": float(matrix.min()),
-                "similar_share": 100 * float(alike.mean()),
+                "similar_share": _share(matrix),
             },
             pictures=_pictures(found.model, shown, matrices, names, low) if name == names[0] else [],
         )
-        assert np.diagonal(matrix) == pytest.approx(1, abs=1e-4)
-        if found.protocol.num_steps >= thresholds.ENOUGH_STEPS:
-            assert np.diagonal(matrix, 1).mean() > matrix.mean()
+    if found.protocol.num_steps >= thresholds.ENOUGH_STEPS:
+        assert all(_adjacent(matrix) >= thresholds.ADJACENT_FEATURES_ALIKE for matrix in matrices)
+        assert all(_adjacent(matrix) > matrix.mean() for matrix in matrices)
+
+
+def _adjacent(matrix: np.ndarray) -> float:
+    """Similarity of neighbouring steps, the mean."""
+    return float(np.diagonal(matrix, 1).mean())
+
+
+def _share(matrix: np.ndarray) -> float:
+    """Percent of the steps that are alike, the mean over steps."""
+    return 100 * float((matrix > ALIKE).mean())
 
 
 def _pictures(
@@ -59,10 +68,29 @@ def _pictures(
         axis.plot(100 * (matrix > ALIKE).mean(axis=1), style, label=name)
     axis.set(xlabel="step", ylabel=f"steps alike above {ALIKE} (%)")
     axis.legend(fontsize=8)
+    lowest, shares = (
+        ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+        for values in ([f"{m.min():.2f}" for m in matrices], [f"{_share(m):.0f} %" for m in matrices])
+    )
+    adjacent = min(map(_adjacent, matrices))
     return [
-        picture(f"figure2-{model}", f"{model}: cosine similarity between the features of any two steps.", heat),
-        picture(f"figure2-{model}-share", f"{model}: share of steps whose features are like a step's.", curves),
-        picture(f"figure2-{model}-maps", f"{model}: feature maps of adjacent steps look the same.", _maps(shown)),
+        picture(
+            f"figure2-{model}",
+            f"{model}: cosine similarity between the features of any two steps, of adjacent ones {adjacent:.3f} and "
+            f"more in the mean; the lowest: {lowest}.",
+            heat,
+        ),
+        picture(
+            f"figure2-{model}-share",
+            f"{model}: share of steps whose features are like a step's, above {ALIKE}; in the mean {shares}.",
+            curves,
+        ),
+        picture(
+            f"figure2-{model}-maps",
+            f"{model}: feature maps of adjacent steps in the outermost up block, whose cosine similarity is "
+            f"{_adjacent(matrices[-1]):.3f} in the mean.",
+            _maps(shown),
+        ),
     ]
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import thresholds
+from laws import assert_clip_score_is_kept, is_judged
 from measure import Measure
 from memory import PeakMemory
 from scales import scale_of
-from workload import Workload
+from workload import Run, Workload
 
+from deepcache.caching import Cache
 from deepcache.models.architectures import architecture
 
 INTERVAL = 5
@@ -29,13 +32,9 @@ def test_layerwise(measure: Measure, prompted: Workload, skip: int | None) -> No
         short = prompted.every(INTERVAL, skip, num_steps=MEASURED_STEPS)
 
     def held(*_: object) -> dict[str, float]:
-        """By the U-Net and its cache; decoding would take more, whatever the branch."""
-        with PeakMemory() as memory:
-            _, cache = prompted.images(
-                short, range(MEASURED_IMAGES), batch_size=MEASURED_IMAGES, progress=False, output_type="latent"
-            )
+        peak, cache = _held(prompted, short)
         feature = {} if cache is None else {"feature_bytes": cache.generations[0].feature_bytes}
-        return {"peak_bytes": memory.peak, **feature}
+        return {"peak_bytes": peak, **feature}
 
     found = measure(
         "layerwise",
@@ -51,4 +50,18 @@ def test_layerwise(measure: Measure, prompted: Workload, skip: int | None) -> No
         },
         metrics=held,
     )
-    assert found.metrics["peak_bytes"] > found.metrics.get("feature_bytes", 0)
+    if skip is not None:
+        uncached_peak, _ = _held(prompted, replace(short, plan=None))
+        features = thresholds.FEATURES_HELD_AT_ONCE * found.metrics["feature_bytes"]
+        assert found.metrics["peak_bytes"] <= uncached_peak + features
+    if skip is not None and is_judged(prompted):
+        assert_clip_score_is_kept(found.metrics["clip_score"], found.uncached.clip_scores)
+
+
+def _held(prompted: Workload, run: Run) -> tuple[int, Cache | None]:
+    """Most bytes that the U-Net and its cache hold; decoding would take more, whatever the branch."""
+    with PeakMemory() as memory:
+        _, cache = prompted.images(
+            run, range(MEASURED_IMAGES), batch_size=MEASURED_IMAGES, progress=False, output_type="latent"
+        )
+    return memory.peak, cache

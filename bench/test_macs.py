@@ -1,5 +1,5 @@
-"""MACs profiling: every real architecture against the paper's columns, every layer as a picture; and what a shallow
-step of the embedded models takes of a full one's time, beside its share of the MACs.
+"""MACs profiling: every real architecture against the paper's columns; and what a shallow step of the embedded models
+takes of a full one's time, beside its share of the MACs.
 """
 
 from __future__ import annotations
@@ -13,28 +13,26 @@ from typing import Any
 import pytest
 import thresholds
 import torch
-from matplotlib.figure import Figure
 from measure import NOT_MEASURED
 from scales import scale_of
 from workload import Workload
 
 from deepcache.example import example
 from deepcache.forward import full_forward, shallow_forward
-from deepcache.macs import EVERYTHING
-from deepcache.models.architectures import ARCHITECTURES, architecture
+from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
 from deepcache.results import published
 from deepcache.results.experiments import MACS_TABLE
-from deepcache.results.picture import picture
 from deepcache.views import Cut
 
-# The paper's branch and steps, and the digits that its column has.
+# The paper's branch and steps.
 PAPER = {
-    "ldm-4-g": (0, 250, 2),
-    "ddpm-cifar10": (2, 100, 1),
-    "ddpm-lsun": (2, 100, 1),
-    **dict.fromkeys(("sd-1.5", "bk-sdm-base", "bk-sdm-small", "bk-sdm-tiny"), (1, 50, 2)),
+    "ldm-4-g": (0, 250),
+    "ddpm-cifar10": (2, 100),
+    "ddpm-lsun": (2, 100),
+    **dict.fromkeys(("sd-1.5", "bk-sdm-base", "bk-sdm-small", "bk-sdm-tiny"), (1, 50)),
 }
+ONE_DIGIT = ("ddpm-cifar10, N=1", *(f"ddpm-lsun, N={n}" for n in (1, 2, 3, 5)))  # as printed; the others have two
 BATCH = 8
 WARM_UP, ROUNDS = 3, 40
 
@@ -49,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.parametrize("row", MACS_TABLE.rows)
 def test_macs_of_the_paper(record: Callable[..., None], row: str) -> None:
     name, interval = row.split(", N=")[0], int(row.split(", N=")[1])
-    branch, num_steps, digits = PAPER[name]
+    branch, num_steps = PAPER[name]
     known = architecture(name)
     cost = known.cost()
     mean = cost.mean(uniform(num_steps, interval, branch), known.convention)
@@ -66,33 +64,8 @@ def test_macs_of_the_paper(record: Callable[..., None], row: str) -> None:
         },
     )
     theirs = published.row(**MACS_TABLE.rows[row])["macs_g"]
-    assert float(mean) / 1e9 == pytest.approx(theirs, abs=10**-digits)  # some are cut off rather than rounded
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_macs_of_every_layer(record: Callable[..., None], name: str) -> None:
-    known = architecture(name)
-    cost = known.cost()
-    stages = cost.stages
-    figure = Figure(figsize=(6.4, 0.17 * len(stages) + 0.9), layout="constrained")
-    axis = figure.subplots()
-    labels = [stage.name for stage in stages]
-    axis.barh(labels, [stage.total(known.convention) / 1e9 for stage in stages], label="counted by the paper")
-    left = [stage.total(known.convention) / 1e9 for stage in stages]
-    axis.barh(labels, [stage.attention / 1e9 for stage in stages], left=left, label="attention products")
-    axis.invert_yaxis()
-    axis.margins(y=0.01)
-    axis.set_xlim(0, 1.05 * max(stage.total(EVERYTHING) for stage in stages) / 1e9)
-    axis.tick_params(labelsize=6)
-    axis.set_xlabel("GMACs on one sample")
-    axis.legend(fontsize=7)
-    record(
-        experiment="macs",
-        row=f"{name}, by layer",
-        settings={"model": name, "extractor": "none", "macs_convention": str(known.convention)},
-        metrics={"macs_full": cost.full(known.convention)},
-        pictures=[picture(f"macs-{name}", f"{name}: MACs of every stage, from the first to the last.", figure)],
-    )
+    unit = 0.1 if row in ONE_DIGIT else 0.01
+    assert float(mean) / 1e9 == pytest.approx(theirs, abs=unit)  # some are cut off rather than rounded
 
 
 def test_share_of_a_shallow_step(
@@ -108,7 +81,6 @@ def test_share_of_a_shallow_step(
         num_full = len(ran)
         shallow_forward(unet, cut, feature, *args, **kwargs)
     shares = _shares(unet, cut, args, kwargs) if benchmark.enabled else []
-    benchmark.pedantic(lambda: None)
     metrics = {
         "macs_full": cost.full(),
         "macs_shallow": cost.shallow(skip),
@@ -125,7 +97,7 @@ def test_share_of_a_shallow_step(
         | {"timing": f"median of {ROUNDS} interleaved pairs of steps on {BATCH} samples" if shares else NOT_MEASURED},
         metrics=metrics,
     )
-    if shares:
+    if shares and thresholds.macs_rule_time(found):
         assert metrics["shallow_share"] <= metrics["macs_share"] + thresholds.SHALLOW_STEP_TAKES_BEYOND_ITS_MACS
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import thresholds
+from laws import assert_clip_score_is_kept, is_judged
 from measure import Measure
 from workload import Workload
 
@@ -28,9 +29,9 @@ def test_scheduler(measure: Measure, prompted: Workload, name: str, method: str)
         timed=order != 1,  # it costs what order 0 does
         settings={"interval": INTERVAL if run.plan else 1},
     )
-    enough = prompted.is_mini and prompted.protocol.num_steps >= thresholds.ENOUGH_STEPS
-    if order is None and enough:
+    if not is_judged(prompted):
+        return
+    if order is None:
         assert found.metrics["clip_score"] >= thresholds.CLIP_SCORE_OF_MINI_SD
-    if order is not None and enough:
-        uncached_score = sum(found.uncached.clip_scores) / len(found.uncached.clip_scores)
-        assert found.metrics["clip_score"] >= uncached_score - thresholds.CLIP_SCORE_LOST_AT_INTERVAL_3
+    else:
+        assert_clip_score_is_kept(found.metrics["clip_score"], found.uncached.clip_scores)

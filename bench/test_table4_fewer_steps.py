@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import thresholds
+from laws import medians_db, skip_unless_judged
 from measure import Measure
 from workload import SOLVERS, Run, Workload
 
@@ -42,6 +44,22 @@ def test_fewer_steps(measure: Measure, class_conditional: Workload, solver: str,
         with_quality=True,
         settings={"curve": f"{solver}, {method}", "interval": interval, "method": method},
     )
-    if "full ones" in method:
-        cached = class_conditional.every(interval, scheduler=solver, num_steps=uncached.num_steps)
-        assert found.metrics["num_full"] == cached.plan.num_full
+    step, cost = class_conditional.cost.full(class_conditional.convention), found.metrics["total_macs"]
+    cached = _run(class_conditional, uncached, "order 0", interval)
+    total = class_conditional.cost.mean(cached.plan, class_conditional.convention) * cached.plan.num_steps
+    if method.startswith("fewer"):
+        assert abs(cost - total) <= step / 2  # rounded to a whole step
+    if method.startswith("as many"):
+        assert cost <= total  # it saves the shallow steps
+
+
+@pytest.mark.parametrize("interval", thresholds.PREDICTION_BEATS_FEWER_STEPS, ids="N={}".format)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_prediction_is_nearer_than_fewer_steps(class_conditional: Workload, solver: str, interval: int) -> None:
+    skip_unless_judged(class_conditional)
+    uncached = class_conditional.uncached_by(solver)
+    methods = ("order 1", "order 2", "fewer steps at the cost of")
+    *predicted, fewer = medians_db(
+        class_conditional, uncached, [_run(class_conditional, uncached, method, interval) for method in methods]
+    )
+    assert min(predicted) > fewer

@@ -172,6 +172,10 @@ def test_new_records_are_a_note_and_failed_ones_a_regression():
     assert not gate(MANY, [*MANY, new]).failed
     assert gate(MANY, [*MANY, replace(new, outcome="failed")]).regressions[0].endswith(": failed")
     assert regressions(replace(BASE, outcome="failed"))[0].endswith(": failed")
+    assert regressions(replace(BASE, outcome="failed"), rerun=replace(BASE, outcome="failed"))[0].endswith(": failed")
+    verdict = gate([BASE], [replace(BASE, outcome="failed")], [BASE])
+    assert not verdict.failed
+    assert verdict.notes[0].endswith(": failed, and passed when run again")
 
 
 def test_nothing_compared_is_no_pass():

@@ -26,6 +26,9 @@ BENCH = """
         metrics = {"macs": 10, **{name: value[number] for name, value in metrics.items()}}
         record(experiment="table1", row=row, settings={"model": "mini"}, metrics=metrics)
 
+    def num_runs(row):
+        return len(Path(row).read_text())
+
     def test_first(record, model):
         measured(record, "first", FIRST)
         assert not FAILS
@@ -43,10 +46,10 @@ BASELINE = [
 def bench(pytester):
     """A run of two tests whose first records these metrics, one value a run of it."""
 
-    def make(first: str, *options: str, subprocess: bool = False, fails: bool = False):
+    def make(first: str, *options: str, subprocess: bool = False, fails: str = "False"):
         for row in ("first", "last"):
             (pytester.path / row).unlink(missing_ok=True)
-        pytester.makepyfile(BENCH.replace("FIRST", first).replace("FAILS", str(fails)))
+        pytester.makepyfile(BENCH.replace("FIRST", first).replace("FAILS", fails))
         (pytester.path / "base.json").write_text(json.dumps({"deepcache": [r.as_dict() for r in BASELINE]}))
         run = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
         return run("--gate", "base.json", *options)
@@ -140,12 +143,29 @@ def test_the_record_of_a_re_run_stands_in_pytest_benchmarks_json(pytester, bench
     assert pytester.run(sys.executable, "-m", "deepcache", "gate", "base.json", "results.json").ret == 0
 
 
-def test_a_failing_test_is_named_and_not_run_again(pytester, bench):
-    result = bench("speedup=[1.0, 2.0]", fails=True)
+def test_what_fails_twice_is_a_regression(pytester, bench):
+    result = bench("speedup=[2.0, 2.0]", fails="True")
     assert result.ret == 1
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["regression: table1 / first (mini): failed"])
-    assert num_runs(pytester, "first") == 1
+    assert num_runs(pytester, "first") == 2
+
+
+@pytest.mark.parametrize("speedup", ["[1.0, 2.1]", "[2.0, 2.0]", "[2.0, 1.0]"], ids=["slow", "alike", "fast"])
+def test_what_failed_once_is_run_again_and_passes_with_a_note(pytester, bench, speedup):
+    result = bench(f"speedup={speedup}, shallow_share=[0.3, 0.3]", "--tables", "out", fails="num_runs('first') == 1")
+    assert result.ret == 0
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["note: table1 / first (mini): failed, and passed when run again"])
+    assert num_runs(pytester, "first") == 2
+    assert [r.outcome for r in read(pytester.path / "out/records.jsonl")] == ["passed", "passed"]
+
+
+def test_what_failed_once_and_is_slow_twice_is_a_regression(bench):
+    result = bench("speedup=[1.0, 1.1]", fails="num_runs('first') == 1")
+    assert result.ret == 1
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["regression: *speedup: 2 -> 1 (-50.0%)*confirmed by a re-run, 1.1"])
 
 
 def test_collecting_alone_gates_nothing(bench):

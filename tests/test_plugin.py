@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from deepcache.results.record import read
+from deepcache.results.record import Record, read
 
 BENCH = """
     import os, signal, pytest
@@ -66,6 +66,21 @@ def test_records_stand_in_pytest_benchmarks_json(pytester, bench, monkeypatch):
     pytester.runpytest_inprocess("--benchmark-json", "results.json").assert_outcomes(passed=3)
     assert [r.row for r in read(pytester.path / "results.json")] == ["uncached", "uniform N=2", "uniform N=3"]
     assert len(json.loads((pytester.path / "results.json").read_text())["benchmarks"]) == 1
+
+
+@pytest.mark.parametrize("options", [("-k", "uniform or last"), ("-n", "2")], ids=["untimed", "xdist"])
+def test_results_of_an_older_run_do_not_pass_for_those_of_one_that_timed_nothing(pytester, bench, monkeypatch, options):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # by which pytest-benchmark disables itself
+    bench()
+    old = Record("table1", "of an older run", {}, {}).as_dict()
+    (pytester.path / "results.json").write_text(json.dumps({"benchmarks": [{"name": "old"}], "deepcache": [old]}))
+    result = pytester.runpytest_subprocess("--benchmark-json", "results.json", *options)
+    assert result.ret == 0
+    rows = ["uncached"] * ("-n" in options) + ["uniform N=2", "uniform N=3"]
+    assert [r.row for r in read(pytester.path / "results.json")] == rows
+    assert json.loads((pytester.path / "results.json").read_text())["benchmarks"] == []
+    again = pytester.runpytest_subprocess("--benchmark-compare", "results.json", "-k", "uniform")
+    assert again.ret == 0
 
 
 def test_finished_rows_survive_a_kill_and_render(pytester, bench):

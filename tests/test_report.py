@@ -20,7 +20,8 @@ from deepcache.results.layouts import LAYOUTS
 from deepcache.results.picture import picture
 from deepcache.results.record import Record, read
 
-RESULTS = Path(__file__).parents[1] / "bench" / "results" / "bench" / "records.jsonl"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "bench" / "records.jsonl"
 HOSTILE = "<script>alert(1)</script> $x^{ & \"quoted\" 'n'"
 
 
@@ -155,8 +156,12 @@ def test_the_command_writes_what_the_library_does(capsys, tmp_path):
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_an_experiment_says_how_to_run_it_again():
-    assert "pytest bench/test_table1[_.]*" in report.page(RECORDS)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.experiment)
+def test_an_experiment_says_how_to_run_it_again(layout):
+    texts = _Page(report.page([Record(layout.experiment, "a row", dict(SETTINGS), {}, {}, "passed")])).texts
+    command = texts[texts.index("Run it again") + 1]
+    files = sorted(ROOT.glob(command.split()[1]))
+    assert any(f'"{layout.experiment}"' in file.read_text() for file in files)
 
 
 def test_no_records_are_refused():
@@ -199,8 +204,9 @@ def test_missing_packages_are_one_line(pytester):
     result.stdout.fnmatch_lines(["--report: needs more packages (*jinja2*); pip install 'deepcache-bench[[]bench[]]'"])
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(pytester):
+@pytest.mark.parametrize("option", ["--report", "--benchmark-json"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(pytester, option):
     pytester.makepyfile(BENCH.replace("PICTURES", "[]"))
-    result = pytester.runpytest_inprocess("--report", ".")
+    result = pytester.runpytest_inprocess(option, ".")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*expected a file to write*is a folder*"])

@@ -39,6 +39,10 @@ CONTRAST = """() => {
   });
 }"""
 
+OVERFLOWING = """() => [...document.querySelectorAll("body *")]
+  .filter((e) => !e.closest(".scroll, .skip") && e.getBoundingClientRect().right > innerWidth + 1)
+  .map((e) => e.outerHTML.slice(0, 200))"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -57,26 +61,32 @@ def file(tmp_path_factory) -> Path:
     return report.write(records, tmp_path_factory.mktemp("report") / "report.html", "pytest bench " + "y" * 200)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The page of the committed results: every experiment of `tox -e bench`."""
+    return report.write(read(RESULTS), tmp_path_factory.mktemp("report") / "whole.html")
+
+
 @pytest.fixture
 def opened(browser: Any, file: Path) -> Iterator[Any]:
     """Opens the page; afterwards nothing was said on the console and nothing but the file was asked for."""
     troubles: list[str] = []
     pages = []
 
-    def route(route: Any) -> None:
-        if route.request.url == file.as_uri() or route.request.url.startswith("data:"):
-            route.continue_()
-        else:
-            troubles.append(route.request.url)
-            route.abort()
+    def open_page(path: Path = file, **options: Any) -> Any:
+        def route(route: Any) -> None:
+            if route.request.url == path.as_uri() or route.request.url.startswith("data:"):
+                route.continue_()
+            else:
+                troubles.append(route.request.url)
+                route.abort()
 
-    def open_page(**options: Any) -> Any:
         page = browser.new_page(**options)
         pages.append(page)
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.route("**/*", route)
-        page.goto(file.as_uri())
+        page.goto(path.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
         return page
 
@@ -87,10 +97,22 @@ def opened(browser: Any, file: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("width", [400, 1366])
-def test_nothing_overflows(opened, width):
+def test_nothing_overflows_and_a_wide_table_scrolls_by_itself(opened, width):
     page = opened(viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("document.querySelector('#table1 .scroll').scrollWidth") > 0
+    assert page.evaluate(OVERFLOWING) == []
+    table, region = page.evaluate("""(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(
+        document.querySelector("#table1 .scroll"))""")
+    assert table > region
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_of_all_results_is_silent_and_fits(opened, whole, width, scheme):
+    page = opened(whole, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.locator("section").count() > 10
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OVERFLOWING) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -105,7 +127,7 @@ def test_text_is_legible(opened, scheme):
 @pytest.mark.parametrize("by", ["click", "keyboard"])
 def test_sorting_keeps_the_lines_of_a_row_together(opened, by):
     page = opened()
-    button = page.locator("#table1 th button", has_text="sFID")
+    button = page.locator("#table1 .results th button", has_text="sFID")
     groups = """[...document.querySelectorAll("#table1 .results tbody")].map((group) =>
         [...group.rows].map((row) => row.innerText.trim()))"""
     column = """[...document.querySelectorAll("#table1 .results tbody")].map((group) =>
@@ -124,15 +146,38 @@ def test_sorting_keeps_the_lines_of_a_row_together(opened, by):
         assert page.locator(f"#table1 th[aria-sort={direction}]").count() == 1
 
 
+def test_everything_recorded_and_the_source_are_sorted_too(opened):
+    page = opened()
+    page.locator("#table1 .results th button", has_text="source").click()
+    assert page.locator("#table1 .results th[aria-sort=ascending]").inner_text() == "source"
+    headers = page.locator("#table1 .details thead th").all_inner_texts()
+    column = f"""[...document.querySelector("#table1 .details tbody").rows].map((row) =>
+        row.cells[{headers.index("speedup")}].innerText)"""
+    button = page.locator("#table1 .details th button", has_text=re.compile("^speedup$"))
+    for sign in (1, -1):
+        button.click()
+        shown = page.evaluate(column)
+        values = [float(text) for text in shown if text != "-"]
+        assert values == sorted(values, key=lambda value: sign * value)
+        assert shown == [text for text in shown if text != "-"] + ["-"] * shown.count("-")
+
+
+def test_a_tap_on_a_plot_names_the_point(opened):
+    page = opened(viewport={"width": 400, "height": 800}, has_touch=True)
+    named = page.evaluate("document.querySelectorAll('#table1 .plot title')[3].textContent")
+    page.locator("#table1 .plot g:has(> title)").nth(3).tap(force=True)
+    assert page.locator("#table1 .plot output").inner_text() == named
+
+
 def test_what_was_not_measured_sorts_last_and_names_sort_as_numbers(opened):
     page = opened()
-    button = page.locator("#table1 th button", has_text="FID drift")
+    button = page.locator("#table1 .results th button", has_text="FID drift")
     first = "document.querySelector('#table1 .results tbody th').innerText"
     last = "[...document.querySelectorAll('#table1 .results tbody th')].at(-1).innerText"
     for _ in ("ascending", "descending"):
         button.click()
         assert page.evaluate(last) == "uncached"
-    page.locator("#table1 th button", has_text="method").click()
+    page.locator("#table1 .results th button", has_text="method").click()
     assert page.evaluate(first) == "10 steps (MACs of N=10)"
     names = page.locator("#table1 .results tbody th").all_inner_texts()
     assert names.index("uniform N=5") < names.index("uniform N=10")

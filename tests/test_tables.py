@@ -80,6 +80,18 @@ def test_a_clip_score_stands_beside_that_of_its_own_prompts(prompts, num_samples
     assert any(("PartiPrompts" if num_samples == 1_632 else "COCO") in note for note in notes(TABLE3, [record]))
 
 
+def test_a_fid_of_fewer_samples_than_features_says_so():
+    record = table1_record("uncached", fid=3.0)
+    for count, extractor, is_biased in (
+        (40, "mini-features", True),
+        (150, "mini-features", False),
+        (150, "Inception", True),
+    ):
+        record.settings.update(num_samples=count, extractor=extractor)
+        assert any(f"FID of {count} samples is mostly bias" in note for note in notes(TABLE1, [record])) == is_biased
+    assert not any("bias" in note for note in notes(TABLE1, [table1_record("uncached", macs=1)]))
+
+
 def test_every_layout_names_published_rows_that_exist():
     for layout in (each for one in LAYOUTS for each in (one, *one.of_prompts.values())):
         for match in layout.rows.values():

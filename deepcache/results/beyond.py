@@ -1,4 +1,4 @@
-"""The tables beyond the paper: prediction, cost against fidelity, and speed against the older package."""
+"""The tables beyond the paper: prediction, cost against fidelity, speed against the older package, MACs by stage."""
 
 from __future__ import annotations
 
@@ -94,5 +94,15 @@ UPSTREAM = Layout(
         FEATURE,
         Column("num_features", "kept tensors", 0),
         Column("error", "differs from eager (1e-6)", 2, scale=1e-6),
+    ),
+)
+MACS_LAYERS = Layout(
+    experiment="macs_layers",
+    title="MACs of every stage, and the branch from which on a shallow step runs it",
+    columns=(
+        Column("macs", "MACs (G)", 4, scale=1e9),
+        Column("macs_share", "of a full step (%)", 1, scale=0.01),
+        Column("attention_macs", "attention products beside (G)", 4, scale=1e9),
+        Column("live_from", "live from branch", 0),
     ),
 )

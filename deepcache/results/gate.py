@@ -78,7 +78,8 @@ def gate(baseline: Sequence[Record], results: Sequence[Record], reruns: Sequence
     """Compare what was run with the baseline.
 
     An experiment of which nothing was run is left out with a note; a record missing from one that was run is a
-    regression, and so is a comparison of nothing. Of records with one key in `reruns` the last counts.
+    regression, and so is a comparison of nothing. Of records with one key in `reruns` the last counts; one that passed
+    there makes of a failure a note.
 
     Raises:
         DeepCacheError: the baseline holds a record twice.
@@ -90,7 +91,7 @@ def gate(baseline: Sequence[Record], results: Sequence[Record], reruns: Sequence
     again = {key(record): record for record in reruns}
     common = bases.keys() & first.keys()
     findings = [
-        *_failed(results),
+        *_failed(results, again),
         *_repeated(results),
         *(
             Finding(f"{label(base)}: {found.text}", found.regression)
@@ -108,8 +109,15 @@ def gate(baseline: Sequence[Record], results: Sequence[Record], reruns: Sequence
     return Verdict(len(common), tuple(findings))
 
 
-def _failed(results: Sequence[Record]) -> Iterator[Finding]:
-    return (Finding(f"{label(record)}: failed") for record in results if record.outcome == "failed")
+def _failed(results: Sequence[Record], again: dict[Key, Record]) -> Iterator[Finding]:
+    for record in results:
+        if record.outcome != "failed":
+            continue
+        second = again.get(key(record))
+        if second is not None and second.outcome == "passed":
+            yield Finding(f"{label(record)}: failed, and passed when run again", regression=False)
+        else:
+            yield Finding(f"{label(record)}: failed")
 
 
 def _repeated(results: Sequence[Record]) -> Iterator[Finding]:

@@ -1,14 +1,14 @@
-"""`pytest --gate BASELINE`: re-run once what looks slower, compare at the end, fail on a regression.
+"""`pytest --gate BASELINE`: re-run once what looks slower or failed, compare at the end, fail on a regression.
 
 In a run on several processes times mean nothing: ratios are then left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol  # what pytest-rerunfailures and pytest-xdist call, too
@@ -16,10 +16,8 @@ from _pytest.runner import runtestprotocol  # what pytest-rerunfailures and pyte
 from deepcache.errors import DeepCacheError
 from deepcache.results.compare import SPEED, suspects
 from deepcache.results.gate import Key, Verdict, gate, key, keyed
+from deepcache.results.plugin import PROPERTY, Collector, records_of
 from deepcache.results.record import Record, from_dict, read
-
-if TYPE_CHECKING:
-    from deepcache.results.plugin import Collector
 
 
 class Gate:
@@ -41,32 +39,38 @@ class Gate:
         self.reruns: list[Record] = []
         self.verdict: Verdict | None = None
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> Generator[None, object, object]:
-        """Re-run a suspect at once, while what it shares with the next tests (models, samples) still stands."""
-        done = yield
-        first = self.collector.by_test.get(item.nodeid, [])
-        if any(self._suspects(entry) for entry in first):
-            again = {key(from_dict(entry)): entry for entry in _rerun(item, nextitem)}
-            for entry in first:
-                self._choose(entry, again)
-        return done
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        """As pytest's own, but reports of two runs of a suspect only the better."""
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self._reports(item, nextitem):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
 
-    def _suspects(self, entry: Mapping[str, Any]) -> list[str]:
-        record = from_dict(entry)
-        base = self._bases.get(key(record))
-        return [] if base is None or record.outcome == "failed" else suspects(base, record)
+    def _reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+        """Of the first run; a suspect is run again at once, while what it shares with the next tests still stands.
 
-    def _choose(self, entry: dict[str, Any], again: Mapping[Key, dict[str, Any]]) -> None:
-        """Both are compared with the baseline; for tables, the one with fewer suspect ratios stays."""
-        record = from_dict(entry)
-        second = again.get(key(record), {**entry, "outcome": "failed"})  # or it failed before it recorded
-        self.first[key(record)] = record
-        self.reruns.append(from_dict(second))
-        if second["outcome"] != "failed" and len(self._suspects(second)) < len(self._suspects(entry)):
-            self.collector.replace(entry, second)
+        A failed row is one, since its own assertion may be on times.
+        """
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        first = _records(reports)
+        failed = any(record.outcome == "failed" for record in first)
+        if not failed and not self._num_suspect(first):
+            return reports
+        item.user_properties[:] = [entry for entry in item.user_properties if entry[0] != PROPERTY]
+        reports_again = runtestprotocol(item, log=False, nextitem=nextitem)
+        again = {key(record): record for record in _records(reports_again)}
+        self.first |= {key(record): record for record in first}
+        self.reruns += [again.get(key(record), replace(record, outcome="failed")) for record in first]
+        passed = bool(again) and all(report.outcome != "failed" for report in reports_again)
+        is_better = failed or self._num_suspect(again.values()) < self._num_suspect(first)
+        return reports_again if passed and is_better else reports
+
+    def _num_suspect(self, records: Iterable[Record]) -> int:
+        """Ratios of times that look worse than the baseline's."""
+        pairs = ((self._bases.get(key(record)), record) for record in records)
+        return sum(len(suspects(base, record)) for base, record in pairs if base is not None)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -88,12 +92,8 @@ class Gate:
         terminalreporter.write_line(str(self.verdict or "not gated: the tests did not run to their end"))
 
 
-def _rerun(item: pytest.Item, nextitem: pytest.Item | None) -> list[dict[str, Any]]:
-    """What the test records when it runs once more, unseen by the reporters, which counted it already."""
-    from deepcache.results.plugin import PROPERTY, records_of
-
-    item.user_properties[:] = [entry for entry in item.user_properties if entry[0] != PROPERTY]
-    return [entry for report in runtestprotocol(item, log=False, nextitem=nextitem) for entry in records_of(report)]
+def _records(reports: Iterable[pytest.TestReport]) -> list[Record]:
+    return [from_dict(entry) for report in reports for entry in records_of(report)]
 
 
 def _untimed(record: Record) -> Record:

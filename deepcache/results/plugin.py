@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gate",
         metavar="BASELINE",
         type=Path,
-        help="compare the records with this baseline, re-run once what looks slower, and fail on a regression",
+        help="compare the records with this baseline, re-run once what is slower or failed, and fail on a regression",
     )
 
 
@@ -79,27 +79,19 @@ class Collector:
     """Gathers records from finished tests, of this process or of xdist's workers."""
 
     def __init__(self, config: pytest.Config) -> None:
-        folder: Path | None = config.getoption("tables")
-        self.folder = None if folder is None else config.invocation_params.dir / folder
-        report: Path | None = config.getoption("report")
-        self.report = None if report is None else config.invocation_params.dir / report
+        self.folder = _place(config, "tables")
+        self.report = _place(config, "report")
+        self.results = _place(config, "benchmark_json")
         self.command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
         self.records: list[dict[str, Any]] = []
         self._places: list[int] = []
-        self.by_test: dict[str, list[dict[str, Any]]] = {}  # the same, by the tests' node IDs
         self.writes = not hasattr(config, "workerinput")
-        if self.folder is not None and self.writes:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise pytest.UsageError(f"--tables: cannot write to {self.folder}: {error}") from error
-        if self.report is not None and self.writes:
-            try:
-                self.report.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise pytest.UsageError(f"--report: cannot write to {self.report}: {error}") from error
-            if self.report.is_dir():
-                raise pytest.UsageError(f"--report: expected a file to write, {self.report} is a folder")
+        if self.writes:
+            _prepare("--tables", self.folder)
+            for option, file in (("--report", self.report), ("--benchmark-json", self.results)):
+                _prepare(option, file and file.parent)
+                if file and file.is_dir():
+                    raise pytest.UsageError(f"{option}: expected a file to write, {file} is a folder")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         place = next((value for name, value in report.user_properties if name == PLACE and isinstance(value, int)), 0)
@@ -107,15 +99,7 @@ class Collector:
             at = bisect_right(self._places, place)  # in the order of the tests, whoever finishes first
             self._places.insert(at, place)
             self.records.insert(at, finished)
-            self.by_test.setdefault(report.nodeid, []).append(finished)
             self._append(finished)
-
-    def replace(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        """A record by that of a re-run, in the file as well."""
-        old.clear()
-        old.update(new)
-        if self.folder is not None and self.writes:
-            (self.folder / RECORDS).write_text("".join(json.dumps(entry) + "\n" for entry in self.records))
 
     def _append(self, entry: dict[str, Any]) -> None:
         if self.folder is None or not self.writes:
@@ -127,6 +111,18 @@ class Collector:
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         output_json["deepcache"] = self.records
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """The results without times, which pytest-benchmark replaces where it timed something.
+
+        Where it did not, as under xdist, it writes none, and those of an older run would pass for this one's.
+        """
+        if self.results is not None and self.writes and self.records:
+            machine = session.config.hook.pytest_benchmark_generate_machine_info(config=session.config)
+            untimed = {"machine_info": machine, "benchmarks": [], "deepcache": self.records}
+            self.results.write_text(json.dumps(untimed, indent=4))
+        return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, None, None]:
@@ -162,6 +158,20 @@ class Collector:
             terminalreporter.write_line(f"written: {written}")
         except Exception as error:  # as above
             terminalreporter.write_line(f"--report: {_in_words(error)}")
+
+
+def _place(config: pytest.Config, option: str) -> Path | None:
+    """Where an option says to write; None where it was not given, or its plugin is not there, or opens the file."""
+    path = config.getoption(option, None)
+    return config.invocation_params.dir / path if isinstance(path, Path) else None
+
+
+def _prepare(option: str, folder: Path | None) -> None:
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(f"{option}: cannot write to {folder}: {error}") from error
 
 
 def _in_words(error: Exception) -> str:

@@ -19,6 +19,7 @@ from deepcache.results.layouts import LAYOUTS
 from deepcache.results.record import Record, Scalar
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+_LONG_TABLE = 60  # rows; with more a table scrolls within the page
 _MACHINE = ("device", "num_threads")  # settings that are told with the environment
 
 
@@ -109,6 +110,7 @@ def page(records: Sequence[Record], made_by: str = "") -> str:
         environment=_environment(records),
         made_by=made_by,
         num_colours=plots.NUM_COLOURS,
+        long_table=_LONG_TABLE,
         dash=tables.DASH,
     )
     return text
@@ -192,8 +194,8 @@ def _range(values: Sequence[float] | None) -> str | None:
 
 
 def _again(layout: Layout) -> str:
-    """How to run the experiment again."""
-    return f"pytest bench/test_{layout.experiment}[_.]* --benchmark-json results.json --report report.html"
+    """How to run the experiment again: its bench is called after it, some with a word before."""
+    return f"pytest bench/test_*{layout.experiment}[_.]* --benchmark-json results.json --report report.html"
 
 
 def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:

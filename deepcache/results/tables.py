@@ -24,6 +24,9 @@ _NOTED = (
 )  # fmt: skip
 
 
+_NUM_FEATURES = {"mini-features": 128, "Inception": 2048}  # whose covariance FID takes
+
+
 def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
     """Three lines a row: measured, published, and their difference where it means something.
 
@@ -77,6 +80,7 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
         values = sorted({record.settings[key] for record in records if key in record.settings}, key=_by_size)
         if values:
             lines.append(f"{key.replace('_', ' ')}: {'; '.join(map(str, values))}")
+    lines += dict.fromkeys(filter(None, map(_biased, records)))
     if not layout.published_table:
         return [*lines, "a dash was not measured"]
     lines += dict.fromkeys(f"paper: {layout.beside(record.settings).published_label}" for record in records)
@@ -121,6 +125,18 @@ def _paper(layout: Layout, record: Record) -> dict[str, Any]:
         return {}
     beside = layout.beside(record.settings)
     return published.row(**{"table": beside.published_table, **beside.rows[record.row]})
+
+
+def _biased(record: Record) -> str:
+    """What to say of a FID that is of too few samples; empty where it is of enough, or there is none."""
+    extractor, count = record.settings.get("extractor"), record.settings.get("num_samples")
+    features = _NUM_FEATURES.get(str(extractor), 0)
+    if "fid" not in record.metrics or not isinstance(count, int) or count > features:
+        return ""
+    return (
+        f"FID of {count} samples is mostly bias: on the {features} features of {extractor} their covariance lacks "
+        "rank; go by FID drift and PSNR, which compare the same seeds"
+    )
 
 
 def _by_size(value: Scalar) -> tuple[float, str]:

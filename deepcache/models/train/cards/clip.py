@@ -33,7 +33,8 @@ comparable with ViT-g's."""
         about=about,
         facts=(
             DATA,
-            "captions: garment, colour and background (`deepcache/models/captions.py`), 490 in all",
+            "captions: garment, colour and background (`deepcache/models/captions.py`), 490 in all. Those of the "
+            "scores below are among them: the images are held out, the captions are not",
             "made by `python -m deepcache.models.train mini-clip`",
             history,
         ),
