@@ -37,6 +37,7 @@ NEEDS = {
     "test_diversity": Needs(("prompted",), lpips=True),
     "test_workflows": Needs(("prompted",)),
     "test_macs": Needs(("unpruned",)),
+    "test_macs_layers": Needs(()),
     "test_prediction": Needs(("class_conditional",)),
     "test_summary": Needs(_ALL),
     "test_pareto": Needs(_ALL),
