@@ -47,6 +47,7 @@ def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     nothing = {name: str(tmp_path / "nothing") for name in ("DEEPCACHE_MODELS", "HF_HOME", "TORCH_HOME")}
     command = [sys.executable, "-c", RUN, "-p", "no:cacheprovider", "--scale", "paper", *options]
     environment = {**os.environ, **nothing}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # by which pytest-benchmark disables itself
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
 
 
