@@ -62,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         page = requirements.page(config)
         if page:
             pytest.exit(page, returncode=2)
+    _require_places(config)
     worker = getattr(config, "workerinput", None)
     if worker is None:
         return
@@ -72,6 +73,22 @@ def pytest_configure(config: pytest.Config) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     if len(visible) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+
+
+def _require_places(config: pytest.Config) -> None:
+    """What the last bench reads and writes is looked at before the first one."""
+    prompts, folder = (config.getoption(name) for name in ("prompts", "images_dir"))
+    try:
+        if prompts is not None:
+            from deepcache.sampling.prompt_files import prompts_in
+
+            prompts_in(prompts)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except DeepCacheError as error:
+        raise pytest.UsageError(f"--prompts: {error}") from error
+    except OSError as error:
+        raise pytest.UsageError(f"--images-dir: cannot write to {folder}: {error}") from error
 
 
 def pytest_report_header(config: pytest.Config) -> str:

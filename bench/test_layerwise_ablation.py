@@ -53,7 +53,7 @@ def test_layerwise(measure: Measure, prompted: Workload, skip: int | None) -> No
     if skip is not None:
         uncached_peak, _ = _held(prompted, replace(short, plan=None))
         features = thresholds.FEATURES_HELD_AT_ONCE * found.metrics["feature_bytes"]
-        assert found.metrics["peak_bytes"] <= uncached_peak + features
+        assert found.metrics["peak_bytes"] <= thresholds.SMALL_TENSORS * uncached_peak + features
     if skip is not None and is_judged(prompted):
         assert_clip_score_is_kept(found.metrics["clip_score"], found.uncached.clip_scores)
 

@@ -15,7 +15,7 @@ import thresholds
 from measure import describe
 from workload import Workload
 
-pytestmark = pytest.mark.shows_images
+pytestmark = [pytest.mark.shows_images, pytest.mark.xdist_group("pareto")]  # which share panels
 PARTS = ("class_conditional", "unconditional", "prompted")
 
 

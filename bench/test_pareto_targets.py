@@ -19,7 +19,7 @@ from workload import Workload
 
 from deepcache.results.picture import picture
 
-pytestmark = pytest.mark.shows_images
+pytestmark = [pytest.mark.shows_images, pytest.mark.xdist_group("pareto")]  # which share panels
 GAIN_DB, GAIN_MEDIAN_DB, SHARE_OF_REUSE = 8.0, 12.0, 0.6  # the targets
 INTERVALS = (2, 3, 5)
 LEADS = {"uncached": "psnr_db", "solved": "solved_db"}

@@ -19,10 +19,10 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from laws import assert_clip_score_is_kept, is_judged
 from measure import NOT_MEASURED, describe
 from PIL import Image
+from timing import Timing
 from torch import Tensor
-from workload import Run, Timing, Workload
+from workload import Run, Workload
 
-from deepcache.errors import DeepCacheError
 from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_images
 from deepcache.plan import Interval
@@ -44,12 +44,7 @@ ORDERS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
 def prompts(pytestconfig: pytest.Config, prompted: Workload) -> list[str]:
     """Of `--prompts`, or those of the model's first seeds."""
     path: Path | None = pytestconfig.getoption("prompts")
-    if path is None:
-        return list(prompted.conditions(range(NUM_PROMPTS))["prompt"])
-    try:
-        return prompts_in(path)
-    except DeepCacheError as error:
-        pytest.exit(f"--prompts: {error}", returncode=2)
+    return list(prompted.conditions(range(NUM_PROMPTS))["prompt"]) if path is None else prompts_in(path)
 
 
 @pytest.fixture(scope="session")

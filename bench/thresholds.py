@@ -116,6 +116,9 @@ ADJACENT_FEATURES_ALIKE = 0.95
 # While a full step makes the feature, the old one still stands: caching holds two at most more than the uncached run.
 FEATURES_HELD_AT_ONCE = 2
 
+# Timesteps and embeddings are a thousandth of what a step holds, and differ from one kind of step to the other.
+SMALL_TENSORS = 1.01
+
 # Caching at N = 3 changes details, not what is drawn: the distance between two seeds' images must stay within a third.
 DIVERSITY_CHANGES_BY = 1.33
 

@@ -34,7 +34,7 @@ _REMEMBERED = 1000  # generations
 @contextmanager
 def cached(
     pipe_or_unet: Any,
-    plan: CachePlan | None = None,
+    plan: CachePlan | Interval | None = None,
     *,
     interval: int | None = None,
     branch: int | None = None,
@@ -61,7 +61,7 @@ def cached(
 
     Args:
         pipe_or_unet: a diffusers pipeline, anything with `.unet` and `.scheduler`, or a bare U-Net; it may be compiled.
-        plan: the full steps, branch and order; its `num_steps` must be the generation's.
+        plan: the full steps, branch and order; its `num_steps` must be the generation's. Or the rule of an interval.
         interval: instead of a plan, N: steps 0, N, 2N, ... are full; 1 caches nothing.
         branch: with `interval`: the skips 0..branch stay live on a shallow step; 0 if not given.
         order: with `interval`: 0 reuses the last feature, as in the paper; 1, taken if not given, and 2 predict it from
@@ -92,7 +92,7 @@ def cached(
             "expected either a plan (which has its branch, order and last step) or an interval (with these), "
             f"got plan {plan!r}, interval {interval!r}, {', '.join(f'{k} {v!r}' for k, v in extras.items())}"
         )
-    if plan is not None and not isinstance(plan, CachePlan):
+    if plan is not None and not isinstance(plan, (CachePlan, Interval)):
         raise DeepCacheError(f"expected plan to be a CachePlan, got {plan!r}; a number of steps goes to interval=")
     given = {name: value for name, value in extras.items() if value is not None}
     chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]

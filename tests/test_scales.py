@@ -85,6 +85,17 @@ def test_the_page_is_of_the_benches_that_run(tmp_path, options, named, others):
     assert not any(name in shown for name in others)
 
 
+def test_prompts_and_a_folder_that_cannot_be_used_are_told_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("")
+    wrong = {"--prompts": tmp_path / "none.txt", "--images-dir": tmp_path / "file" / "images"}
+    for option, value in wrong.items():
+        done = run(tmp_path, "--scale", "mini", "bench/test_workflows.py", "--collect-only", option, str(value))
+        assert done.returncode == 4
+        assert f"ERROR: {option}: " in done.stderr
+        assert str(value) in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_every_bench_says_what_it_needs():
     """With the words of its source as the witness."""
     sources = {path.stem: path.read_text() for path in (ROOT / "bench").glob("test_*.py")}
