@@ -1,4 +1,4 @@
-"""From the Pareto bench's results to README's table: at the cost of reuse, what else there is.
+"""From the Pareto bench's results to tables of README and docs/plans.md: what there is at the cost of reuse, and at any.
 
 python -m tox -e pareto && python bench/equal_cost.py results.json
 """
@@ -6,7 +6,7 @@ python -m tox -e pareto && python bench/equal_cost.py results.json
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from deepcache.results.record import Record, read
 
 SHOWN = {"mini-ldm": "ddim 50", "mini-ddpm": "ddim 50", "mini-sd": "plms 50"}  # each by its own solver
 INTERVALS = (2, 3, 5)
+COSTS = (0.25, 0.33, 0.4, 0.5, 0.6, 0.7)
+_EVEN = "even plans of all steps"
+KINDS = {"fewer steps, order 1": "order 1 over fewer steps", **dict.fromkeys(("optimal", "tuned"), "tuned or optimal")}
+KINDS |= dict.fromkeys(("order 1", "order 2"), _EVEN)
 NEAREST, CHOOSING = "psnr_median_db", "choosing_psnr_db"  # of the scoring seeds, and of those that decide
 
 
@@ -60,6 +64,23 @@ def row(records: Sequence[Record], interval: int) -> dict[str, object] | None:
     }
 
 
+def at_any_cost(points: Sequence[Sequence[Record]]) -> list[dict[str, object]]:
+    """In how many panels the chosen prediction is nearer than the chosen fewer steps, and of which curve it is."""
+    rows: dict[str, dict[str, object]] = defaultdict(dict)
+    for share in COSTS:
+        pairs = [(chosen(each, PREDICTED, share), chosen(each, ("fewer steps",), share)) for each in points]
+        ahead = [best for best, fewer in pairs if best and (not fewer or value(best, NEAREST) > value(fewer, NEAREST))]
+        column, curves = f"{share:.0%}", Counter(KINDS[str(best.settings["curve"])] for best, _ in pairs if best)
+        rows[f"nearer than fewer steps, of {len(pairs)}"][column] = len(ahead)
+        for kind in dict.fromkeys(KINDS.values()):
+            rows[f"chosen: {kind}"][column] = curves[kind]
+    return [{"share of the uncached MACs": name, **row} for name, row in rows.items()]
+
+
+def _show(rows: Sequence[dict[str, object]]) -> None:
+    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True), end="\n\n")
+
+
 def _is_paired(record: Record, interval: int) -> bool:
     """Whether it is one of the uniform plans of all steps."""
     curve = str(record.settings["curve"])
@@ -69,7 +90,8 @@ def _is_paired(record: Record, interval: int) -> bool:
 def main(results: Path) -> None:
     found = panels(results)
     rows = [row(found[name], interval) for name in SHOWN.items() if name in found for interval in INTERVALS]
-    print(pd.DataFrame([each for each in rows if each]).to_markdown(index=False, disable_numparse=True))
+    _show([each for each in rows if each])
+    _show(at_any_cost(list(found.values())))
     for interval in INTERVALS:
         each = [r for records in found.values() if (r := row(records, interval)) is not None]
         reuse, fewer = (sum(_is_ahead(one, name) for one in each) for name in ("reuse", "fewer steps"))

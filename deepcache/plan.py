@@ -10,7 +10,7 @@ from deepcache.errors import DeepCacheError
 
 MAX_POWER = 10
 ORDERS = (0, 1, 2)
-DEFAULT_ORDER = 1  # nearer than reuse in every panel of the Pareto bench but where no order is near (docs/plans.md)
+DEFAULT_ORDER = 1  # nearer than reuse in nearly all panels of the Pareto bench at N = 2, 3 and 5 (docs/plans.md)
 _POWER_DECREMENT = 0.02  # the released code's, taken off the power until the number of full steps fits
 
 
