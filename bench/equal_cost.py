@@ -1,4 +1,4 @@
-"""From the Pareto bench's results to tables of README and docs/plans.md: what there is at the cost of reuse, and at any.
+"""From the Pareto bench's results to tables of README and docs/plans.md: what there is at reuse's cost, and at any.
 
 python -m tox -e pareto && python bench/equal_cost.py results.json
 """

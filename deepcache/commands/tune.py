@@ -26,7 +26,7 @@ BUDGETS = {
 def add(commands: Any) -> None:
     command = commands.add_parser("tune", help="from a budget, of speed or of fidelity, to a plan")
     add = command.add_argument
-    add("--model", required=True, help="a known name, a diffusers folder, or a checkpoint")
+    add("--model", required=True, help="a known name, a hub id, a diffusers folder, or a checkpoint")
     budgets = command.add_mutually_exclusive_group(required=True)
     for name, text in BUDGETS.items():
         budgets.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"budget: {text}")
@@ -47,12 +47,13 @@ def add(commands: Any) -> None:
     add("--first-seed", type=int, default=1_000_000, help="of those tuned on (default 1000000); evaluate on others")
     add("--num-seeds", type=int, default=36, help="a third searches, the others check (default 36)")
     add("--batch-size", type=int, default=8, help="samples at once (default 8)")
-    add("--device", default="cpu", help="cpu (default), cuda, ...")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     command.set_defaults(run=run)
 
 
 def run(options: Namespace) -> str:
     from deepcache import models
+    from deepcache.models.devices import usual_device
     from deepcache.sampling.conditions import Captions, conditions_of
     from deepcache.sampling.prompt_files import prompts_in
     from deepcache.sampling.schedulers import scheduler
@@ -67,6 +68,7 @@ def run(options: Namespace) -> str:
             raise DeepCacheError(
                 f"expected a folder to write {file.name} to, {file.parent} is not there; make it first"
             )
+    options.device = options.device or usual_device()
     pipe = models.load(options.model, device=options.device)
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
     settings = settings_of(options.model, pipe, **asked)
