@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-from pareto import PREDICTED, Panel, Point
 
 from deepcache.metrics.bootstrap import Statistic, bootstrap
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB
 
+FEWER, REUSE = "fewer steps", "order 0"
+PREDICTED = ("order 1", "order 2", "optimal", "tuned", "fewer steps, order 1")
 COSTS = np.linspace(0.25, 0.7, 46)  # shares of the uncached MACs
+_ROUNDING = 1e-9
+_WHOLE_STEP = 0.01  # that fewer steps may cost more, of the uncached MACs: their number is whole
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run on its curve: the share of the uncached MACs, everything counted, and what was measured.
+
+    `choosing` has the means of `per_seed` over the choosing seeds, which say more than medians of so few.
+    """
+
+    curve: str
+    name: str
+    share: float
+    metrics: dict[str, Any]
+    per_seed: dict[str, list[float]]
+    choosing: dict[str, float]
 
 
 class Difference(NamedTuple):
@@ -22,29 +41,35 @@ class Difference(NamedTuple):
     high: float
 
 
-def reuse(found: Panel, interval: int) -> Point | None:
+def psnr_of_mean(each: np.ndarray, axis: int) -> np.ndarray:
+    """Of the mean squared error."""
+    return np.asarray(-10 * np.log10((10 ** (-each / 10)).mean(axis=axis)))
+
+
+def reuse(points: Sequence[Point], interval: int) -> Point | None:
     """The point of the paper's plan."""
-    return next((point for point in found.on("order 0") if point.name == f"order 0, N={interval}"), None)
+    return next((point for point in points if point.name == f"{REUSE}, N={interval}"), None)
 
 
-def chosen(points: Sequence[Point], share: float, metric: str = "psnr_db") -> Point | None:
+def chosen(points: Sequence[Point], curves: Sequence[str], share: float, metric: str = "psnr_db") -> Point | None:
     """Of those that cost no more than a share, the one that is nearest on the choosing seeds; None where none is."""
-    within = [point for point in points if point.share <= share * (1 + 1e-9)]
+    most = share + (_WHOLE_STEP if tuple(curves) == (FEWER,) else _ROUNDING)
+    within = [point for point in points if point.curve in curves and point.share <= most]
     return max(within, key=lambda point: point.choosing[metric], default=None)
 
 
-def prediction(found: Panel, interval: int, of_macs: float = 1.0) -> Point | None:
+def prediction(points: Sequence[Point], interval: int, of_macs: float = 1.0) -> Point | None:
     """The prediction that is chosen at the cost of reuse at N = `interval`, or at a share of that."""
-    base = reuse(found, interval)
-    return None if base is None else chosen(found.on(*PREDICTED), of_macs * base.share)
+    base = reuse(points, interval)
+    return None if base is None else chosen(points, PREDICTED, of_macs * base.share)
 
 
-def gain(found: Panel, interval: int, statistic: Statistic, of_macs: float = 1.0) -> Difference | None:
+def gain(points: Sequence[Point], interval: int, statistic: Statistic, of_macs: float = 1.0) -> Difference | None:
     """The chosen prediction's PSNR to the uncached images over reuse's at N = `interval`.
 
     None where there are no such plans, or where reuse leaves nothing to gain.
     """
-    base, best = reuse(found, interval), prediction(found, interval, of_macs)
+    base, best = reuse(points, interval), prediction(points, interval, of_macs)
     if base is None or best is None:
         return None
     pairs = np.array([best.per_seed["psnr_db"], base.per_seed["psnr_db"]]).T  # (B, 2)
@@ -58,17 +83,18 @@ def gain(found: Panel, interval: int, statistic: Statistic, of_macs: float = 1.0
     return Difference(float(difference(pairs, axis=0)), *bootstrap(difference, pairs))
 
 
-def least_lead(found: Panel, metric: str) -> float | None:
-    """The chosen prediction's median over that of the chosen fewer steps, in dB, at the cost where it is least.
+def lead(points: Sequence[Point], share: float, metric: str = "psnr_db") -> float | None:
+    """The chosen prediction's median over that of the chosen fewer steps at a cost, in dB.
 
-    At a cost that fewer steps reach and no prediction does, there is none: None.
+    Infinite where no fewer steps cost so little, minus infinity where no prediction does; None where neither.
     """
-    leads = []
-    for share in COSTS:
-        fewer = chosen(found.on("fewer steps"), share, metric)
-        best = chosen(found.on(*PREDICTED), share, metric)
-        if fewer is not None:
-            if best is None:
-                return None
-            leads.append(np.median(best.per_seed[metric]) - np.median(fewer.per_seed[metric]))
-    return float(min(leads)) if leads else None
+    best, fewer = (chosen(points, curves, share, metric) for curves in (PREDICTED, (FEWER,)))
+    if best is None or fewer is None:
+        return None if best is fewer else float("inf" if best else "-inf")
+    return float(np.median(best.per_seed[metric]) - np.median(fewer.per_seed[metric]))
+
+
+def least_lead(points: Sequence[Point], metric: str) -> float | None:
+    """The lead at the cost where it is least; None where no prediction costs as little as some fewer steps."""
+    leads = [found for share in COSTS if (found := lead(points, share, metric)) is not None]
+    return min(leads) if leads and np.isfinite(min(leads)) else None

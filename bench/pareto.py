@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
-from typing import Any
 
 import numpy as np
+from aims import Point, psnr_of_mean
 from measure import Measure, costs
 from tqdm import tqdm
 from workload import Run, Samples, Workload
@@ -38,23 +38,13 @@ SOLUTION = "ddim"
 SOLVED_BY = 20  # times the protocol's steps, at most the thousand that the models were trained on
 TUNED_SEEDS = range(1_000_000, 1_000_018)
 CALIBRATED_SEEDS = TUNED_SEEDS[:8]
-PREDICTED = ("order 1", "order 2", "optimal", "tuned", "fewer steps, order 1")
 
 
 @dataclass(frozen=True)
-class Point:
-    """A run on its curve: the share of the uncached MACs, everything counted, and what was measured.
+class Sampled(Point):
+    """A point that was sampled here."""
 
-    `choosing` has the means of `per_seed` over the choosing seeds, which say more than medians of so few.
-    """
-
-    curve: str
-    name: str
     run: Run
-    share: float
-    metrics: dict[str, Any]
-    per_seed: dict[str, list[float]]
-    choosing: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +54,13 @@ class Panel:
     workload: Workload
     uncached: Run
     seeds: range
-    points: tuple[Point, ...]
+    points: tuple[Sampled, ...]
 
     @property
     def name(self) -> str:
         return f"{self.uncached.scheduler} {self.uncached.num_steps}"
 
-    def on(self, *curves: str) -> list[Point]:
+    def on(self, *curves: str) -> list[Sampled]:
         """From the cheapest."""
         return sorted((point for point in self.points if point.curve in curves), key=lambda point: point.share)
 
@@ -181,7 +171,7 @@ def solution(workload: Workload, seeds: range) -> Samples:
     return workload.samples(run, seeds, f"{workload.model}, solution")
 
 
-def _point(workload: Workload, uncached: Run, curve: str, name: str, run: Run) -> Point:
+def _point(workload: Workload, uncached: Run, curve: str, name: str, run: Run) -> Sampled:
     seeds = scoring(workload)
     samples, base = (workload.samples(each, seeds, name) for each in (run, uncached))
     per_seed = _compared(workload, uncached, run, seeds, name)
@@ -198,7 +188,7 @@ def _point(workload: Workload, uncached: Run, curve: str, name: str, run: Run) -
         per_seed["clip_score"] = samples.clip_scores
     decided = _compared(workload, uncached, run, choosing(workload), name)
     means = {metric: statistics.fmean(each) for metric, each in decided.items()}
-    return Point(curve, name, run, found["share"], found, per_seed, means)
+    return Sampled(curve, name, found["share"], found, per_seed, means, run)
 
 
 def _compared(workload: Workload, uncached: Run, run: Run, seeds: range, name: str) -> dict[str, list[float]]:
@@ -214,11 +204,6 @@ def _share(workload: Workload, run: Run, uncached: Run) -> float:
     """Of the uncached MACs of a sample, attention products counted: what plans are tuned for."""
     calls = workload.num_calls(run) / workload.num_calls(uncached)
     return calls if run.plan is None else calls / workload.cost.ratio(run.plan)
-
-
-def psnr_of_mean(each: np.ndarray, axis: int) -> np.ndarray:
-    """Of the mean squared error."""
-    return -10 * np.log10((10 ** (-each / 10)).mean(axis=axis))
 
 
 def _with_interval(name: str, statistic: Statistic, values: Sequence[float]) -> dict[str, float]:

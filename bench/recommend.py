@@ -8,28 +8,33 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from equal_cost import NEAREST, chosen, panels, value
+from aims import chosen, reuse
+from equal_cost import NEAREST, Recorded, panels
 
 from deepcache.models.recommended import PLANS, place
 from deepcache.plan import CachePlan
 from deepcache.plan_text import save_plan
 
-PREDICTED = ("order 1", "order 2", "optimal", "tuned")  # of as many steps as are asked for
+INTERVAL = 3  # of reuse, whose cost is the limit
+OF_ALL_STEPS = ("order 1", "order 2", "optimal", "tuned")
 
 
 def main(results: Path) -> None:
     PLANS.mkdir(exist_ok=True)
-    for (model, panel), records in panels(results).items():
-        reuse = next((record for record in records if record.row.endswith(", order 0, N=3")), None)
-        found = None if reuse is None else chosen(records, PREDICTED, value(reuse, "share"))
-        if found is None:
-            continue
-        full_steps = tuple(map(int, str(found.settings["full_steps"]).split()))
-        num_steps = int(value(found, "num_full") + value(found, "num_shallow"))
-        plan = CachePlan(num_steps, full_steps, int(value(found, "branch")), int(value(found, "order")))
-        scheduler, steps = panel.split()
-        save_plan(plan, place(model, scheduler, int(steps)))
-        print(f"{model}, {panel}: {found.row}, {value(found, NEAREST):.1f} dB")
+    for (model, panel), points in panels(results).items():
+        base = reuse(points, INTERVAL)
+        best = None if base is None else chosen(points, OF_ALL_STEPS, base.share)
+        if isinstance(best, Recorded):
+            scheduler, steps = panel.split()
+            save_plan(_plan(best), place(model, scheduler, int(steps)))
+            print(f"{model}, {panel}: {best.name}, {best.metrics[NEAREST]:.1f} dB")
+
+
+def _plan(point: Recorded) -> CachePlan:
+    settings = {name: str(value) for name, value in point.record.settings.items()}
+    full_steps = tuple(map(int, settings["full_steps"].split()))
+    num_steps = int(point.metrics["num_full"] + point.metrics["num_shallow"])
+    return CachePlan(num_steps, full_steps, int(settings["branch"]), int(settings["order"]))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,6 @@ def test_pareto(
             per_seed=point.per_seed,
         )
     if num_steps == 50 and len(panel.seeds) >= pareto.SCORING and panel.uncached.num_steps >= thresholds.ENOUGH_STEPS:
-        gain = aims.gain(panel, 2, np.median)
+        gain = aims.gain(panel.points, 2, np.median)
         assert gain is not None
         assert gain.value >= thresholds.PARETO_GAIN_AT_INTERVAL_2_DB

@@ -5,12 +5,13 @@ A target that does not hold is a finding, not a failure. The panels are those of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aims
 import numpy as np
 import pareto
 import pytest
+from aims import Point
 from measure import describe
 from pareto import Panel
 from pareto_picture import figure
@@ -36,9 +37,9 @@ def test_targets(
     record: Callable[..., None], workload: Callable[[str], Workload], part: str, solver: str, num_steps: int
 ) -> None:
     panel = _panel(workload(part), solver, num_steps)
-    found = _found(panel)
+    found = _found(panel.points)
     held = _held(found)
-    best = {f"chosen_{n}": point.name for n in INTERVALS if (point := aims.prediction(panel, n)) is not None}
+    best = {f"chosen_{n}": point.name for n in INTERVALS if (point := aims.prediction(panel.points, n)) is not None}
     record(
         experiment="pareto_targets",
         row=f"{panel.workload.model}, {panel.name}",
@@ -74,18 +75,18 @@ def _panel(model: Workload, solver: str, num_steps: int) -> Panel:
     return pareto.panel(model, solver, pareto.steps_of(model, num_steps))
 
 
-def _found(panel: Panel) -> dict[str, float]:
+def _found(points: Sequence[Point]) -> dict[str, float]:
     """What was measured; what could not be is left out."""
     gains = {
-        **{f"gain_{n}": aims.gain(panel, n, pareto.psnr_of_mean) for n in INTERVALS},
-        **{f"gain_median_{n}": aims.gain(panel, n, np.median) for n in INTERVALS},
-        "gain_cheaper": aims.gain(panel, 3, np.median, SHARE_OF_REUSE),
+        **{f"gain_{n}": aims.gain(points, n, aims.psnr_of_mean) for n in INTERVALS},
+        **{f"gain_median_{n}": aims.gain(points, n, np.median) for n in INTERVALS},
+        "gain_cheaper": aims.gain(points, 3, np.median, SHARE_OF_REUSE),
     }
     found = {}
     for name, gain in gains.items():
         if gain is not None:
             found |= {name: gain.value, f"{name}_low": gain.low, f"{name}_high": gain.high}
-    leads = {f"lead_{name}": aims.least_lead(panel, metric) for name, metric in LEADS.items()}
+    leads = {f"lead_{name}": aims.least_lead(points, metric) for name, metric in LEADS.items()}
     return found | {name: lead for name, lead in leads.items() if lead is not None}
 
 

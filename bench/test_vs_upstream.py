@@ -70,7 +70,7 @@ def test_vs_upstream(
         if not benchmark.enabled:
             times.clear()
         kept = {one.entry.name: one.feature_bytes() for one in all_racers}
-        exact = {one.entry.name: one.generation() for one in all_racers if one.entry.exact == one.entry.name}
+        exact = {one.entry.name: list(one.outputs()) for one in all_racers if one.entry.exact == one.entry.name}
         errors = {
             one.entry.name: one.error(exact[one.entry.exact]) for one in all_racers if one.entry.name not in exact
         }

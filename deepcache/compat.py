@@ -34,7 +34,7 @@ class DeepCacheSDHelper:
         skip_mode: str = "uniform",
         order: int = 0,
     ) -> None:
-        """Choose the plan; of a pipeline that is enabled, from its next generation on.
+        """Choose the plan; a pipeline that is enabled takes it at once, and begins its generation anew.
 
         Args:
             cache_interval: N, at least 1: steps 0, N, 2N, ... are full.
@@ -43,15 +43,19 @@ class DeepCacheSDHelper:
             order: of the prediction, which the older package did not have; 0 reuses the feature.
 
         Raises:
-            DeepCacheError: another skip mode.
+            DeepCacheError: another skip mode; or, of an enabled pipeline, which keeps the old ones, out of range.
         """
         if skip_mode != "uniform":
             raise DeepCacheError(
                 f"expected skip_mode 'uniform', got {skip_mode!r}; for other plans use deepcache.cached(pipe, plan)"
             )
-        self._params = {"interval": cache_interval, "branch": cache_branch_id, "order": order}
+        before, self._params = self._params, {"interval": cache_interval, "branch": cache_branch_id, "order": order}
         if self._block is not None:
-            self.enable()
+            try:
+                self.enable()
+            except DeepCacheError:
+                self._params = before
+                raise
 
     def enable(self, pipe: Any = None) -> Cache:
         """Cache the pipeline until `disable`; if it is cached already, with the new parameters from now on.
@@ -67,9 +71,9 @@ class DeepCacheSDHelper:
         if pipe is None or self._params is None:
             missing = "a pipeline: pass pipe=..." if pipe is None else "parameters: call set_params before enable"
             raise DeepCacheError(f"expected {missing}")
-        self.disable()
         with ExitStack() as block:
             cache = block.enter_context(cached(pipe, **self._params))
+            self.disable()
             self.pipe, self._block = pipe, block.pop_all()
         cache.keep(self._block)  # it stays enabled when the helper is gone, as the older one does
         return cache

@@ -77,8 +77,8 @@ def test_a_batch_that_is_too_large_is_halved_and_says_so(error, text):
     assert found(range(20))[:, 0, 0, 0].tolist() == list(range(20))
     assert pipe.sizes == advanced == [3] * 6 + [2]
     assert said == [
-        "not enough memory for 13 samples together; batches of 6 from here on",
-        "not enough memory for 6 samples together; batches of 3 from here on",
+        "not enough memory for 13 samples together; going on with batches of 6",
+        "not enough memory for 6 samples together; going on with batches of 3",
     ]
     assert found(range(20, 24))[:, 0, 0, 0].tolist() == list(range(20, 24))
     assert len(said) == 2
@@ -96,7 +96,7 @@ def test_torchs_own_refusal_to_allocate_is_known():
     said = []
     found = batches(Greedy(10), 4, is_halved=True, say=said.append)(range(4))
     assert len(found) == 4
-    assert said == ["not enough memory for 4 samples together; batches of 2 from here on"]
+    assert said == ["not enough memory for 4 samples together; going on with batches of 2"]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,11 @@ def test_new_parameters_hold_while_it_is_enabled() -> None:
     helper.set_params(cache_interval=2)
     helper.enable()
     latents(pipe)
+    with pytest.raises(DeepCacheError, match=r"expected branch 0\.\."):
+        helper.set_params(cache_interval=3, cache_branch_id=99)
+    with cached(expected := pipeline(), interval=2, order=0):
+        image = latents(expected)
+    assert torch.equal(latents(pipe), image)
     helper.set_params(cache_interval=3)
     with cached(expected := pipeline(), interval=3, order=0):
         image = latents(expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deepcache import DeepCacheError, models, uniform
+from deepcache.macs import EVERYTHING
 from deepcache.models.architectures import architecture
 from deepcache.models.recommended import PLANS, recommended
 from deepcache.sampling import PROTOCOLS, num_calls
@@ -20,13 +21,13 @@ def test_a_plan_fits_its_steps_and_costs_no_more_than_reuse_at_three(name: str) 
     calls = num_calls(scheduler, models.load(model).scheduler.config, int(steps))
     assert plan.num_steps == calls
     cost = architecture(model).cost()
-    assert cost.mean(plan) <= cost.mean(uniform(calls, 3, PROTOCOLS[model].branch))
+    assert cost.mean(plan, EVERYTHING) <= cost.mean(uniform(calls, 3, PROTOCOLS[model].branch), EVERYTHING)
     assert plan.order > 0
 
 
-def test_there_is_one_for_every_kind_of_model() -> None:
-    kinds = {name.rsplit("-", 2)[0].removesuffix("-dpm") for name in NAMES}
-    assert kinds == {"mini-ldm", "mini-ddpm", "mini-sd"}
+def test_there_is_one_for_every_model_solver_and_number_of_steps() -> None:
+    models, solvers = ("mini-ldm", "mini-ddpm", "mini-sd"), ("ddim", "plms", "dpm-solver++")
+    assert set(NAMES) == {f"{m}-{s}-{steps}" for m in models for s in solvers for steps in (20, 25, 50)}
 
 
 def test_what_was_not_found_names_what_was() -> None:

@@ -121,8 +121,8 @@ def test_noise_of_the_solver_is_the_calibrations_too(pipe):
 
 
 def test_mini_extractors_are_refused_for_images_they_do_not_know(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.tuning.tuner.SIDE", 64)
-    with pytest.raises(DeepCacheError, match=r"images of 64 pixels a side for .*makes 32; pass distance="):
+    monkeypatch.setattr("deepcache.tuning.tuner.SIZE", (64, 64))
+    with pytest.raises(DeepCacheError, match=r"images of 64 x 64 for .*makes 32 x 32; pass distance="):
         tuned(pipe, perceptual=0.1)
 
 

@@ -87,7 +87,7 @@ def small_memory(monkeypatch) -> None:
 def test_a_batch_is_halved_where_its_size_is_not_given(workload, capsys):
     run = workload.every(2)
     images, cache = workload.images(run, SEEDS)
-    assert "batches of 1 from here on" in capsys.readouterr().err
+    assert "going on with batches of 1" in capsys.readouterr().err
     assert torch.equal(images, workload.images(run, SEEDS, batch_size=1)[0])
     assert len(cache.generations) == len(SEEDS)  # none of the batch that did not fit
     with pytest.raises(DeepCacheError, match="not enough memory for 3 samples together; take --batch-size auto"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 TAIL = 0.025  # left out at either end
-_RESAMPLES = 2000
+_RESAMPLES, _BEYOND = 2000, 20  # at least, and at least so many beyond either end
 
 Statistic = Callable[..., NDArray[np.float64]]  # over an axis
 
@@ -23,6 +24,7 @@ def bootstrap(statistic: Statistic, values: NDArray[np.float64], tail: float = T
 
     References: An Introduction to the Bootstrap (Efron and Tibshirani, 1993), chapter 13
     """
-    drawn = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    count = max(_RESAMPLES, ceil(_BEYOND / tail))
+    drawn = np.random.default_rng(0).integers(len(values), size=(count, len(values)))
     low, high = np.quantile(statistic(values[drawn], axis=1), [tail, 1 - tail])
     return float(low), float(high)

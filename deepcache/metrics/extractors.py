@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepcache.errors import DeepCacheError
 from deepcache.models.embedded import EXTRACTOR, load_extractor
-from deepcache.models.mini_features import MiniFeatures
+from deepcache.models.mini_features import SIZE, MiniFeatures
 
 _BLOCK = 2_000
 
@@ -73,7 +73,7 @@ class MiniExtractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
         size = tuple(images.shape[2:])
-        if size != (32, 32):
+        if size != SIZE:
             raise DeepCacheError(
                 f"expected images of 32 x 32 for {self.name}, got {size}; larger ones are for Inception"
             )

@@ -14,12 +14,11 @@ from torch.nn.functional import normalize
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.images import checked
 from deepcache.models import load_extractor
-from deepcache.models.mini_features import MiniFeatures
+from deepcache.models.mini_features import SIZE, MiniFeatures
 
 MINI = "mini-features perceptual"
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # what lpips calls a backbone: what torchvision does
 _BATCH = 32  # pairs compared at once
-_SIZE = (32, 32)  # of the images that mini-features was trained on
 
 
 class Perceptual(Protocol):
@@ -72,7 +71,7 @@ class MiniPerceptual:
 
     @torch.no_grad()
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        if first.shape[-2:] != _SIZE:
+        if first.shape[-2:] != SIZE:
             raise DeepCacheError(
                 f"expected images of 32 x 32 for {self.name}, got shape {tuple(first.shape)}; larger ones are for "
                 "LPIPS: give load_perceptual the file of torchvision's AlexNet weights"

@@ -19,4 +19,5 @@ def described(name: str) -> str:
         from deepcache.models.single_file import configuration  # slow, and hardly ever needed
 
         return configuration(path)
-    return str(repository(name)) if is_hub_id(name) and not path.exists() else name
+    is_file = path.suffix in (".json", *SUFFIXES)  # or a name for one that is not there
+    return str(repository(name)) if is_hub_id(name) and not path.exists() and not is_file else name

@@ -9,6 +9,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+SIZE = (32, 32)  # of the images that it was trained on
+
 
 class Extracted(NamedTuple):
     """Features of B images: `pooled` (B, D), `spatial` (B, S), logits of `garment`, `colour`, `background`."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from deepcache import __version__
+from deepcache.parts import pixels_a_side
 from deepcache.plan import CachePlan
 from deepcache.sampling.manifest import SHARD_SIZE, Manifest
 from deepcache.sampling.settings import Settings
@@ -72,9 +73,8 @@ def image_size_of(pipe: Any) -> list[int]:
     """Height and width of what the pipeline samples if it is not told otherwise."""
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-    factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
-    return [height * factor, width * factor]
+    side = pixels_a_side(pipe)
+    return [height * side, width * side]
 
 
 def _versions(device: torch.device) -> dict[str, str]:

@@ -38,7 +38,7 @@ def halved(count: int, *, is_halved: bool, say: Callable[[str], None] = say) -> 
             + ("take fp16 or another device" if count == 1 else f"take --batch-size auto, or less than {count}")
         )
     torch.cuda.empty_cache()
-    say(f"not enough memory for {count} samples together; batches of {count // 2} from here on")
+    say(f"not enough memory for {count} samples together; going on with batches of {count // 2}")
     return count // 2
 
 

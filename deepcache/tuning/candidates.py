@@ -145,11 +145,16 @@ def space_of(
     there = tuple(branch for branch in branches if 0 <= branch < len(costs.branches))
     if not there:
         raise DeepCacheError(f"expected branches out of 0..{len(costs.branches) - 1}, got {list(branches)}")
-    kinds = [type(scheduler(solver, pipe.scheduler.config)) for solver in solvers or ()]
-    first = () if type(pipe.scheduler) in kinds else (own,)  # named, it would be tried twice
+    named = [scheduler(solver, pipe.scheduler.config) for solver in solvers or ()]
+    first = () if any(_is_same(pipe.scheduler, other) for other in named) else (own,)  # which would be tried twice
     ways = (*first, *_ways(pipe.scheduler.config, num_steps, solvers or ()))
     shallow = tuple(branch.macs for branch in costs.branches)
     return Space(costs.full, shallow, own, ways, there, tuple(orders))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two schedulers of a class are configured alike."""
+    return type(one) is type(other) and dict(one.config) == dict(other.config)
 
 
 _SHARES_OF_STEPS = (1.0, 0.7, 0.5, 0.4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from deepcache.metrics import perceptual as perceptual_metric
 from deepcache.metrics.bootstrap import TAIL
 from deepcache.metrics.clip_score import Clip, load_clip
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
-from deepcache.parts import pixels_a_side
+from deepcache.models.mini_features import SIZE
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, conditions_of
+from deepcache.sampling.identity import image_size_of
 from deepcache.search.calibration import Calibration, calibrate
 from deepcache.tuning.budget import MEASURES, SPEEDUP, Budget, budget_of, estimate
 from deepcache.tuning.candidates import Candidate, Space, Way, space_of
@@ -34,7 +36,6 @@ _SHARES = (0.75, 0.6, 0.5, 0.4, 0.32, 0.25, 0.2)  # of the uncached MACs, which 
 _AROUND = (1.25, 1.0, 0.8, 0.6)  # the same, of the share that a speedup leaves
 _CALIBRATED = 8  # of the search's seeds
 _CHECKED = 3  # of the best at a speedup
-SIDE = 32  # pixels of the images that the mini extractors know
 _CONVERGED = ("ddim", 250)  # stands for the solution, which it is nearer to than any solver of few steps
 
 
@@ -252,8 +253,8 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
         return _SHARES
     if budget.limit > space.best_speedup:
         raise DeepCacheError(
-            f"no plan reaches a speedup of {budget.limit:g}; the nearest is {space.best_speedup:.2f}, at branch "
-            f"{min(space.branches)} with as few full steps as order {min(space.orders)} takes; ask for less, or take "
+            f"no plan reaches a speedup of {budget.limit:g}; the nearest is {floor(100 * space.best_speedup) / 100}, at "
+            f"branch {min(space.branches)} with as few full steps as order {min(space.orders)} takes; ask for less, or take "
             "fewer steps"
         )
     return tuple(min(1.0, around / budget.limit) for around in _AROUND)
@@ -277,10 +278,11 @@ def _clip(pipe: Any, given: Clip | None) -> Clip:
 
 def _require_knows(name: str, mini: str, pipe: Any, instead: str) -> None:
     """Refuse a mini extractor for images that it was not trained on, before anything is sampled."""
-    side = unet_of(pipe)[1].config.sample_size * pixels_a_side(pipe)
-    if name == mini and side != SIDE:
+    height, width = image_size_of(pipe)
+    if name == mini and (height, width) != SIZE:
         raise DeepCacheError(
-            f"expected images of {SIDE} pixels a side for {name}, this pipeline makes {side}; pass {instead}"
+            f"expected images of {SIZE[0]} x {SIZE[1]} for {name}, this pipeline makes {height} x {width}; "
+            f"pass {instead}"
         )
 
 
