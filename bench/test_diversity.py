@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import thresholds
+from laws import is_judged
 from loading import load_distance
 from measure import describe
 from workload import Run, Workload
@@ -71,6 +72,6 @@ def test_diversity(
         },
         metrics=metrics,
     )
-    if interval == 3 and prompted.protocol.num_steps >= thresholds.ENOUGH_STEPS:
+    if interval == 3 and is_judged(prompted):
         ratio = metrics["pairwise_perceptual"] / measured(uncached, prompt)["pairwise_perceptual"]
         assert 1 / thresholds.DIVERSITY_CHANGES_BY <= ratio <= thresholds.DIVERSITY_CHANGES_BY

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import thresholds
+from laws import is_judged
 from matplotlib.figure import Figure
 from measure import describe
 from pictures import heatmaps
@@ -43,7 +44,7 @@ def test_figure2(record: Callable[..., None], workload: Callable[..., Workload],
             },
             pictures=_pictures(found.model, shown, matrices, names, low) if name == names[0] else [],
         )
-    if found.protocol.num_steps >= thresholds.ENOUGH_STEPS:
+    if is_judged(found):
         assert all(_adjacent(matrix) >= thresholds.ADJACENT_FEATURES_ALIKE for matrix in matrices)
         assert all(_adjacent(matrix) > matrix.mean() for matrix in matrices)
 

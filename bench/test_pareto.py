@@ -12,6 +12,7 @@ import numpy as np
 import pareto
 import pytest
 import thresholds
+from laws import is_judged
 from measure import describe
 from workload import Workload
 
@@ -44,7 +45,7 @@ def test_pareto(
             metrics=point.metrics,
             per_seed=point.per_seed,
         )
-    if num_steps == 50 and len(panel.seeds) >= pareto.SCORING and panel.uncached.num_steps >= thresholds.ENOUGH_STEPS:
+    if num_steps == 50 and is_judged(model):
         gain = aims.gain(panel.points, 2, np.median)
         assert gain is not None
         assert gain.value >= thresholds.PARETO_GAIN_AT_INTERVAL_2_DB

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import thresholds
 import torch
+from laws import is_judged
 from measure import Measure, describe, errors
 from pictures import grid
 from workload import SOLVERS, Samples, Workload
@@ -53,11 +54,7 @@ def test_prediction(
         settings={"curve": f"{solver}, order {order}", "interval": interval},
     )
 
-    enough = (
-        class_conditional.protocol.num_steps >= thresholds.ENOUGH_STEPS
-        and len(seeds) >= thresholds.ENOUGH_SEEDS_FOR_A_MEDIAN
-    )
-    if order > 0 and interval in thresholds.PREDICTION_INTERVALS and enough:
+    if order > 0 and interval in thresholds.PREDICTION_INTERVALS and is_judged(class_conditional):
         before = measure.change(
             class_conditional.samples(class_conditional.every(interval, branch, **own), seeds, "reuse"), found.uncached
         )

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import pytest
 import thresholds
+from laws import is_judged, skip_unless_judged
 from measure import Measure
 from workload import Run, Workload
 
@@ -97,18 +98,17 @@ def test_table1(
         settings={"curve": f"order {row.order}" if row.kind == "uniform" else row.kind, "interval": row.interval},
     )
 
-    enough = uncached.num_steps >= thresholds.ENOUGH_STEPS and len(seeds) >= thresholds.ENOUGH_SAMPLES
-    shown = enough and found.samples is not None
-    if run.plan is not None and found.timing is not None and enough and thresholds.macs_rule_time(class_conditional):
+    judged = is_judged(class_conditional)
+    if run.plan is not None and found.timing is not None and judged and thresholds.macs_rule_time(class_conditional):
         assert found.timing.speedup >= thresholds.SPEEDUP_OF_MACS_RATIO * cost.ratio(run.plan)
     if run.plan is not None and branch == 0 and class_conditional.is_mini:
         full, shallow = thresholds.MINI_LDM_FULL_MACS, thresholds.MINI_LDM_SHALLOW_MACS
         share = Fraction(run.plan.num_full, run.plan.num_steps)
         assert found.metrics["macs"] == round(shallow + (full - shallow) * share)
-    if row.kind == "uncached" and shown and class_conditional.is_mini:
+    if row.kind == "uncached" and judged:
         asked = labels_of(seeds, found.samples.features.probabilities.shape[1])
         assert as_asked(found.samples.features, asked) >= thresholds.samples_as_asked(len(seeds))
-    if row == Row("uniform", 2) and shown:
+    if row == Row("uniform", 2) and judged:
         assert found.metrics["psnr_median_db"] >= thresholds.SAME_IMAGE_DB
 
 
@@ -117,8 +117,7 @@ def test_table1_fidelity_falls_with_the_interval(
     class_conditional: Workload, branch: int, scheduler: str, first_seed: int
 ) -> None:
     seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached(scheduler=scheduler)
-    if uncached.num_steps < thresholds.ENOUGH_STEPS or len(seeds) < thresholds.ENOUGH_SAMPLES:
-        pytest.skip("needs enough steps and samples (bench/thresholds.py)")
+    skip_unless_judged(class_conditional)
     base = class_conditional.samples(uncached, seeds)
     rows = [class_conditional.samples(row.run(class_conditional, uncached, branch), seeds, str(row)) for row in UNIFORM]
     for nearer, farther in pairwise(Measure.change(samples, base) for samples in rows):

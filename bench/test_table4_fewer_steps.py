@@ -49,8 +49,6 @@ def test_fewer_steps(measure: Measure, class_conditional: Workload, solver: str,
     total = class_conditional.cost.mean(cached.plan, class_conditional.convention) * cached.plan.num_steps
     if method.startswith("fewer"):
         assert abs(cost - total) <= step / 2  # rounded to a whole step
-    if method.startswith("as many"):
-        assert cost <= total  # it saves the shallow steps
 
 
 @pytest.mark.parametrize("interval", thresholds.PREDICTION_BEATS_FEWER_STEPS, ids="N={}".format)

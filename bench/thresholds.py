@@ -1,4 +1,4 @@
-"""What must hold for a bench to pass: every threshold, each with its reason."""
+"""What must hold for a bench to pass: every threshold, each with its reason; `laws.is_judged` says for whom."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ if TYPE_CHECKING:
     from workload import Workload
 
 
+MOST_THREADS = 8
+
+
 def macs_rule_time(workload: Workload) -> bool:
     """Whether a speedup can be held against MACs: arithmetic rules the time of an embedded model on a CPU.
 
-    On a GPU kernel launches and memory do, and by how much is the device's own.
+    On a GPU kernel launches and memory do, and by how much is the device's own; of small models with many threads too.
     """
-    return workload.is_mini and workload.device_name == "cpu"
+    import torch
+
+    return workload.is_mini and workload.device_name == "cpu" and torch.get_num_threads() <= MOST_THREADS
 
 
 # A shallow step runs the same kernels as a full one, on its outermost stages. 0.85 of the MACs ratio leaves room
@@ -35,12 +40,6 @@ def speedup_in_pixels(macs_ratio: float) -> float:
 # the model was made; `python -m deepcache macs --model mini-ldm --json`). A plan's mean is exact arithmetic on them.
 MINI_LDM_FULL_MACS = 69_158_096
 MINI_LDM_SHALLOW_MACS = 8_045_376
-
-# Thresholds are for the protocols' own sizes (deepcache/sampling/protocols.py): the fewest steps are mini-ldm's and
-# mini-sd's 50; mini-ldm, whose FID drift is compared row by row, has 150 samples. Whoever asks for fewer, as the smoke
-# run does, gets records and no verdict: with four steps N = 5 caches from one full step alone.
-ENOUGH_STEPS = 50
-ENOUGH_SAMPLES = 150
 
 
 def samples_as_asked(num_samples: int) -> float:
@@ -125,6 +124,3 @@ DIVERSITY_CHANGES_BY = 1.33
 # Of a full step's time a shallow one takes its share of the MACs, and what does not shrink with them: the outermost
 # stages hold few MACs for their many pixels, and calls have a price of their own.
 SHALLOW_STEP_TAKES_BEYOND_ITS_MACS = 0.15
-
-# The fewest samples of a protocol (mini-ddpm's and mini-sd's): thresholds on the median seed are for these, as above.
-ENOUGH_SEEDS_FOR_A_MEDIAN = 40

@@ -151,7 +151,7 @@ class Workload:
     def fewer(self, uncached: Run, cached: Run) -> Run:
         """No cache, but as many steps fewer that the MACs are those of `cached`, rounded to a whole step."""
         assert isinstance(cached.plan, CachePlan)
-        share = self.cost.mean(cached.plan) / self.cost.full()
+        share = self.cost.mean(cached.plan, self.convention) / self.cost.full(self.convention)
         return replace(uncached, num_steps=min(uncached.num_steps - 1, max(1, round(uncached.num_steps * share))))
 
     def num_calls(self, run: Run) -> int:

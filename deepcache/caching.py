@@ -174,9 +174,10 @@ class Cache:
         is_same = fingerprint == stream.fingerprint
         is_full = not stream.nodes or not is_same or run.is_full()
         if is_full:
+            before = stream.nodes[: self.plan.order] if is_same else ()
+            stream.clear()  # what is not needed any longer goes before the step takes its memory
             output, feature = self._kernel.full(*args, **kwargs)
             constant = tuple(part.detach() if part.requires_grad else part for part in feature)
-            before = stream.nodes[: self.plan.order] if is_same else ()
             stream.keep((Node(run.step, coordinate(timestep), constant), *before), fingerprint)
             if fingerprint not in self._examples:
                 self._examples[fingerprint] = one_sample(args, kwargs)

@@ -254,8 +254,8 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
     if budget.limit > space.best_speedup:
         nearest, branch, order = floor(100 * space.best_speedup) / 100, min(space.branches), min(space.orders)
         raise DeepCacheError(
-            f"no plan reaches a speedup of {budget.limit:g}; the nearest is {nearest}, at branch {branch} with as few full "
-            f"steps as order {order} takes; ask for less, or take fewer steps"
+            f"no plan reaches a speedup of {budget.limit:g}; the nearest is {nearest}, at branch {branch} with as few "
+            f"full steps as order {order} takes; ask for less, or take fewer steps"
         )
     return tuple(min(1.0, around / budget.limit) for around in _AROUND)
 

@@ -1,0 +1,78 @@
+"""What Pareto panels are held to, on made-up points whose answer is plain arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from aims import FEWER, PREDICTED, Point, chosen, gain, lead, least_lead, prediction, psnr_of_mean, reuse
+from equal_cost import at_any_cost, at_equal_cost, nearer, panels
+from recommend import main as recommend
+
+from deepcache import load_plan
+from deepcache.results.record import Record
+
+
+def point(curve: str, share: float, *, chosen_by: float, scored: list[float], name: str | None = None) -> Point:
+    metrics = {"psnr_median_db": float(np.median(scored)), "psnr_db": float(psnr_of_mean(np.array(scored), axis=0))}
+    return Point(curve, name or curve, share, metrics, {"psnr_db": scored}, {"psnr_db": chosen_by})
+
+
+REUSE = point("order 0", 0.5, chosen_by=30, scored=[30.0, 32.0, 34.0], name="order 0, N=3")
+LUCKY = point("order 1", 0.5, chosen_by=35, scored=[60.0, 60.0, 60.0], name="order 1, N=3")
+STEADY = point("order 2", 0.5, chosen_by=40, scored=[40.0, 42.0, 44.0], name="order 2, N=3")
+DEAR = point("tuned", 0.51, chosen_by=70, scored=[70.0, 70.0, 70.0])
+STEPS = point("fewer steps", 0.505, chosen_by=38, scored=[37.0, 38.0, 39.0], name="25 steps")
+POINTS = [REUSE, LUCKY, STEADY, DEAR, STEPS]
+
+
+def test_the_choosing_seeds_choose_and_the_others_score() -> None:
+    assert prediction(POINTS, 3) is STEADY
+    found = gain(POINTS, 3, np.median)
+    assert found == (10.0, 10.0, 10.0)  # paired: each seed gains the same
+    assert reuse(POINTS, 3) is REUSE
+    assert reuse(POINTS, 5) is None
+
+
+def test_nothing_may_cost_more_but_fewer_steps_by_a_part_of_one() -> None:
+    assert chosen(POINTS, PREDICTED, 0.51) is DEAR
+    assert chosen(POINTS, PREDICTED, 0.49) is None
+    assert chosen(POINTS, (FEWER,), 0.5) is STEPS
+    assert chosen(POINTS, (FEWER,), 0.49) is None
+
+
+def test_the_lead_is_over_the_fewer_steps_that_are_chosen() -> None:
+    assert lead(POINTS, 0.5) == 42.0 - 38.0
+    assert lead([STEADY], 0.5) == math.inf
+    assert lead([STEPS], 0.5) == -math.inf
+    assert lead([], 0.5) is None
+    assert least_lead(POINTS, "psnr_db") == 4.0
+    assert least_lead([STEPS, DEAR], "psnr_db") is None  # at 0.5 there are fewer steps and no prediction
+
+
+def test_the_mean_is_of_squared_errors() -> None:
+    """Exact: the mean of errors of 20 and 40 dB."""
+    assert psnr_of_mean(np.array([20.0, 40.0]), axis=0) == pytest.approx(-10 * math.log10((0.01 + 0.0001) / 2))
+
+
+def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
+    lines = []
+    for one in POINTS:
+        settings = {"model": "mini-sd", "panel": "plms 50", "curve": one.curve, "branch": 1, "order": 2}
+        settings |= {"choosing_psnr_db": one.choosing["psnr_db"], "full_steps": "0 2"}
+        metrics = {"share": one.share, "num_full": 2, "num_shallow": 2, **one.metrics}
+        lines.append(Record("pareto", f"mini-sd, plms 50, {one.name}", settings, metrics, {}, "passed", one.per_seed))
+    monkeypatch.setattr("equal_cost.read", lambda _: lines)
+    monkeypatch.setattr("recommend.PLANS", tmp_path)
+    monkeypatch.setattr("recommend.place", lambda *name: tmp_path / "-".join(map(str, name)))
+    (points,) = panels(tmp_path).values()
+    row = at_equal_cost(("mini-sd", "plms 50"), points, 3)
+    shown = {"fewer steps": "38.0", "reuse": "32.0", "order 1": "60.0", "order 2": "42.0", "chosen": "42.0"}
+    assert shown.items() <= row.items()
+    assert row["what it is"] == "order 2, N=3"
+    assert nearer([points], 3) == (1, 1)
+    assert [each["50%"] for each in at_any_cost([points])] == [1, 0, 0, 1]
+    recommend(tmp_path)
+    plan = load_plan(tmp_path / "mini-sd-plms-50")
+    assert (plan.num_steps, plan.full_steps, plan.branch, plan.order) == (4, (0, 2), 1, 2)
