@@ -65,6 +65,7 @@ READERS = (  # pipelines that read, on every step, what happens inside the deep 
     "StableDiffusionPix2PixZeroPipeline",
     "StableDiffusionSAGPipeline",
 )
+COPIERS = ("ScoreSdeVePipeline",)  # that call the U-Net more than once a step, with copies of the timestep
 
 
 def unet_of(owner: Any) -> tuple[Any, Any]:
@@ -74,16 +75,21 @@ def unet_of(owner: Any) -> tuple[Any, Any]:
 
 
 def require_pipeline(owner: Any) -> None:
-    """Refuse a pipeline that needs the attention of the deep blocks on every step.
+    """Refuse a pipeline that needs the attention of the deep blocks on every step, or whose steps cannot be told.
 
     Raises:
-        UnsupportedUNetError: one of the `READERS`.
+        UnsupportedUNetError: one of the `READERS` or `COPIERS`.
     """
     for kind in type(owner).__mro__:
         if kind.__name__ in READERS:
             raise UnsupportedUNetError(
                 f"{kind.__name__} reads the attention of deep blocks on every step, which shallow steps do not run; "
                 "run it outside deepcache.cached"
+            )
+        if kind.__name__ in COPIERS:
+            raise UnsupportedUNetError(
+                f"{kind.__name__} calls its U-Net more than once a step with copies of the timestep, so that a step "
+                "cannot be told; run it outside deepcache.cached"
             )
 
 

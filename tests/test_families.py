@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import diffusers
 import pytest
 import torch
@@ -103,3 +105,11 @@ def _assert_refused(model: nn.Module, reason: str, known: tuple[type[nn.Module],
     with pytest.raises(UnsupportedUNetError), cached(model, interval=2):
         raise AssertionError("a block on a U-Net that cannot be cut was entered")
     assert "forward" not in vars(model)
+
+
+def test_a_pipeline_whose_steps_cannot_be_told_is_refused() -> None:
+    """diffusers' own is deprecated; its name is what tells it."""
+    pipe = type("ScoreSdeVePipeline", (SimpleNamespace,), {})(unet=unet("ddpm"), scheduler=None)
+    with pytest.raises(UnsupportedUNetError, match="more than once a step with copies"), cached(pipe, interval=2):
+        pass
+    assert "forward" not in vars(pipe.unet)
