@@ -212,4 +212,4 @@ def _environment(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def _joined(values: Iterable[Scalar]) -> str:
-    return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or tables.DASH
+    return ", ".join(dict.fromkeys(str(value) for value in values if value not in (None, "none"))) or tables.DASH
