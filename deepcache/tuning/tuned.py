@@ -111,7 +111,7 @@ class Tuned:
         return (
             f"against {self.target}; in brackets where the {MEASURES[measure].title} of all seeds lies\n"
             f"(95%, bootstrap); the chosen plan's (>) is from seeds {self.check_seeds[0]}..{self.check_seeds[-1]}, "
-            "which the search had not seen, and wider by the number of plans that were checked"
+            "which the search\nhad not seen, and the wider the more plans were checked"
         )
 
 
