@@ -145,6 +145,17 @@ def test_a_mistake_is_told_before_anything_runs(pipe, changes, told):
         tuned(pipe, **changes)
 
 
+@pytest.mark.parametrize("name", ["ddim", "plms", "dpm-solver++"])
+def test_the_pipelines_own_solver_is_tried_once(pipe, monkeypatch, name):
+    """Named, it takes the place of the pipeline's own; another one of its class does not."""
+    monkeypatch.setattr(pipe, "scheduler", scheduler(name, pipe.scheduler.config))
+    options = {"branches": [0], "orders": [1]}
+    named = space_of(pipe, 40, solvers=[name], **options).ways  # enough for PNDM, at the fewest that are tried
+    assert None not in [way.scheduler for way in named]
+    other = "pndm" if name == "plms" else "heun"
+    assert None in [way.scheduler for way in space_of(pipe, 40, solvers=[other], **options).ways]
+
+
 def test_costs_are_those_of_the_cost_model(pipe):
     space = space_of(pipe, STEPS, branches=[0, 2], orders=[0, 1, 2], solvers=None)
     cost = architecture("mini-ldm").cost()
