@@ -15,7 +15,7 @@ from workload import Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
-from deepcache.metrics.clip_score import PAPER, Clip, load_clip
+from deepcache.metrics.clip_score import PAPER, Clip, load_clip, load_named_clip
 from deepcache.metrics.extractors import Extractor, MiniExtractor, batches
 from deepcache.metrics.inception import load_inception
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
@@ -78,7 +78,7 @@ def _inception(device: str) -> Extractor:
 @cache
 def _paper_clip(device: str) -> Clip:
     """One for all models."""
-    return load_clip(PAPER[0], pretrained=PAPER[1], checkpoint=requirements.clip().located(), device=device)
+    return load_named_clip(PAPER[0], requirements.clip().located(), device)
 
 
 def load_distance(config: Any) -> Perceptual:

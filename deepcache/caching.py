@@ -226,8 +226,9 @@ class Cache:
 
     def _warn_of_copies(self, timesteps: Tensor | None) -> bool:
         """Of a bare U-Net, three generations of one call each: views of copies, each in a memory of its own."""
-        last = [facts.num_steps for facts in tuple(self._facts)[-3:]]
-        if timesteps is not None or last != [1, 1, 1] or getattr(self.plan, "interval", None) == 1:
+        if timesteps is not None or getattr(self.plan, "interval", None) == 1:
+            return False
+        if [facts.num_steps for facts in tuple(self._facts)[-3:]] != [1, 1, 1]:
             return False
         warnings.warn(
             "three generations in a row had one step, of which nothing is cached; if they are one: pass elements of "

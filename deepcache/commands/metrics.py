@@ -108,12 +108,11 @@ def _measured(extractor: Extractor, images: Images, options: Namespace, name: st
 
 
 def _clip_score(images: Images, options: Namespace) -> float:
-    from deepcache.metrics.clip_score import PAPER, clip_scores, load_clip
+    from deepcache.metrics.clip_score import clip_scores, load_named_clip
     from deepcache.sampling.prompt_files import prompts_in
     from deepcache.sampling.stored import StoredImages
 
-    pretrained = PAPER[1] if options.clip == PAPER[0] else None
-    clip = load_clip(options.clip, pretrained=pretrained, checkpoint=options.clip_weights, device=options.device)
+    clip = load_named_clip(options.clip, options.clip_weights, options.device)
     lines = prompts_in(options.prompts)
     seeds = images.seeds if isinstance(images, StoredImages) else range(len(images))
     prompts = [lines[seed % len(lines)] for seed in seeds]

@@ -107,12 +107,11 @@ def _distance(options: Namespace) -> Perceptual:
 
 
 def _clip(options: Namespace) -> Clip:
-    from deepcache.metrics.clip_score import MINI, PAPER, load_clip
+    from deepcache.metrics.clip_score import MINI, PAPER, load_named_clip
     from deepcache.models import EMBEDDED
 
     name = options.clip or (MINI if options.model in EMBEDDED else PAPER[0])
-    pretrained = PAPER[1] if name == PAPER[0] else None
-    return load_clip(name, pretrained=pretrained, checkpoint=options.clip_weights, device=options.device)
+    return load_named_clip(name, options.clip_weights, options.device)
 
 
 def _command(options: Namespace, settings: Settings, found: Tuned) -> str:

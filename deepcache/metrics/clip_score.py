@@ -126,6 +126,15 @@ def load_clip(
     return found
 
 
+def load_named_clip(name: str, checkpoint: Path | None, device: str | torch.device) -> Clip:
+    """`load_clip` of a name alone: the paper's architecture has the paper's weights.
+
+    Raises:
+        DeepCacheError: as `load_clip`.
+    """
+    return load_clip(name, pretrained=PAPER[1] if name == PAPER[0] else None, checkpoint=checkpoint, device=device)
+
+
 def _from_folder(open_clip: Any, folder: Path) -> Clip:
     for file in (_CONFIG, _WEIGHTS):
         if not (folder / file).is_file():
