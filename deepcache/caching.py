@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from deepcache.compiling import Compile, compiler, compiler_of, steps
 from deepcache.errors import DeepCacheError, DeepCacheWarning
-from deepcache.example import one_line
 from deepcache.explain import explain, warn_if_it_cannot_pay
 from deepcache.explanation import Explanation
-from deepcache.families import require_pipeline, unet_of
+from deepcache.families import num_calls, require_pipeline, skips_timesteps, unet_of
 from deepcache.forward import require_inputs
-from deepcache.generation import Facts, Fingerprint, Generation, Run, Stream
+from deepcache.generation import Facts, Fingerprint, Generation, Run, Spent, Stream
 from deepcache.installing import install, uninstall
-from deepcache.macs import Cost, cost, one_sample
-from deepcache.plan import CachePlan, Interval
+from deepcache.macs import one_sample, structure_of
+from deepcache.plan import CachePlan, Interval, require_whole
 from deepcache.predict import Node, coordinate
 from deepcache.steps import Steps
-from deepcache.timeline import Place, lifetime, num_after, num_left, place
+from deepcache.timeline import Place, lifetime, matched, num_after, num_left, place, stride_of, values
 from deepcache.views import Cut
 
 _REMEMBERED = 1000  # generations
@@ -40,8 +41,9 @@ def cached(
     branch: int | None = None,
     order: int | None = None,
     last_step_full: bool = False,
+    num_steps: int | None = None,
+    calls_per_step: int | None = None,
     compile: Compile = None,  # noqa: A002 (torch's word)
-    cuda_graphs: bool = False,
 ) -> Iterator[Cache]:
     """Cache a U-Net's deep feature inside a `with` block, and restore the U-Net after it.
 
@@ -49,13 +51,21 @@ def cached(
             image = pipe("a red sneaker").images[0]
         cache.generations[-1].full_steps
 
-    A generation begins when a pipeline passes the first element of new timesteps; whichever pipeline, scheduler or
-    thread uses the U-Net. Where timesteps are numbers or copies instead, it begins when the scheduler's are set again
-    and, of a bare U-Net, on entry and on `cache.reset()`; use a block a thread there. A loop of your own that stops
-    after its first step and begins again on the same timesteps must call `cache.reset()` before, since the same
-    timestep again means another call of the same step; and where a step makes several calls, they come in the same
-    order on every step. Blocks may be nested: the innermost of a thread counts. A thread that has entered none takes
-    the one that is open, as a block's workers do; so a thread that shall sample uncached needs a U-Net of its own.
+    Which step of which generation a U-Net call is follows from the timestep that the call is given:
+
+    - An element of a tensor of timesteps, as every diffusers pipeline passes it, tells both by its place in memory,
+      whichever pipeline, scheduler or thread uses the U-Net.
+    - A number or a copy whose value is one of the pipeline's timesteps stands for that element.
+    - Other numbers and copies have to be told. Say `num_steps`: after so many steps a new generation begins. On a bare
+      U-Net, numbers that only go down, or only up, are one generation from the block's beginning, or from
+      `cache.reset()`, on.
+
+    A call that fits none of these is refused with a `DeepCacheError`. A one-element tensor that is a view of its own
+    memory is a generation of one step: full, so never wrong.
+
+    Blocks may be nested: the innermost that a thread, or a task of asyncio, is in counts. A thread or task that is in
+    none takes the one that is open, as a block's workers do; so a thread that shall sample uncached needs a U-Net of
+    its own. Coroutines that are driven by hand share one context: give each a task, or all of them one block.
 
     Gradients flow through the stages that a step runs; a kept feature is a constant to them.
 
@@ -67,18 +77,19 @@ def cached(
         order: with `interval`: 0 reuses the last feature, as in the paper; 1, taken if not given, and 2 predict it from
             the last two and three.
         last_step_full: with `interval`: the last step is full, too; where its number is known before.
+        num_steps: how many steps a generation makes, at least 1. Needed where timesteps are numbers or copies that
+            `deepcache` cannot follow, or where a pipeline calls its U-Net at some of its timesteps only.
+        calls_per_step: how many U-Net calls every step makes, at least 1. If not given, a pipeline's step makes as many
+            calls as come with one timestep, and a bare U-Net's step makes one.
         compile: None, a mode of `torch.compile`, or a dict of its arguments: the full and the shallow step become two
             static graphs. A U-Net that is compiled already is so in the way that it was.
-        cuda_graphs: capture each step, eager or compiled, once for each shape of its inputs, and replay it: what it
-            then takes of the host is one launch. For U-Nets on such a device; memory in `Cache.graph_bytes`. Weights
-            that are moved, and LoRA that is loaded, are seen; another scale of an adapter or FreeU is not: set these
-            before. Where gradients are recorded, the steps run without graphs.
 
     Yields:
         The `Cache`, which tells what each generation did.
 
     Raises:
-        DeepCacheError: an argument out of range, or a U-Net whose `forward` another package has replaced.
+        DeepCacheError: an argument out of range, or a U-Net whose `forward` another package has replaced; within the
+            block, a call whose generation or step cannot be told.
         UnsupportedUNetError: a pipeline, U-Net or input of it that cannot be cached; before anything runs.
 
     References:
@@ -96,9 +107,10 @@ def cached(
         raise DeepCacheError(f"expected plan to be a CachePlan, got {plan!r}; a number of steps goes to interval=")
     given = {name: value for name, value in extras.items() if value is not None}
     chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]
+    told = Told(num_steps, calls_per_step)
+    told.require_fit(chosen)
     cut = Cut.of(unet, chosen.branch)
-    how = compiler(compile, cuda_graphs=cuda_graphs) or compiler_of(outer)
-    cache = Cache(unet, pipe_or_unet, chosen, steps(unet, cut, how, cuda_graphs=cuda_graphs))
+    cache = Cache(unet, pipe_or_unet, chosen, told, steps(unet, cut, compiler(compile) or compiler_of(outer)))
     installed = install(unet, outer, cache)
     try:
         yield cache
@@ -107,31 +119,46 @@ def cached(
         cache.release()
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the user says of a generation's calls; the attributes are those of `cached`."""
+
+    num_steps: int | None = None
+    calls_per_step: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                object.__setattr__(self, name, require_whole(name, value, at_least=1))
+
+    def require_fit(self, plan: CachePlan | Interval) -> None:
+        """Refuse a number of steps that is not the plan's."""
+        if isinstance(plan, CachePlan) and self.num_steps not in (None, plan.num_steps):
+            raise DeepCacheError(
+                f"the plan is for {plan.num_steps} steps, and num_steps is {self.num_steps}; make the plan for "
+                f"{self.num_steps} steps, or leave num_steps out"
+            )
+
+
 class Cache:
-    """Answers a U-Net's calls and owns the state of their generations, for each thread its own.
+    """Answers a U-Net's calls and owns the state of their generations, for each thread and task of asyncio its own.
 
     Attributes:
         plan: the `CachePlan`, or of an interval the rule that makes one of any length.
     """
 
-    def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, kernel: Steps) -> None:
+    def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, told: Told, kernel: Steps) -> None:
         self.plan = plan
-        self._unet, self._owner, self._kernel = unet, owner, kernel
+        self._unet, self._owner, self._told, self._kernel = unet, owner, told, kernel
         self._local = threading.local()
         self._facts: deque[Facts] = deque(maxlen=_REMEMBERED)
         self._examples: dict[Fingerprint, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        self._costs: dict[Fingerprint, Cost] = {}
         self._warned = False
 
     @property
     def generations(self) -> tuple[Generation, ...]:
         """The last generations since the block was entered, at most 1000, in the order in which they began."""
         return tuple(self._describe(facts) for facts in tuple(self._facts) if facts.calls)
-
-    @property
-    def graph_bytes(self) -> int:
-        """Memory of the device that `cuda_graphs` holds within the block: buffers, and what their kernels need."""
-        return self._kernel.num_bytes
 
     def explain(self, num_steps: int | None = None) -> Explanation:
         """What the plan costs on this pipeline and the bound on its speedup; `print` it.
@@ -141,22 +168,22 @@ class Cache:
 
         Raises:
             DeepCacheError: no number of steps: an interval on a bare U-Net.
-            UnsupportedUNetError: a U-Net whose inputs its configuration does not tell; generate once before.
+            UnsupportedUNetError: a U-Net whose inputs its configuration does not tell (generate once before), or that
+                does not run without data, as where it is quantised.
         """
         call = next(reversed(self._examples.values()), None)
         return explain(self._owner, self.plan, num_steps, call=call)
 
     def reset(self) -> None:
-        """Drop this thread's features: its next U-Net call begins a new generation."""
+        """Drop the features of this thread or task: its next U-Net call begins a new generation."""
         self._open().clear()
 
     def release(self) -> None:
-        """Drop every thread's features, and the graphs; what the generations did stays. The block's end calls it."""
+        """Drop every thread's features; what the generations did stays. The block's end calls it."""
         self._local = threading.local()
-        self._kernel.release()
 
     def keep(self, block: object) -> None:
-        """Keep what closes the block as long as the U-Net is cached, whoever else forgets it."""
+        """Hold a reference to what closes the block, so that it is not collected while the U-Net is cached."""
         self._block = block
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -166,7 +193,9 @@ class Cache:
         try:
             return self._step(run, stream, timestep, args, kwargs)
         except BaseException:  # what it kept would belong to no step
-            self._local.open = {memory: other for memory, other in self._open().items() if other is not run}
+            opened = self._open()
+            for memory in [memory for memory, other in opened.items() if other is run]:
+                del opened[memory]
             raise
 
     def _step(self, run: Run, stream: Stream, timestep: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -187,93 +216,155 @@ class Cache:
         return output
 
     def _open(self) -> dict[int | None, Run]:
-        """This thread's generations by the memory of their timesteps; None for timesteps without a place."""
-        return vars(self._local).setdefault("open", {})  # type: ignore[no-any-return]
+        """Return the generations of this thread or task by the memory of their timesteps; None for no memory."""
+        names = vars(self._local)
+        task = _task()
+        if task is None:
+            return names.setdefault("open", {})  # type: ignore[no-any-return]
+        return names.setdefault("of_tasks", WeakKeyDictionary()).setdefault(task, {})  # type: ignore[no-any-return]
 
     def _locate(self, timestep: Any) -> tuple[Run, Stream]:
-        """The generation and the stream that this call belongs to."""
-        timesteps = getattr(getattr(self._owner, "scheduler", None), "timesteps", None)
-        found = place(timestep, timesteps)
-        memory = None if found is None else found.memory
-        run = self._open().get(memory)
-        if run is None or not run.is_continued_at(found) or (found is None and run.timesteps is not timesteps):
-            run = self._begin(timestep, found, timesteps)
+        """Return the generation and the stream that this call belongs to.
+
+        Raises:
+            DeepCacheError: neither can be told.
+        """
+        opened, schedule = self._open(), self._schedule()
+        found = place(timestep, schedule)
+        is_number = found is None or (self._told.num_steps is not None and _is_alone(timestep, found, schedule))
+        if is_number and schedule is not None:
+            known = opened.get(schedule.untyped_storage()._cdata)
+            last, is_complete = (known.offset, known.is_step_complete) if known else (None, True)
+            found = matched(timestep, schedule, last, is_complete=is_complete)
+        elif is_number:
+            found = None
+        if found is None:
+            return self._locate_counted(timestep, schedule)
+        run = opened.get(found.memory)
+        if run is None or not run.is_continued_at(found):
+            run = self._begin(timestep, found, schedule, is_number=is_number)
         return run, run.advance(found)
 
-    def _begin(self, timestep: Any, found: Place | None, timesteps: Tensor | None) -> Run:
-        memory = None if found is None else found.memory
-        still_open = {k: run for k, run in self._open().items() if k != memory and not run.is_over()}
-        scheduler = getattr(self._owner, "scheduler", None)
-        left = num_left(found, timesteps, getattr(scheduler, "begin_index", None))
-        if left is not None and getattr(self._owner, "denoising_end", None) is not None:
-            left = min(left, self._owner._num_timesteps)  # SDXL's base stops before the last timestep
-        num_steps, limit = left, left if found is None else None
-        if isinstance(self.plan, CachePlan):
-            self._require_fit(self.plan, left, timestep, found)
-            num_steps = limit = self.plan.num_steps
-        elif left is None and self.plan.last_step_full:
+    def _locate_counted(self, timestep: Any, schedule: Tensor | None) -> tuple[Run, Stream]:
+        """As `_locate`, for a number or copy that is none of the pipeline's timesteps."""
+        found, is_told = values(timestep), self._told.num_steps is not None
+        if not is_told and (schedule is not None or found is None):
+            kind = "copy on a device" if found is None else "number or copy"
+            other = "the pipeline's timesteps" if schedule is not None else "a tensor of timesteps"
             raise DeepCacheError(
-                "last_step_full with an interval needs a scheduler that tells the number of steps, and this call's "
-                "timestep is none of the pipeline's; pass a plan, such as deepcache.uniform(num_steps, interval, "
-                "last_step_full=True)"
+                f"expected the timestep of a U-Net call to be an element of {other}, got a {kind} that is none of "
+                "them, so that its generation and step cannot be told; pass the element itself, or say num_steps, and "
+                "calls_per_step where a step makes several calls, to deepcache.cached"
             )
-        self._warned = self._warned or warn_if_it_cannot_pay(self.plan, num_steps) or self._warn_of_copies(timesteps)
-        by_object, by_memory = (timesteps, None) if found is None else (None, lifetime(timestep))
-        run = still_open[memory] = Run(self.plan, num_steps, limit, by_object, by_memory)
-        self._local.open = still_open
-        self._facts.append(run.facts)
-        return run
+        run = self._open().get(None)
+        if run is None or run.timesteps is not schedule or (is_told and run.is_complete):
+            run = self._begin(timestep, None, schedule, is_number=True)
+        return run, run.count_on(found)
 
-    def _warn_of_copies(self, timesteps: Tensor | None) -> bool:
-        """Of a bare U-Net, three generations of one call each: views of copies, each in a memory of its own."""
-        if timesteps is not None or getattr(self.plan, "interval", None) == 1:
+    def _schedule(self) -> Tensor | None:
+        """Return the timesteps of the pipeline's scheduler; None of a bare U-Net."""
+        timesteps = getattr(getattr(self._owner, "scheduler", None), "timesteps", None)
+        return timesteps if isinstance(timesteps, Tensor) and timesteps.ndim == 1 else None
+
+    def _begin(self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool) -> Run:
+        """Begin a generation with this call.
+
+        Raises:
+            DeepCacheError: the plan does not fit it.
+        """
+        opened = self._open()
+        memory = None if found is None else found.memory
+        num_steps, limit, is_counted = self._num_steps(timestep, found, schedule, is_number=is_number)
+        if num_steps is None and isinstance(self.plan, Interval) and self.plan.last_step_full:
+            raise DeepCacheError(
+                "last_step_full with an interval needs the number of steps, and this call's timestep is none of the "
+                "pipeline's; say num_steps to deepcache.cached, or pass a plan, such as deepcache.uniform(num_steps, "
+                "interval, last_step_full=True)"
+            )
+        self._warned = self._warned or warn_if_it_cannot_pay(self.plan, num_steps) or self._warn_of_copies()
+        facts = Facts(structure_of(self._unet))
+        run = Run(
+            plan=self.plan,
+            facts=facts,
+            num_steps=num_steps,
+            limit=limit,
+            is_counted=is_counted,
+            calls_per_step=self._told.calls_per_step or (1 if is_number or schedule is None else None),
+            stride=stride_of(schedule),
+            timesteps=schedule if found is None else None,
+            alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
+        )
+        for other in [key for key, one in opened.items() if key == memory or one.is_over()]:
+            del opened[other]
+        opened[memory] = run
+        self._facts.append(facts)
+        return run
+    def _num_steps(
+        self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool
+    ) -> tuple[int | None, int | None, bool]:
+        """Return `num_steps`, `limit` and `is_counted` of the `Run` that begins with this call.
+
+        Raises:
+            DeepCacheError: the plan is for another number of steps.
+        """
+        if self._told.num_steps is not None:
+            return self._told.num_steps, None if found is None else self._told.num_steps, False
+        left = None if found is None else num_left(found, schedule)
+        if left is None or schedule is None:
+            if isinstance(self.plan, Interval):
+                return None, None, False
+            most = None if found is None or is_number else num_after(timestep)
+            if most is not None and self.plan.num_steps > most:
+                raise self._misfit((most,))
+            return self.plan.num_steps, self.plan.num_steps, False
+        possible = num_calls(self._owner, schedule[-left:])
+        is_counted = not skips_timesteps(self._owner)
+        if isinstance(self.plan, Interval):
+            return min(possible) if self.plan.last_step_full else max(possible), None, is_counted
+        # numbers may be some of the timesteps: a loop over a schedule that was never set has a thousand
+        if self.plan.num_steps not in possible and not (is_number and self.plan.num_steps <= left):
+            raise self._misfit(possible)
+        return self.plan.num_steps, self.plan.num_steps, is_counted and not is_number
+
+    def _misfit(self, possible: tuple[int, ...]) -> DeepCacheError:
+        assert isinstance(self.plan, CachePlan)
+        return DeepCacheError(
+            f"the plan is for {self.plan.num_steps} steps and this generation makes {' or '.join(map(str, possible))}; "
+            f"make the plan with num_steps={possible[0]}, or pass interval=N, which fits any length"
+        )
+
+    def _warn_of_copies(self) -> bool:
+        """Warn of three generations of one call each in a row: views of copies, each in a memory of its own."""
+        if getattr(self.plan, "interval", None) == 1:
             return False
         if [facts.num_steps for facts in tuple(self._facts)[-3:]] != [1, 1, 1]:
             return False
         warnings.warn(
             "three generations in a row had one step, of which nothing is cached; if they are one: pass elements of "
-            "one tensor of timesteps, or numbers (and then cache.reset() between generations)",
+            "one tensor of timesteps, or say num_steps to deepcache.cached",
             DeepCacheWarning,
             stacklevel=2,
         )
         return True
 
-    def _require_fit(self, plan: CachePlan, left: int | None, timestep: Any, found: Place | None) -> None:
-        """Refuse a plan for more or fewer steps than the generation will have, as far as that is known."""
-        if found is None:  # numbers may begin later, as image-to-image does
-            fits = left is None or plan.num_steps <= left
-        elif left is None:
-            left = num_after(timestep)
-            fits = plan.num_steps <= left
-        else:
-            fits = plan.num_steps == left
-        if not fits:
-            raise DeepCacheError(
-                f"the plan is for {plan.num_steps} steps and this generation makes {left}; make the plan with "
-                f"num_steps={left}, or pass interval=N, which fits any length"
-            )
-
     def _describe(self, facts: Facts) -> Generation:
         calls = facts.calls.copy()  # another thread may be counting
+        spent = Spent(facts.structure, self._examples, calls, self.plan.branch)
+        return Generation(facts.num_steps, tuple(facts.full_steps), calls.total(), facts.feature_bytes, spent)
 
-        def macs() -> int:
-            total = Fraction()
-            for (fingerprint, is_full), number in calls.items():
-                one = self._cost(fingerprint)
-                total += number * (one.full() if is_full else one.shallow(self.plan.branch))
-            return round(total / calls.total())
 
-        return Generation(facts.num_steps, tuple(facts.full_steps), calls.total(), facts.feature_bytes, macs)
+def _task() -> Any:
+    """Return the task of asyncio that makes this call, if there is one."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return None
 
-    def _cost(self, fingerprint: Fingerprint) -> Cost:
-        if fingerprint not in self._costs:
-            args, kwargs = self._examples[fingerprint]
-            with one_line(
-                "this U-Net does not run without data, by which its MACs are counted",
-                "set another attention processor, or count the MACs of its configuration: deepcache macs",
-            ):
-                self._costs[fingerprint] = cost(self._unet, *args, **kwargs)
-        return self._costs[fingerprint]
+
+def _is_alone(timestep: Tensor, found: Place, schedule: Tensor | None) -> bool:
+    """Whether a timestep is the only element of its memory, as a view of a copy is, and not the scheduler's."""
+    is_schedule = schedule is not None and schedule.untyped_storage()._cdata == found.memory
+    return found.offset == 0 and num_after(timestep) == 1 and not is_schedule
 
 
 def _fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fingerprint:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, UnsupportedUNetError
+from deepcache.errors import DeepCacheError
 from deepcache.plan import require_whole
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
@@ -24,7 +22,6 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword argument
 CLIP_TOKENS = 77  # the length of the context where nothing tells it
 NUM_FRAMES = 16  # of a video where nothing tells it: the default of diffusers' pipelines
 NUM_TIME_IDS = 6  # SDXL's; another split between these and the text embedding costs the same
-FAILURES = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def example(
@@ -109,22 +106,3 @@ def _image_dim(config: Any) -> int | None:
 
 def _meta(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
-
-
-@contextmanager
-def one_line(problem: str, remedy: str) -> Iterator[None]:
-    """Tell what diffusers, torch or another package raises in one line.
-
-    Raises:
-        UnsupportedUNetError: the problem, what was raised, and what to do.
-    """
-    try:
-        yield
-    except FAILURES as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsupportedUNetError(f"{problem} ({reason}); {remedy}") from error
-
-
-def guessed(remedy: str) -> AbstractContextManager[None]:
-    """`one_line` of a U-Net that does not run on the inputs that were guessed for it."""
-    return one_line("this configuration does not tell all inputs that its U-Net needs", remedy)

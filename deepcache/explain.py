@@ -9,8 +9,8 @@ from typing import Any
 from diffusers import UNet2DModel, UNetSpatioTemporalConditionModel
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, DeepCacheWarning
-from deepcache.example import Call, example, guessed
+from deepcache.errors import DeepCacheError, DeepCacheWarning, guessed, one_line
+from deepcache.example import Call, example
 from deepcache.explanation import FEW_STEPS, Branch, Explanation, reason
 from deepcache.families import unet_of
 from deepcache.forward import full_forward, named
@@ -62,7 +62,11 @@ def explain(
             costs, enters, feature = _count(unet, chosen.branch, call)
     else:
         call = one_sample(*call)
-        costs, enters, feature = _count(unet, chosen.branch, call)
+        with one_line(
+            "this U-Net does not run without data, by which its MACs are counted",
+            "explain it before it is quantised, or count the MACs of its configuration: deepcache explain",
+        ):
+            costs, enters, feature = _count(unet, chosen.branch, call)
     sample, context = _shapes(unet, call)
     found, missing = parts(owner, sample[-2:], _num_frames(unet, sample), context_tokens)
     stages = enumerate(zip(costs.down, costs.up, strict=True))

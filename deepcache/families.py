@@ -15,9 +15,10 @@ from diffusers import (
 from diffusers.models.unets import unet_2d_blocks as flat
 from diffusers.models.unets import unet_3d_blocks as deep
 from diffusers.models.unets import unet_motion_model as motion
-from torch import nn
+from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError, UnsupportedUNetError
+from deepcache.timeline import num_descents
 
 FAMILIES: tuple[type[nn.Module], ...] = (
     UNet2DModel,
@@ -67,6 +68,8 @@ READERS = (  # pipelines that read, on every step, what happens inside the deep 
 )
 COPIERS = ("ScoreSdeVePipeline",)  # that call the U-Net more than once a step, with copies of the timestep
 
+SKIPPERS = ("RePaintPipeline",)  # pipelines that call the U-Net only at a timestep below the one before
+
 
 def unet_of(owner: Any) -> tuple[Any, Any]:
     """What a pipeline calls (or the owner itself), and the U-Net in it: `torch.compile` wraps one in the other."""
@@ -91,6 +94,29 @@ def require_pipeline(owner: Any) -> None:
                 f"{kind.__name__} calls its U-Net more than once a step with copies of the timestep, so that a step "
                 "cannot be told; run it outside deepcache.cached"
             )
+
+
+def num_calls(owner: Any, timesteps: Tensor) -> tuple[int, ...]:
+    """Return at how many timesteps a pipeline calls its U-Net, as far as that is known before it does.
+
+    Args:
+        owner: the pipeline.
+        timesteps: the scheduler's, from the one of the generation's first call on.
+
+    Returns:
+        One number, or several where it is one of them: SDXL's base stops at `denoising_end`, which it remembers from
+        its last call, so that another pipeline on the same scheduler may be the one that runs.
+    """
+    if skips_timesteps(owner):
+        return (num_descents(timesteps.tolist()),)
+    if getattr(owner, "denoising_end", None) is not None:
+        return tuple(sorted({min(owner._num_timesteps, len(timesteps)), len(timesteps)}))
+    return (len(timesteps),)
+
+
+def skips_timesteps(owner: Any) -> bool:
+    """Whether a pipeline calls its U-Net at some of the scheduler's timesteps only: RePaint adds noise at others."""
+    return any(kind.__name__ in SKIPPERS for kind in type(owner).__mro__)
 
 
 def require_sampler(owner: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,17 +15,31 @@ from deepcache.errors import DeepCacheError
 _LOCK = threading.Lock()
 
 
-class Installed:
-    """Stands in for a U-Net's `forward`: a call goes to the innermost block that its thread has entered.
+class _Block:
+    """A block that is open on a U-Net, and what answers its calls."""
 
-    A thread that entered none (a worker under somebody else's block) takes the only one there is.
+    __slots__ = ("__weakref__", "handler")
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        self.handler = handler
+
+
+# The blocks that this thread or coroutine is in, innermost last. A task of asyncio has a context of its own, which
+# begins as a copy of the one that made the task; a new thread's context is empty.
+_ENTERED: ContextVar[tuple[weakref.ref[_Block], ...]] = ContextVar("deepcache_blocks", default=())
+
+
+class Installed:
+    """Stands in for a U-Net's `forward`: a call goes to the innermost block that its thread or task is in.
+
+    A call from a thread or task that is in none (a worker under somebody else's block) goes to the only one there is.
     """
 
-    __slots__ = ("_entered", "_undo", "unet")
+    __slots__ = ("_blocks", "_undo", "unet")
 
     def __init__(self, unet: Any) -> None:
         self.unet = unet
-        self._entered: list[tuple[int, Callable[..., Any]]] = []
+        self._blocks: tuple[_Block, ...] = ()
         self._undo: list[Callable[[], None]] = []
 
     @torch.compiler.disable
@@ -35,15 +51,17 @@ class Installed:
         return getattr, (self.unet, "forward")
 
     def _handler(self) -> Callable[..., Any]:
-        entered, thread = list(self._entered), threading.get_ident()
-        own = [handler for owner, handler in entered if owner == thread]
-        if not entered:  # still called: by a wrapper that came within the block, or by another thread as it ended
+        blocks = self._blocks
+        if not blocks:  # still called: by a wrapper that came within the block, or by another thread as it ended
             return self.original
-        if own or len(entered) == 1:
-            return own[-1] if own else entered[0][1]
+        for entered in reversed(_ENTERED.get()):
+            if (block := entered()) in blocks:
+                return block.handler  # type: ignore[union-attr]
+        if len(blocks) == 1:
+            return blocks[0].handler
         raise DeepCacheError(
-            f"{len(entered)} blocks are open on this U-Net and this thread has entered none of them; enter "
-            "deepcache.cached in the thread that generates, or let all threads share one block"
+            f"{len(blocks)} blocks are open on this U-Net and this thread or task is in none of them; enter "
+            "deepcache.cached in the thread or task that generates, or let all share one block"
         )
 
     @property
@@ -52,13 +70,16 @@ class Installed:
 
     @property
     def is_idle(self) -> bool:
-        return not self._entered
+        return not self._blocks
 
     def enter(self, handler: Callable[..., Any]) -> None:
-        self._entered.append((threading.get_ident(), handler))
+        block = _Block(handler)
+        self._blocks = (*self._blocks, block)
+        _ENTERED.set((*(entered for entered in _ENTERED.get() if entered() is not None), weakref.ref(block)))
 
     def leave(self, handler: Callable[..., Any]) -> None:
-        self._entered = [entry for entry in self._entered if entry[1] is not handler]
+        """Close a block, in whatever thread or task; contexts that still name it skip it."""
+        self._blocks = tuple(block for block in self._blocks if block.handler is not handler)
 
     def put(self) -> None:
         """Take the place of the innermost `forward`, below accelerate's hook."""

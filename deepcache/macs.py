@@ -7,6 +7,7 @@ know the group norms of the original LDM code, so LDM-4-G's published numbers ar
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from deepcache.errors import FAILURES, one_line
 from deepcache.plan import CachePlan
 from deepcache.stages import nest, require_branch
 from deepcache.views import WRAPPED
@@ -112,8 +115,11 @@ def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
         *args, **kwargs: those of the U-Net's `forward`; tensors give their shapes alone. Their first dimension
             is taken as the batch, and the cost is that of one sample.
     """
-    twin = on_meta(unet)
-    args, kwargs = one_sample(args, kwargs)
+    return _counted(on_meta(unet), *one_sample(args, kwargs))
+
+
+def _counted(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
+    """Count the MACs of a U-Net on the meta device."""
     counts: dict[nn.Module, StageCost] = {}
     with torch.no_grad(), counting(twin, counts):
         twin(*args, **kwargs)
@@ -124,6 +130,65 @@ def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
     inside = {m for stage in (*stages.down, stages.mid, *stages.up) for outer in stage.modules for m in outer.modules()}
     outside = _sum("embeddings and head", tuple(module for module in counts if module not in inside), counts)
     return Cost(outside, down, mid, up)
+
+
+class Structure:
+    """A U-Net's modules as they were at one time, without weights: what its MACs depend on.
+
+    Args:
+        unet: the U-Net; the structure does not keep it alive.
+    """
+
+    def __init__(self, unet: nn.Module) -> None:
+        self._costs: dict[Any, Cost] = {}
+        self._turn = threading.Lock()
+        self._twin: nn.Module | None = None
+        self._failure: Exception | None = None
+        try:
+            self._twin = on_meta(unet)
+        except FAILURES as error:
+            self._failure = error
+
+    def cost(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
+        """Count the MACs of one call for one sample.
+
+        Args:
+            key: calls of one key have the same cost, which is counted once.
+            args, kwargs: those of the U-Net's `forward`, on the meta device.
+
+        Raises:
+            UnsupportedUNetError: the U-Net does not run without data, as with xformers' attention.
+        """
+        with self._turn:
+            if key not in self._costs:
+                with one_line(
+                    "this U-Net does not run without data, by which its MACs are counted",
+                    "set another attention processor, or count the MACs of its configuration: deepcache macs",
+                ):
+                    if self._twin is None:
+                        assert self._failure is not None
+                        raise self._failure
+                    self._costs[key] = _counted(self._twin, args, kwargs)
+            return self._costs[key]
+
+
+_STRUCTURES: WeakKeyDictionary[nn.Module, tuple[list[Any], Structure]] = WeakKeyDictionary()
+_SHAPING = ("out_features", "_active_adapter", "_disable_adapters", "merged_adapters")  # of peft's layers
+
+
+def structure_of(unet: nn.Module) -> Structure:
+    """Return the structure of a U-Net as it is now; it is taken anew only where modules or adapters have changed."""
+    marks: list[Any] = []
+    modules = [unet]
+    while modules:
+        module = modules.pop()
+        names = vars(module)
+        marks.append((id(module), *(str(names[name]) for name in _SHAPING if name in names)))
+        modules.extend(child for child in module._modules.values() if child is not None)
+    known = _STRUCTURES.get(unet)
+    if known is None or known[0] != marks:
+        known = _STRUCTURES[unet] = (marks, Structure(unet))
+    return known[1]
 
 
 def on_meta(unet: nn.Module) -> nn.Module:

@@ -11,7 +11,8 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from deepcache.example import CLIP_TOKENS, FAILURES
+from deepcache.errors import FAILURES
+from deepcache.example import CLIP_TOKENS
 from deepcache.macs import EVERYTHING, StageCost, counting, on_meta
 
 LONGEST = 4096  # tokens; a tokenizer without a limit of its own says 10^30

@@ -10,12 +10,7 @@ from deepcache.views import Cut, Feature, shallow_view
 
 
 class Steps(Protocol):
-    """The kernel; `num_bytes` is what it holds of the device's memory besides weights, until `release`."""
-
-    @property
-    def num_bytes(self) -> int: ...
-
-    def release(self) -> None: ...
+    """The kernel's two steps on one U-Net and cut."""
 
     def full(self, *args: Any, **kwargs: Any) -> tuple[Any, Feature]: ...
 
@@ -23,14 +18,9 @@ class Steps(Protocol):
 
 
 class EagerSteps:
-    """The kernel on one U-Net and cut; nothing is kept between calls, so threads may share it."""
-
-    num_bytes = 0
+    """The kernel as it is; nothing is kept between calls, so threads may share it."""
 
     def __init__(self, unet: Any, cut: Cut) -> None:
         shallow_view(unet, cut)  # refuses hooks on the blocks that the branch cuts, before anything runs
         self.full = partial(full_forward, unet, cut)
         self.shallow = partial(shallow_forward, unet, cut)
-
-    def release(self) -> None:
-        """Nothing is held."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import threading
 import weakref
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,11 +26,12 @@ from problems import (
     shared,
     unet,
 )
+from peft import LoraConfig
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
 from deepcache.forward import full_forward
-from deepcache.macs import cost
+from deepcache.macs import Structure, cost
 from deepcache.views import Cut
 
 
@@ -68,12 +71,55 @@ def test_as_many_features_are_kept_as_the_order_and_one(order: int) -> None:
     assert cache.generations[0].feature_bytes == (order + 1) * one.numel() * one.element_size()
 
 
+@pytest.mark.parametrize("how", ["kept", "pickled"])
+def test_generation_outlives_its_unet_and_keeps_it_not_alive(how: str) -> None:
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    expected, alive = round(cost(model, sample, 701).mean(uniform(5, 3))), weakref.ref(model)
+    with cached(model, interval=3) as cache:
+        loop(model)
+    (generation,) = cache.generations
+    if how == "pickled":
+        generation = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(generation))))
+    del model, cache
+    gc.collect()
+    assert alive() is None
+    assert (generation.full_steps, generation.macs) == ((0, 3), expected)
+
+
+def test_earlier_generation_costs_what_its_unet_did_before_lora_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle is `cost` on a U-Net of either kind; the broken variant takes the structure once and for all."""
+    bare, adapted = unet("sd-1.5"), unet("sd-1.5")
+    (sample, _, context), _ = inputs("sd-1.5")
+    lora = LoraConfig(r=2, target_modules=["to_q", "to_k"])
+    adapted.add_adapter(lora)
+    expected = [cost(each, sample, 1, context).full() for each in (bare, adapted, bare)]
+    assert expected[0] != expected[1]
+
+    def found() -> list[int]:
+        model = unet("sd-1.5")
+        with cached(model, interval=3) as cache:
+            model(sample, 701, context)
+            for change in (lambda: model.add_adapter(lora), model.disable_adapters):
+                change()
+                cache.reset()
+                model(sample, 701, context)
+        return [generation.macs for generation in cache.generations]
+
+    assert found() == expected
+    monkeypatch.setattr("deepcache.caching.structure_of", partial(_first_structure, {}))
+    assert found() != expected
+
+
+def _first_structure(known: dict[str, Any], model: Any) -> Any:
+    return known.setdefault("structure", Structure(model))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_generation_of_another_type_costs_the_same(dtype: torch.dtype) -> None:
     model, (args, _) = unet("ddpm"), inputs("ddpm")
     with cached(model.to(dtype), plan := uniform(6, 2)) as cache:
-        for _ in range(6):
-            model(args[0].to(dtype), args[1])
+        for t in range(900, 300, -100):
+            model(args[0].to(dtype), t)
     assert cache.generations[0].macs == round(cost(unet("ddpm"), *args).mean(plan))
 
 
@@ -104,12 +150,11 @@ def test_step_is_a_call_of_the_unet(scheduler: str, calls: int) -> None:
 @pytest.mark.parametrize("changed", [{"batch": 1}, {"size": (16, 8)}])
 def test_changed_shape_makes_a_step_full(changed: dict[str, Any]) -> None:
     model, (args, _), (other, _) = unet("ddpm"), inputs("ddpm"), inputs("ddpm", **changed)
-    expected = model(*other).sample
     with cached(model, interval=9) as cache:
-        for given in (args, args):
-            model(*given)
-        assert torch.equal(model(*other).sample, expected)
-        assert torch.equal(model(*other).sample, expected)
+        for t in (900, 800):
+            model(args[0], t)
+        assert torch.equal(model(other[0], 701).sample, shared("ddpm")(other[0], 701).sample)
+        assert model(other[0], 700).sample.shape == other[0].shape
     assert cache.generations[0].full_steps == (0, 2)
 
 
@@ -120,8 +165,8 @@ def test_changed_shape_forgets_the_features_of_the_other(order: int) -> None:
     with cached(model, interval=2, order=order) as cache:
         expected = [model(large[0], t).sample for t in TIMESTEPS]
         cache.reset()
-        for t in TIMESTEPS[:3]:
-            model(small[0], t.item())
+        for t in (990, 980, 970):
+            model(small[0], t)
         found = [model(large[0], t.item()).sample for t in TIMESTEPS]
     assert cache.generations[1].full_steps == (0, 2, 3, 4, 6)
     assert torch.equal(found[0], expected[0])
@@ -132,25 +177,25 @@ def test_changed_type_makes_a_step_full() -> None:
     model, ((sample, t), _) = unet("ddpm"), inputs("ddpm")
     expected = unet("ddpm").double()(sample.double(), t).sample
     with cached(model, interval=9):
-        model(sample, t)
+        model(sample, t + 100)
         model.double()
         assert torch.equal(model(sample.double(), t).sample, expected)
 
 
 def test_appearing_optional_input_makes_a_step_full() -> None:
-    model, (args, _) = unet("no-attention"), inputs("no-attention")
+    model, ((sample, _, context), _) = unet("no-attention"), inputs("no-attention")
     mask = {"encoder_attention_mask": torch.ones(2, 5)}
     with cached(model, interval=9) as cache:
-        for kwargs in ({}, {}, mask, mask, {}):
-            model(*args, **kwargs)
+        for t, kwargs in zip(TIMESTEPS, ({}, {}, mask, mask, {}), strict=True):
+            model(sample, t, context, **kwargs)
     assert cache.generations[0].full_steps == (0, 2, 4)
 
 
 def test_generation_of_one_size_costs_the_same_after_one_of_two_sizes() -> None:
     model, small, large = unet("ddpm"), inputs("ddpm")[0], inputs("ddpm", size=(16, 16))[0]
     with cached(model, interval=9) as cache:
-        model(*small)
-        model(*large)
+        model(small[0], 900)
+        model(large[0], 800)
         cache.reset()
         model(*large)
     assert cache.generations[1].macs == cost(model, *large).full()
@@ -161,7 +206,7 @@ def test_reset_begins_a_generation_of_a_bare_unet() -> None:
     expected = model(*args).sample
     with cached(model, interval=4) as cache:
         for seed in (1, 2):
-            model(*inputs("ddpm", seed=seed)[0])
+            model(*inputs("ddpm", seed=seed, timestep=900 - seed)[0])
         cache.reset()
         assert torch.equal(model(*args).sample, expected)
     assert [generation.full_steps for generation in cache.generations] == [(0,), (0,)]
@@ -193,16 +238,20 @@ def test_step_beyond_the_plan_is_refused() -> None:
             cache.reset()
 
 
-def test_counted_step_beyond_the_schedulers_is_refused() -> None:
+@pytest.mark.parametrize("beyond", [0, 100], ids=["a number that is no timestep", "the last timestep again"])
+def test_number_that_does_not_go_on_in_the_schedule_is_refused(beyond: int) -> None:
     pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     pipe.scheduler.set_timesteps(5)
-    with cached(pipe, interval=2):
-        for t in pipe.scheduler.timesteps.tolist():
+    numbers = pipe.scheduler.timesteps.tolist()
+    with cached(pipe, interval=2) as cache:
+        for t in numbers:
             pipe.unet(sample, t)
-        with pytest.raises(DeepCacheError, match=r"cache\.reset\(\).*elements of scheduler\.timesteps"):
-            pipe.unet(sample, 0)
+        with pytest.raises(DeepCacheError, match=r"calls_per_step") as caught:
+            pipe.unet(sample, numbers[-1] if beyond else 1)
+        assert "\n" not in str(caught.value)
         pipe.scheduler.set_timesteps(5)
-        pipe.unet(sample, 0)
+        pipe.unet(sample, numbers[0])
+    assert [generation.num_steps for generation in cache.generations] == [5, 1]
 
 
 @pytest.mark.parametrize("num_steps", [3, 5, 6])
@@ -230,7 +279,7 @@ def test_last_step_is_full_where_the_scheduler_tells_it_and_refused_where_not() 
     model, (args, _) = unet("ddpm"), inputs("ddpm")
     with (
         cached(model, interval=4, last_step_full=True),
-        pytest.raises(DeepCacheError, match="last_step_full with an interval needs a scheduler"),
+        pytest.raises(DeepCacheError, match="last_step_full with an interval needs the number of steps"),
     ):
         model(*args)
 
@@ -286,7 +335,8 @@ def test_last_thousand_generations_are_remembered() -> None:
     model, (args, _) = unet("ddpm"), inputs("ddpm", size=(4, 4), batch=1)
     with cached(model, interval=9) as cache:
         for number in range(1001):
-            model(*args) if number else [model(*args) for _ in range(3)]
+            for t in range(1 if number else 3):
+                model(args[0], 900 - t)
             cache.reset()
     assert [g.num_calls for g in cache.generations] == [1] * 1000
 
@@ -310,7 +360,7 @@ def test_what_cannot_run_without_data_tells_its_steps_and_no_macs(monkeypatch: p
     def cost_of(*_: Any, **__: Any) -> Any:
         raise NotImplementedError("No operator found for `memory_efficient_attention_forward`\non device meta")
 
-    monkeypatch.setattr("deepcache.caching.cost", cost_of)
+    monkeypatch.setattr("deepcache.macs._counted", cost_of)
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with cached(model, interval=2) as cache:
         model(sample, torch.tensor([900, 700])[0])

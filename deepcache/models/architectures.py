@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
-from deepcache.errors import DeepCacheError, UnsupportedUNetError
-from deepcache.example import CLIP_TOKENS, example, guessed
+from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed
+from deepcache.example import CLIP_TOKENS, example
 from deepcache.families import FAMILIES
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.models.configurations import read

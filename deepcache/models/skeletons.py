@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from deepcache.example import guessed
+from deepcache.errors import guessed
 from deepcache.models.architectures import SHARED, architecture
 from deepcache.models.configurations import read
 from deepcache.models.embedded import EMBEDDED, WEIGHTS, pipeline_of
