@@ -11,6 +11,7 @@ A number or a copy has no place. Where its value is one of the pipeline's timest
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import inf, prod
 from typing import Any, NamedTuple
 
@@ -135,8 +136,7 @@ def num_after(timestep: Tensor) -> int:
 
 def num_descents(timesteps: Sequence[float]) -> int:
     """Return how many timesteps are lower than the one before, the first one included: RePaint's U-Net calls."""
-    before = [float("inf"), *timesteps[:-1]]
-    return sum(now < last for now, last in zip(timesteps, before, strict=True))
+    return sum(now < before for before, now in pairwise((inf, *timesteps)))
 
 
 def lifetime(timestep: Tensor) -> StorageWeakRef:

@@ -6,11 +6,14 @@ same operations run, so bit for bit.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
+import warnings
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -27,8 +30,8 @@ from deepcache import DeepCacheError, cached
 from deepcache.timeline import Place
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
-LANES = ("main", "one", "two")  # threads
-INTERLEAVED = settings(max_examples=25, stateful_step_count=25, deadline=None, derandomize=True, database=None)
+LANES = ("main", "a thread", "another thread", "a task", "another task")
+INTERLEAVED = settings(max_examples=15, stateful_step_count=20, deadline=None, derandomize=True, database=None)
 
 Block = tuple[int, int, int, int]  # its number, interval, branch, order
 Denoising = Generator[None, "Step", Tensor]
@@ -109,8 +112,48 @@ def _cached(owner: Any, block: Block) -> Any:
     return cached(owner, interval=interval, branch=branch, order=order)
 
 
+async def _serve(queue: asyncio.Queue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:
+    """A task that does what it is given, one after the other, in its own context, until it is given None."""
+    while (given := await queue.get()) is not None:
+        act, done = given
+        try:
+            done.set_result(act())
+        except BaseException as error:
+            done.set_exception(error)
+
+
+def _finish(denoising: Denoising, step: Step) -> tuple[Tensor, int]:
+    """The image of a generation under way, and how many steps it took from here."""
+    num_steps = 0
+    try:
+        while True:
+            num_steps += 1
+            denoising.send(step if num_steps == 1 else replace(step, resets=()))
+    except StopIteration as over:
+        return over.value, num_steps
+
+
+def _forked(act: Callable[[], tuple[Tensor, int]]) -> tuple[Tensor, int]:
+    """What a function returns in a copy of this process."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads are idle
+        process = os.fork()
+    if process == 0:
+        try:
+            image, number = act()
+            os.write(writer, bytes([number]) + image.numpy().tobytes())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        number, *rest = stream.read()
+    os.waitpid(process, 0)
+    return torch.frombuffer(bytearray(rest), dtype=torch.float32).reshape(1, 3, 8, 8), number
+
+
 class Interleaved(RuleBasedStateMachine):
-    """Generations on one U-Net, step by step, on three threads that take turns."""
+    """Generations on one U-Net, step by step, on three threads and two tasks of asyncio that take turns."""
 
     plans = st.tuples(st.integers(2, 4), st.integers(0, 5), st.integers(0, 2))
     what = st.tuples(st.sampled_from(NAMES), st.integers(4, 6), st.integers(0, 9), st.integers(1, 2))
@@ -124,11 +167,16 @@ class Interleaved(RuleBasedStateMachine):
         self.numbers = count()
         self.blocks: dict[str, list[tuple[Block, ExitStack, Any]]] = {lane: [] for lane in LANES}
         self.live: list[Live] = []
-        self.threads = {lane: ThreadPoolExecutor(1) for lane in LANES if lane != "main"}
+        self.loop = asyncio.new_event_loop()
+        self.threads = {lane: ThreadPoolExecutor(1) for lane in (*LANES[1:3], "tasks")}
+        self.threads["tasks"].submit(self.loop.run_forever)
+        self.queues = {lane: asyncio.Queue[tuple[Callable[[], Any], Future[Any]] | None]() for lane in LANES[3:]}
+        self.tasks = {lane: asyncio.run_coroutine_threadsafe(_serve(self.queues[lane]), self.loop) for lane in LANES[3:]}
+        self.running: str = "main"
 
-    @initialize(is_shared=st.booleans(), plans=st.tuples(plans, plans, plans), begun=st.lists(st.tuples(lanes, what)))
+    @initialize(is_shared=st.booleans(), plans=st.tuples(*[plans] * len(LANES)), begun=st.lists(st.tuples(lanes, what)))
     def begin_blocks(self, is_shared: bool, plans: Any, begun: list[Any]) -> None:  # noqa: FBT001
-        """One block around all threads, or one in each."""
+        """One block around all threads and tasks, or one in each."""
         self.is_shared = is_shared
         for lane, plan in zip(LANES, plans, strict=True):
             if lane == "main" or not is_shared:
@@ -200,6 +248,17 @@ class Interleaved(RuleBasedStateMachine):
             self._on(live.lane, lambda: live.denoising.send(Step(())))
         live.resets += (self._innermost(live.lane)[0],)
 
+    @precondition(lambda self: any(live.lane == "main" for live in self.live))
+    @rule(at=pick)
+    def finish_in_a_forked_process(self, at: int) -> None:
+        """A copy of a generation under way, which goes on here as if nothing had happened."""
+        own = [live for live in self.live if live.lane == "main"]
+        live = own[at % len(own)]
+        step = Step(self._stack("main"), live.resets)
+        image, num_steps = _forked(lambda: _finish(live.denoising, step))
+        twin = replace(live, steps=[*live.steps, step, *[replace(step, resets=())] * (num_steps - 1)])
+        assert torch.equal(image, _alone(twin)), "an image of a forked process differs from the same generation's alone"
+
     @rule(lane=lanes)
     def reset(self, lane: str) -> None:
         block, _, cache = self._innermost(lane)
@@ -228,8 +287,13 @@ class Interleaved(RuleBasedStateMachine):
             for lane in LANES:
                 while self.blocks[lane]:
                     self._leave(lane)
+            for lane, task in self.tasks.items():
+                self.loop.call_soon_threadsafe(self.queues[lane].put_nowait, None)
+                task.result(timeout=60)
+            self.loop.call_soon_threadsafe(self.loop.stop)
             for thread in self.threads.values():
                 thread.shutdown()
+            self.loop.close()
         assert "forward" not in vars(self.model)
 
     def _advance(self, live: Live, **how: Any) -> None:
@@ -251,10 +315,20 @@ class Interleaved(RuleBasedStateMachine):
             assert torch.equal(image, _alone(live)), "an image differs from the same generation's alone"
 
     def _on(self, lane: str, act: Callable[[], Any]) -> Any:
-        """On a lane's thread, or at once if this is it."""
-        if lane == "main" or threading.current_thread() in self.threads[lane]._threads:
+        """On a lane's thread or task, or at once if this is it."""
+        if lane == self.running:
             return act()
-        return self.threads[lane].submit(act).result(timeout=60)
+        before, self.running = self.running, lane
+        try:
+            if lane == "main":
+                return act()
+            if lane in self.threads:
+                return self.threads[lane].submit(act).result(timeout=60)
+            done: Future[Any] = Future()
+            self.loop.call_soon_threadsafe(self.queues[lane].put_nowait, (act, done))
+            return done.result(timeout=60)
+        finally:
+            self.running = before
 
     def _pick(self, at: int) -> Live:
         return self.live[at % len(self.live)]
@@ -278,15 +352,33 @@ def test_interleaved_generations_equal_the_same_generations_alone() -> None:
     run_state_machine_as_test(Interleaved, settings=INTERLEAVED)
 
 
+class _OfAll:
+    """Instead of a context's blocks those of all contexts."""
+
+    def __init__(self) -> None:
+        self.names: Any = SimpleNamespace()
+
+    def get(self) -> Any:
+        return getattr(self.names, "blocks", ())
+
+    def set(self, blocks: Any) -> None:
+        self.names.blocks = blocks
+
+
+class _OfThreads(_OfAll):
+    def __init__(self) -> None:
+        self.names = threading.local()
+
+
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("deepcache.caching.place", lambda *_: None),
         ("deepcache.caching.place", lambda timestep, _: Place(0, timestep.storage_offset())),
         ("deepcache.caching._fingerprint", lambda *_: ()),
-        ("deepcache.installing.threading", SimpleNamespace(get_ident=lambda: 0)),
+        ("deepcache.installing._ENTERED", _OfThreads()),
+        ("deepcache.installing._ENTERED", _OfAll()),
     ],
-    ids=["steps are counted", "all timesteps are one memory", "sizes are one", "threads are one"],
+    ids=["all timesteps are one memory", "sizes are one", "tasks are one", "threads are one"],
 )
 def test_broken_state_is_found(monkeypatch: pytest.MonkeyPatch, name: str, broken: Any) -> None:
     """Test of the test."""

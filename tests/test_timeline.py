@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
 from problems import SCHEDULERS, denoise, inputs, loop, unet
 from torch import Tensor
 
-from deepcache import DeepCacheWarning, cached, uniform
+from deepcache import DeepCacheError, DeepCacheWarning, cached, uniform
 from deepcache.forward import full_forward, shallow_forward
-from deepcache.timeline import Place, lifetime, num_after, num_left, place
+from deepcache.timeline import Place, goes_on, lifetime, matched, num_after, num_descents, num_left, place
 from deepcache.views import Cut
 
 TIMESTEPS = torch.tensor([900, 600, 300, 100, 50])
@@ -35,9 +35,12 @@ COPIES: dict[str, Callable[[Tensor, int], Any]] = {
     "repeated": lambda timesteps, i: timesteps[i].repeat(2),
     "full": lambda timesteps, i: torch.full((2,), int(timesteps[i])),
     "view of all": lambda timesteps, i: torch.full((2,), int(timesteps[i])).view(-1),
+}
+VIEWS_OF_COPIES: dict[str, Callable[[Tensor, int], Any]] = {
     "expanded": lambda timesteps, i: torch.tensor([int(timesteps[i])]).expand(2),
     "one more dimension of a copy": lambda timesteps, i: timesteps[i].clone()[None],
 }
+ALL = {**ELEMENTS, **COPIES, **VIEWS_OF_COPIES}
 
 
 @pytest.mark.parametrize("element", ELEMENTS.values(), ids=ELEMENTS)
@@ -71,7 +74,7 @@ def test_nothing_is_read_from_the_timesteps() -> None:
     """Tensors without data: reading a value raises."""
     timesteps = torch.empty(5, device="meta")
     assert [place(t, timesteps).offset for t in timesteps] == list(range(5))
-    assert num_left(place(timesteps[2], timesteps), timesteps, None) == 3
+    assert num_left(place(timesteps[2], timesteps), timesteps) == 3
 
 
 @pytest.mark.parametrize("scheduler", [HeunDiscreteScheduler, PNDMScheduler])
@@ -99,12 +102,61 @@ def test_steps_left_are_counted_from_the_place() -> None:
     """As image-to-image begins: from a slice of the scheduler's timesteps."""
     for begin in range(5):
         rest = TIMESTEPS[begin:]
-        assert num_left(place(rest[0], TIMESTEPS), TIMESTEPS, None) == 5 - begin
+        assert num_left(place(rest[0], TIMESTEPS), TIMESTEPS) == 5 - begin
         assert num_after(rest[0]) == 5 - begin
-    assert num_left(place(TIMESTEPS[2], TIMESTEPS), TIMESTEPS[1:4], None) == 2
-    assert num_left(place(TIMESTEPS[2], None), TIMESTEPS.clone(), None) is None
-    assert num_left(None, TIMESTEPS, begin_index=2) == 3
-    assert num_left(None, None, None) is None
+    assert num_left(place(TIMESTEPS[2], TIMESTEPS), TIMESTEPS[1:4]) == 2
+    assert num_left(place(TIMESTEPS[2], None), TIMESTEPS.clone()) is None
+
+
+@pytest.mark.parametrize("copy", [*COPIES.values(), *VIEWS_OF_COPIES.values()], ids=[*COPIES, *VIEWS_OF_COPIES])
+def test_copy_stands_for_the_element_that_has_its_value(copy: Callable[[Tensor, int], Any]) -> None:
+    for i in range(5):
+        element = place(TIMESTEPS[i], None)
+        assert matched(copy(TIMESTEPS, i), TIMESTEPS, None, is_complete=True) == element
+        assert matched(copy(TIMESTEPS + 7, i), TIMESTEPS, None, is_complete=True) is None
+
+
+@pytest.mark.parametrize("cast", [int, torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double], ids=str)
+def test_copy_that_lost_digits_in_a_cast_stands_for_its_element(cast: Callable[[Tensor], Any]) -> None:
+    scheduler = EulerDiscreteScheduler(timestep_spacing="linspace")
+    scheduler.set_timesteps(12)
+    timesteps = scheduler.timesteps
+    assert (timesteps != timesteps.round()).any()
+    found = [matched(cast(t), timesteps, None, is_complete=True) for t in timesteps]
+    assert found == [place(t, None) for t in timesteps]
+
+
+def test_of_equal_timesteps_the_one_that_goes_on_is_meant() -> None:
+    timesteps = torch.tensor([900, 600, 600, 300])
+    places, last = [], None
+    for t in timesteps.tolist():
+        places.append(matched(t, timesteps, last, is_complete=True))
+        last = places[-1].offset
+    assert [found.offset for found in places] == [0, 1, 2, 3]
+    assert matched(600, timesteps, 1, is_complete=False).offset == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "last", "direction", "expected"),
+    [
+        ((5,), (9,), 0, -1),
+        ((5,), (9,), -1, -1),
+        ((9,), (5,), 0, 1),
+        ((9,), (5,), -1, 0),
+        ((5,), (9,), 1, 0),
+        ((5,), (5,), 0, 0),
+        ((1, 5), (3, 5), -1, -1),
+        ((1, 6), (3, 5), -1, 0),
+        ((1,), (3, 5), -1, -1),
+    ],
+)
+def test_values_go_on_in_one_direction(found: Any, last: Any, direction: int, expected: int) -> None:
+    assert goes_on(found, last, direction) == expected
+
+
+def test_repaints_calls_are_where_timesteps_descend() -> None:
+    assert num_descents([9, 8, 7, 8, 9, 8, 7, 6]) == 6
+    assert num_descents([]) == 0
 
 
 @pytest.mark.parametrize("pass_on", [*ELEMENTS.values(), *COPIES.values()], ids=[*ELEMENTS, *COPIES])
@@ -127,33 +179,191 @@ def test_generation_is_the_same_however_its_timesteps_are_passed(pass_on: Callab
     assert [(g.num_steps, g.full_steps) for g in cache.generations] == [(5, (0, 3))] * 2
 
 
-@pytest.mark.parametrize("view", ["expanded", "one more dimension of a copy"])
-def test_a_bare_unet_with_views_of_copies_is_warned_of(view: str) -> None:
+@pytest.mark.parametrize("is_bare", [True, False], ids=["bare U-Net", "pipeline"])
+@pytest.mark.parametrize("view", VIEWS_OF_COPIES)
+def test_views_of_copies_are_generations_of_one_step_each_and_warned_of(view: str, is_bare: bool) -> None:  # noqa: FBT001
     """Each lies in a memory of its own, as the only step of a generation does: right, but nothing is cached."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    owner = model if is_bare else SimpleNamespace(unet=model, scheduler=SimpleNamespace(timesteps=TIMESTEPS))
     expected = [model(sample, t).sample for t in TIMESTEPS]
     with (
-        cached(model, interval=3) as cache,
+        cached(owner, interval=3) as cache,
         pytest.warns(DeepCacheWarning, match="pass elements of one tensor") as told,
     ):
-        found = [model(sample, COPIES[view](TIMESTEPS, i)).sample for i in range(5)]
+        found = [model(sample, VIEWS_OF_COPIES[view](TIMESTEPS, i)).sample for i in range(5)]
     assert len(told) == 1
     assert all(map(torch.equal, found, expected))
     assert [generation.full_steps for generation in cache.generations] == [(0,)] * 5
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
-def test_stopped_loop_begins_anew_on_the_same_timesteps_after_a_reset(num_steps: int) -> None:
-    """The only case that needs one: stopped after its first step, whose place is also the new loop's first."""
+def test_stopped_loop_begins_anew_on_the_same_timesteps(num_steps: int) -> None:
+    """A place that comes again tells it; after the first step alone, nothing does, so that a reset is asked for."""
     model = unet("ddpm")
     with cached(model, interval=3):
         expected = loop(model, TIMESTEPS, seed=1)
     with cached(model, interval=3) as cache:
         loop(model, TIMESTEPS[:num_steps])
         if num_steps == 1:
+            with pytest.raises(DeepCacheError, match=r"at one timestep.*cache\.reset\(\)"):
+                loop(model, TIMESTEPS, seed=1)
             cache.reset()
         assert torch.equal(loop(model, TIMESTEPS, seed=1), expected)
     assert [g.num_steps for g in cache.generations] == [num_steps, 5]
+
+
+def test_timestep_that_is_repeated_to_measure_it_is_refused_and_keeps_one_feature() -> None:
+    """As a loop to warm up does; with a reset before each call it is a generation a call."""
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    with cached(model, interval=3) as cache:
+        model(sample, TIMESTEPS[0])
+        with pytest.raises(DeepCacheError, match="expected at most 1 U-Net calls at one timestep"):
+            model(sample, TIMESTEPS[0])
+        for _ in range(3):
+            cache.reset()
+            model(sample, TIMESTEPS[0])
+    assert len({generation.feature_bytes for generation in cache.generations}) == 1
+
+
+def test_calls_of_a_pipelines_step_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepcache.generation.MOST_CALLS", 4)
+    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    with cached(pipe, interval=3):
+        for _ in range(4):
+            pipe.unet(sample, pipe.scheduler.timesteps[0])
+        with pytest.raises(DeepCacheError, match="expected at most 4 U-Net calls at one timestep"):
+            pipe.unet(sample, pipe.scheduler.timesteps[0])
+
+
+def test_step_of_fewer_calls_than_the_one_before_is_refused() -> None:
+    """A pipeline's loop after a call to warm up looks like a first step of two calls."""
+    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    pipe.scheduler.set_timesteps(5)
+    with cached(pipe, interval=3) as cache:
+        pipe.unet(sample, pipe.scheduler.timesteps[0])
+        with pytest.raises(DeepCacheError, match="expected 2 U-Net calls in step 1.*got 1.*after a call to warm up"):
+            for t in pipe.scheduler.timesteps:
+                pipe.unet(sample, t)
+        cache.reset()
+        for t in pipe.scheduler.timesteps:
+            pipe.unet(sample, t)
+
+
+@pytest.mark.parametrize("is_bare", [True, False], ids=["bare U-Net", "pipeline"])
+@pytest.mark.parametrize("pass_on", ALL.values(), ids=ALL)
+def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
+    pass_on: Callable[[Tensor, int], Any],
+    is_bare: bool,  # noqa: FBT001
+) -> None:
+    """Without a reset or new timesteps between them."""
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+
+    def generation(seed: int, pass_on: Callable[[Tensor, int], Any]) -> Tensor:
+        image = sample * seed
+        for i in range(5):
+            image = image - 0.3 * model(image, pass_on(TIMESTEPS, i)).sample
+        return image
+
+    expected = []
+    for seed in (1, 2):
+        with cached(model, interval=3):
+            expected.append(generation(seed, ELEMENTS["index"]))
+    owner = model if is_bare else SimpleNamespace(unet=model, scheduler=DDIMScheduler())
+    with cached(owner, interval=3, num_steps=5) as cache:
+        found = [generation(seed, pass_on) for seed in (1, 2)]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert [g.full_steps for g in cache.generations] == [(0, 3)] * 2
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_second_generation_of_numbers_without_a_reset_is_refused(copy: Callable[[Tensor, int], Any], is_told: bool) -> None:  # noqa: FBT001
+    """A stopped one, too, where the number of steps is told."""
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    with cached(model, interval=3, num_steps=5 if is_told else None) as cache:
+        for i in range(3):
+            model(sample, copy(TIMESTEPS, i))
+        with pytest.raises(DeepCacheError, match=r"goes on from 300.*got 900.*cache\.reset\(\)") as caught:
+            model(sample, copy(TIMESTEPS, 0))
+        assert "\n" not in str(caught.value)
+        cache.reset()
+        model(sample, copy(TIMESTEPS, 0))
+    assert [g.num_steps for g in cache.generations] == [3, 1]
+
+
+def test_copy_on_a_device_has_to_be_told() -> None:
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    with (
+        cached(model, interval=3),
+        pytest.raises(DeepCacheError, match="copy on a device that is none of them.*say num_steps"),
+    ):
+        model(sample, torch.empty((), device="meta"))
+
+
+def test_number_that_is_none_of_the_pipelines_timesteps_is_refused() -> None:
+    """Some other pipeline's, or what a sampler of its own makes of them."""
+    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    pipe.scheduler.set_timesteps(5)
+    with cached(pipe, interval=3), pytest.raises(DeepCacheError, match="to be an element of the pipeline's timesteps"):
+        pipe.unet(sample, 999)
+
+
+@pytest.mark.parametrize("told", [{"num_steps": 0}, {"num_steps": 2.5}, {"calls_per_step": 0}, {"calls_per_step": "2"}])
+def test_what_no_generation_can_have_is_refused(told: dict[str, Any]) -> None:
+    (name,) = told
+    with pytest.raises(DeepCacheError, match=f"expected {name} to be a whole number"), cached(unet("ddpm"), interval=2, **told):
+        pass
+    with pytest.raises(DeepCacheError, match="plan is for 5 steps, and num_steps is 4"), cached(unet("ddpm"), uniform(5, 2), num_steps=4):
+        pass
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_generations_of_one_step_beside_a_pipelines_own_are_right_or_refused(mode: Any) -> None:
+    """Of another pipeline on the same U-Net; in inference mode torch does not say what is a view."""
+    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    samples = [sample * scale for scale in (1, 2, 3)]
+    alone = [pipe.unet(each, 999).sample for each in samples]
+    with cached(pipe, interval=3) as cache, mode():
+        denoise(pipe, 5, name="ddpm")
+        refused, beside = None, []
+        for each in samples:
+            previews = torch.tensor([999])
+            try:
+                beside.append(pipe.unet(each, previews[0]).sample)
+            except DeepCacheError as error:
+                refused = error
+                break
+    assert all(map(torch.equal, alone, beside))
+    assert (refused is None) == (mode is torch.no_grad)
+    assert [g.num_steps for g in cache.generations] == [5] + [1] * len(beside)
+
+
+class _Skipping:
+    """A pipeline of two U-Net calls for three timesteps."""
+
+    def __init__(self) -> None:
+        self.unet, self.scheduler = unet("ddpm"), DDIMScheduler()
+
+    def run(self) -> Tensor:
+        (sample, _) = inputs("ddpm")[0]
+        self.scheduler.set_timesteps(9)
+        for i, t in enumerate(self.scheduler.timesteps):
+            if i % 3 < 2:
+                sample = sample - 0.3 * self.unet(sample, t).sample
+        return sample
+
+
+def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_number_counts() -> None:
+    """And not where it does not, or is told."""
+    for how in ({"interval": 2, "last_step_full": True}, {"plan": uniform(9, 2)}):
+        with cached(pipe := _Skipping(), **how), pytest.raises(DeepCacheError, match="1 timesteps were passed over; say num_steps"):
+            pipe.run()
+    for how in ({"interval": 2}, {"interval": 2, "num_steps": 6, "last_step_full": True}, {"plan": uniform(6, 2), "num_steps": 6}):
+        with cached(pipe := _Skipping(), **how) as cache:
+            pipe.run()
+        (generation,) = cache.generations
+        assert generation.num_steps == 6
+        assert generation.full_steps == ((0, 2, 4, 5) if how.get("last_step_full") else (0, 2, 4))
 
 
 def test_pipelines_on_one_unet_have_generations_of_their_own() -> None:
@@ -170,8 +380,9 @@ def test_pipelines_on_one_unet_have_generations_of_their_own() -> None:
     assert [g.full_steps for g in cache.generations] == [(0, 3), (0, 3, 6), (0, 3)]
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["bare U-Net, told", "pipeline"])
 @pytest.mark.parametrize("num_calls", [2, 3])
-def test_calls_apart_at_one_timestep_are_one_step_with_a_feature_each(num_calls: int) -> None:
+def test_calls_apart_at_one_timestep_are_one_step_with_a_feature_each(num_calls: int, is_told: bool) -> None:  # noqa: FBT001
     """Conditional and unconditional; the oracle is the kernel by hand with a feature each."""
     model, ((sample, _, context), _) = unet("sd-1.5"), inputs("sd-1.5")
     contexts = [context * scale for scale in (1, 0, -1)[:num_calls]]
@@ -186,7 +397,8 @@ def test_calls_apart_at_one_timestep_are_one_step_with_a_feature_each(num_calls:
     expected = image = sample
     for step, t in enumerate(TIMESTEPS):
         expected = expected - sum(by_hand(i, step, expected, t, c) for i, c in enumerate(contexts))
-    with cached(model, interval=3, order=0) as cache:
+    owner = SimpleNamespace(unet=model, scheduler=SimpleNamespace(timesteps=TIMESTEPS))
+    with cached(model if is_told else owner, interval=3, order=0, calls_per_step=num_calls if is_told else None) as cache:
         for t in TIMESTEPS:
             image = image - sum(model(image, t, c).sample for c in contexts)
     assert torch.equal(image, expected)
