@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import stat
@@ -48,6 +49,8 @@ def read_text(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES) -> s
         DeepCacheError: as `read_bytes`, and for a file in another encoding.
     """
     found = read_bytes(path, what, most_bytes=most_bytes)
+    if found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise refused(path, what, "which is in UTF-16; save it in UTF-8")
     try:
         return found.decode("utf-8-sig")
     except UnicodeDecodeError as error:

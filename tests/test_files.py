@@ -67,7 +67,8 @@ def test_values_may_lie_so_deep_within_each_other_and_no_deeper(path, read):
         (b'{"a": "\\ud800"}', "half a character"),
         (b'{"\\udfff": 1}', "half a character"),
         (b'["\xff"]', "byte 2 is 0xff"),
-        ("[]".encode("utf-16"), "not in UTF-8"),
+        ("[]".encode("utf-16"), "in UTF-16"),
+        ("[]".encode("utf-16-be"), "no JSON"),
         (b"[[]," + b"{}," * 2_000_000 + b"1]", "more than 2,000,000 lists"),
     ],
 )
