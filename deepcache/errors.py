@@ -6,7 +6,13 @@ _MOST_SHOWN = 200  # characters of a foreign value or message in a line of ours
 
 
 class DeepCacheError(Exception):
-    """A user's mistake or a missing piece; the command line prints the message alone and exits with 2."""
+    """A user's mistake or a missing piece; the command line prints the message alone and exits with 2.
+
+    The message is one line also where it quotes a line break, say of a file's name.
+    """
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class UnsupportedUNetError(DeepCacheError):
