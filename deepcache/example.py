@@ -16,7 +16,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, UnsupportedUNetError
+from deepcache.errors import DeepCacheError, UnsupportedUNetError, first_line
 from deepcache.plan import require_whole
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
@@ -24,7 +24,10 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword argument
 CLIP_TOKENS = 77  # the length of the context where nothing tells it
 NUM_FRAMES = 16  # of a video where nothing tells it: the default of diffusers' pipelines
 NUM_TIME_IDS = 6  # SDXL's; another split between these and the text embedding costs the same
-FAILURES = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+FAILURES = (  # what networks raise on inputs and configurations that are wrong
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 def example(
@@ -49,7 +52,7 @@ def example(
     for name, number in (("context_tokens", context_tokens), ("num_frames", num_frames)):
         if number is not None:
             require_whole(name, number, at_least=1)
-    height, width = _sides(config.sample_size if size is None else size)
+    height, width = sides(config.sample_size if size is None else size)
     if isinstance(unet, UNet2DModel):
         return (_meta(1, config.in_channels, height, width), 0), _labels(config)
     dims = getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
@@ -71,10 +74,15 @@ def example(
     return (sample, 0, context), {**_labels(config), **_conditions(config)}
 
 
-def _sides(size: Any) -> tuple[int, int]:
+def sides(size: Any) -> tuple[int, int]:
+    """Height and width of a U-Net's sample, of a configuration's `sample_size`: one number or two.
+
+    Raises:
+        DeepCacheError: None, or other values than whole numbers of at least 1.
+    """
     if size is None:
-        raise DeepCacheError("this U-Net's configuration has no sample_size; pass height and width")
-    height, width = (size, size) if isinstance(size, int) else size
+        raise DeepCacheError("this U-Net's configuration has no sample_size; pass height and width, or add it there")
+    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
     return require_whole("height", height, at_least=1), require_whole("width", width, at_least=1)
 
 
@@ -121,8 +129,7 @@ def one_line(problem: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsupportedUNetError(f"{problem} ({reason}); {remedy}") from error
+        raise UnsupportedUNetError(f"{problem} ({first_line(error)}); {remedy}") from error
 
 
 def guessed(remedy: str) -> AbstractContextManager[None]:

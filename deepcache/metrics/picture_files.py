@@ -33,7 +33,7 @@ def pictures_in(folder: Path) -> list[Path]:
     `._x.png` do, or one of `_COPIES`.
 
     Raises:
-        DeepCacheError: a folder that cannot be read or contains itself, or a picture of a kind that is not read.
+        DeepCacheError: a folder that cannot be read or is linked to twice, or a picture of a kind that is not read.
     """
     found: list[Path] = []
     for path in _files(folder):
@@ -71,15 +71,16 @@ def _files(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DeepCacheError(f"expected a folder of images in {folder}, got: {first_line(error)}") from error
 
+    seen = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if not _is_hidden(name)]
-        above = os.path.realpath(place)
-        for name in folders:
-            if (above + os.sep).startswith(os.path.realpath(os.path.join(place, name)) + os.sep):
+        for path in (Path(place, name) for name in folders):
+            if (real := os.path.realpath(path)) in seen:
                 raise DeepCacheError(
-                    f"expected a folder of images in {folder}, got {Path(place, name)}, which links to a folder that "
-                    "contains it; move the link away"
+                    f"expected a folder of images in {folder}, got {path}, which links to a folder that is read "
+                    "already; move the link away"
                 )
+            seen.add(real)
         yield from (Path(place, name) for name in names if not _is_hidden(name))
 
 

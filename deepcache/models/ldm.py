@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, shown
 from deepcache.models.checkpoint import weights
 from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.models.folders import moved
@@ -80,7 +81,10 @@ def _sampling(state: dict[str, Tensor], config: LdmConfig) -> dict[str, Tensor]:
 def _networks(config: LdmConfig, state: dict[str, Tensor]) -> dict[str, Network]:
     found = ldm_networks(config)
     if "scale_factor" in state:  # measured in the training
-        found["vqvae"][2]["scaling_factor"] = float(state["scale_factor"])
+        factor = state["scale_factor"]
+        if factor.numel() != 1 or not factor.is_floating_point() or not 0 < float(factor) < math.inf:
+            raise DeepCacheError(f"expected scale_factor to be a number above 0, got {shown(factor)}; correct the file")
+        found["vqvae"][2]["scaling_factor"] = float(factor)
     return found
 
 
