@@ -1,7 +1,7 @@
 """Every reader of a file from elsewhere, run in a process of its own, in bounded time and memory.
 
-`Readers` starts the process, gives it a reader's name and a path, and says what came of it. `python readers.py` is the
-process: it may be killed at any time, by the timer of its processor time or by the test.
+`Readers` starts the process, gives it a reader's name and a path, and says what came of it. `python readers.py TABLE`
+is the process: it may be killed at any time, by the timer of its processor time or by the test.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ LONGEST = 2_000  # characters of a refusal
 
 
 class Readers:
-    """The process that reads; it is started again after it was killed."""
+    """The process with the readers of a table, a function here; it is started again after it was killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: str = "package") -> None:
+        self._table = table
         self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, name: str, path: Path, *, wait_s: float = WAIT_S) -> str:
@@ -55,18 +56,17 @@ class Readers:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            command = [sys.executable, __file__]
+            command = [sys.executable, __file__, self._table]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
             assert self._process.stdout is not None
             assert self._process.stdout.readline() == b"ready\n"
         return self._process
 
 
-def serve() -> None:
+def serve(readers: dict[str, Callable[[Path], Any]]) -> None:
     """Read a reader's name and a path from each line of stdin, and write what came of it on a line of stdout."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not stand among the answers
-    readers = table()
     print("ready", file=out, flush=True)
     for line in sys.stdin:
         name, path = line.rstrip("\n").split("\t", 1)
@@ -113,8 +113,8 @@ def _place(error: BaseException) -> str:
     return f"at {own[-1].filename}:{own[-1].lineno}" if own else "outside of the package"
 
 
-def table() -> dict[str, Callable[[Path], Any]]:
-    """Readers by name. A path is a file, or a file in the folder that is read."""
+def package() -> dict[str, Callable[[Path], Any]]:
+    """The package's readers by name. A path is a file, or a file in the folder that is read."""
     import numpy as np
 
     from deepcache.metrics import reference
@@ -162,19 +162,6 @@ def table() -> dict[str, Callable[[Path], Any]]:
         baseline = path.with_name("baseline.json")
         str(gate(record.read(baseline if baseline.exists() else path), record.read(path)))
 
-    def hoard(_: Path) -> None:
-        from deepcache.errors import DeepCacheError
-
-        try:
-            bytearray(2 * MEMORY)
-        except MemoryError as error:
-            raise DeepCacheError("too much") from error
-
-    def babble(_: Path) -> None:
-        from deepcache.errors import DeepCacheError
-
-        raise DeepCacheError("x" * 2 * LONGEST)
-
     return {
         "prompts": prompts_in,
         "picture": lambda path: list(image_set(path.parent).split(4)),
@@ -190,7 +177,27 @@ def table() -> dict[str, Callable[[Path], Any]]:
         "shards": lambda path: [shard.read() for shard in shards(path.parent)],
         "records": record.read,
         "gate": gated,
-        # which are wrong, to test the test
+    }
+
+
+def planted() -> dict[str, Callable[[Path], Any]]:
+    """Readers that break the law, each in its way, to test the test."""
+
+    def hoard(_: Path) -> None:
+        from deepcache.errors import DeepCacheError
+
+        try:
+            bytearray(2 * MEMORY)
+        except MemoryError as error:
+            raise DeepCacheError("too much") from error
+
+    def babble(_: Path) -> None:
+        from deepcache.errors import DeepCacheError
+
+        raise DeepCacheError("x" * 2 * LONGEST)
+
+    return {
+        "answers": lambda _: None,
         "hangs": lambda _: [None for _ in iter(int, 1)],
         "hangs in c": lambda _: pow(3, 10**8),
         "waits": lambda path: path.read_bytes(),
@@ -202,4 +209,4 @@ def table() -> dict[str, Callable[[Path], Any]]:
 
 
 if __name__ == "__main__":
-    serve()
+    serve({"package": package, "planted": planted}[sys.argv[1]]())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import zipfile
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from deepcache.errors import DeepCacheError, first_line, shown
 
+_MOST_OF_PICKLE = 64 << 20  # names and shapes of SDXL's weights take 1 MB
 MOST_WRAPPINGS = 8  # of weights as `state_dict` within `state_dict`
 _CALLBACKS = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")  # whose state a training keeps
 _HOMES = ("pytorch_lightning.callbacks", "lightning.pytorch.callbacks")
@@ -84,14 +84,23 @@ def readable(path: Path) -> Iterator[None]:
 
 def _unpickled(path: Path) -> Any:
     """What `torch.save` wrote, if reading it takes no more memory than the file has bytes."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("its members are compressed, which torch.save never does")
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(b"\nbytearray\n") >= 0:  # torch makes one of any length that a pickle asks for
-            raise ValueError(f"it has a bytearray, which is no weight; keep its weights alone: {_KEEP_WEIGHTS}")
+    if b"\nbytearray\n" in _pickle_of(path):  # torch makes one of any length that a pickle asks for
+        raise ValueError(f"it has a bytearray, which is no weight; keep its weights alone: {_KEEP_WEIGHTS}")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _pickle_of(path: Path) -> bytes:
+    """The part of a file that tells its names and shapes; in the format before zip it begins the file."""
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            return file.read(_MOST_OF_PICKLE)
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("its members are compressed, which torch.save never does")
+        pickled = [member for member in archive.infolist() if member.filename.endswith("data.pkl")]
+        if sum(member.file_size for member in pickled) > _MOST_OF_PICKLE:
+            raise ValueError(f"its names and shapes take more than {_MOST_OF_PICKLE:,} bytes")
+        return b"".join(archive.read(member) for member in pickled)
 
 
 def _is_whole(tensor: Tensor) -> bool:

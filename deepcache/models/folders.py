@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from deepcache.errors import DeepCacheError, shown
+from deepcache.files import MOST_BYTES
 from deepcache.models.catalog import INDEX
 from deepcache.models.checkpoint import readable
 from deepcache.models.class_conditional import ClassConditionalPipeline
@@ -20,6 +21,7 @@ from deepcache.models.configurations import bounded, read
 
 _LIBRARIES = ("diffusers", "transformers", ClassConditionalPipeline.__module__)
 UNSAFE = "safety_checker"
+_TEXTS = (".json", ".txt", ".model")
 _SCHEDULER = "scheduler_config.json"
 MOST_TIMESTEPS = 100_000  # that a scheduler keeps tables for; the published ones have 1,000
 
@@ -32,6 +34,7 @@ def load_folder(folder: Path, **parts: Any) -> Any:
     Raises:
         DeepCacheError: no pipeline of diffusers or of this package, or weights that are not all there.
     """
+    _require_small(folder)
     build, index = pipeline_class(folder), read(folder / INDEX)
     if "unet" not in index:
         raise DeepCacheError(
@@ -71,6 +74,13 @@ def moved(pipe: Any, dtype: torch.dtype, device: str | torch.device = "cpu") -> 
         if isinstance(part, nn.Module):
             nn.Module.to(part, device, dtype)  # diffusers' own warns of whatever is cast
     return pipe
+
+
+def _require_small(folder: Path) -> None:
+    """Refuse configurations and tokenizers that are too large: diffusers and transformers read them whole."""
+    for path in folder.rglob("*"):
+        if path.suffix in _TEXTS and os.path.isfile(path) and path.stat().st_size > MOST_BYTES:
+            raise DeepCacheError(f"expected at most {MOST_BYTES:,} bytes in {path}, which has more; fetch it again")
 
 
 def _require_timesteps(folder: Path) -> None:
