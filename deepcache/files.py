@@ -33,7 +33,7 @@ def read_bytes(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES) -> 
             folder, or a pipe or a device, which may never end.
     """
     try:
-        with _opened(path, what) as file:
+        with _opened(as_path(path, what), what) as file:
             found = file.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # a ValueError is about a null character in the path
         raise refused(path, what, f"which cannot be read ({_reason(error)}); correct the path") from error
@@ -109,6 +109,17 @@ def read_yaml(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES_OF_YA
         raise refused(path, what, f"which is no YAML ({on_one_line(error)})") from error
 
 
+def as_path(path: object, what: str) -> Path:
+    """The path of a file.
+
+    Raises:
+        DeepCacheError: neither a text nor a path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise DeepCacheError(f"expected {what} and therefore a path, got {shown(path)}")
+    return Path(path)
+
+
 def refused(source: object, what: str, reason: str) -> DeepCacheError:
     """The error that `source` is not what was expected; the reason begins with "which"."""
     name = str(source)
@@ -140,9 +151,7 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
             self.depth -= 1
 
 
-def _opened(path: str | Path, what: str) -> BinaryIO:
-    if not isinstance(path, (str, os.PathLike)):
-        raise DeepCacheError(f"expected {what} and therefore a path, got {shown(path)}")
+def _opened(path: Path, what: str) -> BinaryIO:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise refused(path, what, "which is a folder; pass a file")

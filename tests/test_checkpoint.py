@@ -129,6 +129,7 @@ def test_a_checkpoint_that_contains_itself_is_one_line(tmp_path):
     assert weights(tmp_path / "x.ckpt").keys() == TENSORS.keys()
 
 
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")  # torch tells that it looks at them
 @pytest.mark.parametrize(
     "tensor",
     [

@@ -107,7 +107,7 @@ def changed(folder, file, **values):
 @pytest.mark.parametrize(
     ("file", "values", "told"),
     [
-        ("unet/config.json", {"layers_per_block": 1_000_000}, "of at most 20,000 layers"),
+        ("unet/config.json", {"layers_per_block": 1_000_000}, "of at most 10,000 layers"),
         ("unet/config.json", {"layers_per_block": 10**30}, "more than 20 digits"),
         ("unet/config.json", {"norm_num_groups": 0}, "expected"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps in 1..100000"),
@@ -127,7 +127,7 @@ def test_costs_of_a_million_layers_are_one_line_at_once(tmp_path, layers, capsys
     folder = changed(tmp_path / "x", "unet/config.json", layers_per_block=layers)
     for command in (["macs"], ["explain", "--interval", "3"]):
         assert main([*command, "--model", str(folder)]) == 2
-        assert "of at most 20,000 layers" in capsys.readouterr().err
+        assert "of at most 10,000 layers" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_sample_size_is_one_line(tmp_path, capsys):

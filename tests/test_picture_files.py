@@ -206,7 +206,7 @@ def test_what_is_no_file_is_refused_by_name(tmp_path):
     found = pictures_in(tmp_path)
     assert {path.name for path in found} == {"pipe.png", "gone.png"}
     for path in found:
-        assert f"{path}, which is no file" in refusal(pixels, path)
+        assert f"expected an image in {path}" in refusal(pixels, path)
     assert "got none" in refusal(image_set, Path("a" * 5_000))
 
 

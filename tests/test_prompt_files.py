@@ -107,3 +107,9 @@ def test_a_file_without_prompts_is_one_line(tmp_path, name, text):
         prompts_in(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"prompts.txt"])
+def test_what_is_no_path_is_one_line(path):
+    with pytest.raises(DeepCacheError, match="and therefore a path"):
+        prompts_in(path)

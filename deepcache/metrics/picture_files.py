@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from deepcache.errors import DeepCacheError, first_line
+from deepcache.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MOST_PIXELS = 1 << 25  # of a picture: 5792 x 5792, which take some 800 MB on their way to an extractor
+_MOST_BYTES = 8 * MOST_PIXELS  # four channels of 16 bits
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # others may run programs: Pillow gives PostScript to `gs`
 _OTHERS = (  # endings of pictures that are not read, so that no folder is measured without some of its pictures
     ".apng", ".avif", ".dds", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm",
@@ -56,10 +59,9 @@ def pixels(path: Path) -> NDArray[np.uint8]:
         DeepCacheError: no picture, a damaged or animated one, one of more than `MOST_PIXELS`, one that is partly
             transparent, or one whose numbers stand for no known shade: 32 bits a channel, CMYK, Lab.
     """
-    if not path.is_file():
-        raise DeepCacheError(f"expected an image in {path}, which is no file; move it away")
+    content = read_bytes(path, "an image", most_bytes=_MOST_BYTES)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             return _shades(image, path)
     except DeepCacheError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import zipfile
@@ -86,7 +87,11 @@ def _unpickled(path: Path) -> Any:
     """What `torch.save` wrote, if reading it takes no more memory than the file has bytes."""
     if b"\nbytearray\n" in _pickle_of(path):  # torch makes one of any length that a pickle asks for
         raise ValueError(f"it has a bytearray, which is no weight; keep its weights alone: {_KEEP_WEIGHTS}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    if zipfile.is_zipfile(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        buffer: Any = content  # a file would first reserve as many bytes as a damaged pickle asks for
+        return torch.load(buffer, map_location="cpu", weights_only=True)
 
 
 def _pickle_of(path: Path) -> bytes:

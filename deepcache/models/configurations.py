@@ -15,7 +15,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.files import read_json
 
 MOST_BYTES = 1 << 20  # configurations have some KiB
-MOST_MODULES = 20_000  # of networks built at once; SDXL's U-Net has 3,000 layers and groups of layers
+MOST_MODULES = 10_000  # layers and groups of layers that are built at once; SDXL's U-Net has 1,929
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from deepcache.models.configurations import bounded, read
 _LIBRARIES = ("diffusers", "transformers", ClassConditionalPipeline.__module__)
 UNSAFE = "safety_checker"
 _TEXTS = (".json", ".txt", ".model")
-_SCHEDULER = "scheduler_config.json"
+_CONFIG, _SCHEDULER = "config.json", "scheduler_config.json"
 MOST_TIMESTEPS = 100_000  # that a scheduler keeps tables for; the published ones have 1,000
 
 
@@ -109,6 +109,8 @@ def _network(place: Path, library: str, kind: str) -> Any:
     options: dict[str, Any] = {"local_files_only": True, "variant": "fp16" if _is_fp16_alone(place) else None}
     if library != "transformers":
         options["low_cpu_mem_usage"] = find_spec("accelerate") is not None
+    if os.path.isfile(place / _CONFIG):
+        read(place / _CONFIG)  # within bounds, before the libraries read it without
     build = getattr(import_module(library), kind)
     network, told = build.from_pretrained(place, output_loading_info=True, **options)
     if missing := sorted(told["missing_keys"]):

@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError, shown
+from deepcache.files import as_path
 from deepcache.models.checkpoint import weights
 from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.models.folders import moved
@@ -51,8 +52,8 @@ def load_ldm(
     References: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022),
     https://github.com/CompVis/latent-diffusion
     """
-    found = CIN256_V2 if config is None else read_config(Path(config))
-    return moved(ldm_pipeline(weights(Path(checkpoint)), str(checkpoint), found), dtype, device)  # type: ignore[no-any-return]
+    found = CIN256_V2 if config is None else read_config(as_path(config, "CompVis' YAML"))
+    return moved(ldm_pipeline(weights(as_path(checkpoint, "a checkpoint")), str(checkpoint), found), dtype, device)  # type: ignore[no-any-return]
 
 
 def ldm_pipeline(state: dict[str, Tensor], checkpoint: str, config: LdmConfig = CIN256_V2) -> ClassConditionalPipeline:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from deepcache.files import json_value, read_text, refused
+from deepcache.files import as_path, json_value, read_text, refused
 
 COLUMN = "Prompt"  # of PartiPrompts.tsv
 MOST_CHARACTERS = 10_000  # of a prompt: text encoders read at most 512 tokens of it
@@ -25,7 +25,7 @@ def prompts_in(path: Path | str) -> list[str]:
         DeepCacheError: no such file, one that is not UTF-8 text, one without prompts, an image of COCO's without a
             caption, or a prompt of more than `MOST_CHARACTERS`.
     """
-    path = Path(path)
+    path = as_path(path, _KINDS)
     read = {".tsv": _table, ".json": _coco}.get(path.suffix.lower(), _lines)
     text = read_text(path, _KINDS)
     if "\0" in text:
