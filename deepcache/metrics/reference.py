@@ -213,7 +213,10 @@ def _real(path: Path, stored: dict[str, Any], name: str, dtype: type[np.floating
 
 
 def _is_covariance(matrix: NDArray[np.float64]) -> bool:
-    """Whether it is symmetric without a negative eigenvalue, up to rounding. A third of the work of an eigenvalue."""
+    """Whether a matrix is symmetric without a negative eigenvalue, up to rounding.
+
+    Cholesky's decomposition tells it with far less work than the eigenvalues.
+    """
     room = _ROUNDING * abs(matrix).max()
     if abs(matrix - matrix.T).max() > room:
         return False

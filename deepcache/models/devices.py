@@ -23,4 +23,6 @@ def require_device(device: str | torch.device, *, has_values: bool = True) -> No
         if has_values:
             found.item()
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise DeepCacheError(f"expected a device of this machine, got {shown(device)}; pass cpu or cuda") from error
+        raise DeepCacheError(
+            f"expected a device of this machine, got {shown(str(device))}; pass cpu or cuda"
+        ) from error
