@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from deepcache.errors import DeepCacheError, first_line
 from deepcache.metrics.images import checked
 from deepcache.models import load_extractor
-from deepcache.models.checkpoint import weights
+from deepcache.models.checkpoint import contents
 from deepcache.models.mini_features import SIZE, MiniFeatures
 
 MINI = "mini-features perceptual"
@@ -135,12 +135,12 @@ def _lpips(lpips: Any, net: str, path: Path) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")  # of how lpips calls it
         model: Any = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    given = weights(path)
+    given = contents(path)
     try:
         # lpips cuts torchvision's `features` into slices, and keeps their numbers: slice2.3.bias is features.3.bias
         named = {key: given[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
         model.net.load_state_dict(named)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, IndexError) as error:
         raise DeepCacheError(
             f"expected torchvision's weights of {BACKBONES[net]} in {path}, which do not fit ({first_line(error)})"
         ) from error

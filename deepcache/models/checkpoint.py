@@ -35,10 +35,7 @@ def weights(path: Path) -> dict[str, Tensor]:
         DeepCacheError: no such file, a truncated one, one that carries code, one that would take more memory than its
             size, one that contains itself, or one without tensors by name.
     """
-    if not os.path.isfile(path):  # unlike Path.is_file, also for a name that is too long
-        raise DeepCacheError(f"expected a checkpoint in {path}, which is no file; correct the path")
-    with readable(path):
-        found = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
+    found = contents(path)
     for _ in range(MOST_WRAPPINGS):
         if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
             found = found["state_dict"]
@@ -56,6 +53,19 @@ def weights(path: Path) -> dict[str, Tensor]:
                 f"expected plain tensors in {path}, got {shown(name)}, which has not all of its values"
             )
     return tensors
+
+
+def contents(path: Path) -> Any:
+    """What a `.safetensors` file or a file of `torch.save` holds, of any structure; no code of it runs.
+
+    Raises:
+        DeepCacheError: no such file, a truncated one, one that carries code, or one that would take more memory than
+            its size.
+    """
+    if not os.path.isfile(path):  # unlike Path.is_file, also for a name that is too long
+        raise DeepCacheError(f"expected a checkpoint in {path}, which is no file; correct the path")
+    with readable(path):
+        return load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
 
 
 @contextmanager

@@ -95,9 +95,8 @@ def _read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
             kind, *lengths = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
             size = len(content) - start
             if kind != _BYTES_OF_IDX + 1 + len(shape) or size != math.prod(lengths) or tuple(lengths[1:]) != shape:
-                raise DeepCacheError(
-                    f"expected an IDX file of (B, *{shape}) bytes in {path}, got another; get it again"
-                )
+                wanted = ", ".join(["B", *map(str, shape)])
+                raise DeepCacheError(f"expected an IDX file of bytes ({wanted}) in {path}, got another; get it again")
             return np.frombuffer(content, np.uint8, offset=start).reshape(lengths).copy()
     raise DeepCacheError(
         f"expected the Fashion-MNIST file {name}[.gz] in {folder}, which has none; "
