@@ -46,7 +46,7 @@ def example(
     for name, number in (("context_tokens", context_tokens), ("num_frames", num_frames)):
         if number is not None:
             require_whole(name, number, at_least=1)
-    height, width = _sides(config.sample_size if size is None else size)
+    height, width = sides(config.sample_size if size is None else size)
     if isinstance(unet, UNet2DModel):
         return (_meta(1, config.in_channels, height, width), 0), _labels(config)
     dims = getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
@@ -68,10 +68,15 @@ def example(
     return (sample, 0, context), {**_labels(config), **_conditions(config)}
 
 
-def _sides(size: Any) -> tuple[int, int]:
+def sides(size: Any) -> tuple[int, int]:
+    """Height and width of a U-Net's sample, of a configuration's `sample_size`: one number or two.
+
+    Raises:
+        DeepCacheError: None, or other values than whole numbers of at least 1.
+    """
     if size is None:
-        raise DeepCacheError("this U-Net's configuration has no sample_size; pass height and width")
-    height, width = (size, size) if isinstance(size, int) else size
+        raise DeepCacheError("this U-Net's configuration has no sample_size; pass height and width, or add it there")
+    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
     return require_whole("height", height, at_least=1), require_whole("width", width, at_least=1)
 
 

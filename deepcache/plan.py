@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, shown
 
 MAX_POWER = 10
 ORDERS = (0, 1, 2)
@@ -39,13 +40,13 @@ class CachePlan:
         object.__setattr__(self, "branch", require_whole("branch", self.branch, at_least=0))
         object.__setattr__(self, "order", require_order(self.order))
         if not isinstance(self.full_steps, (tuple, list, range)):
-            raise DeepCacheError(f"expected full_steps to be a tuple of steps, got {self.full_steps!r}")
+            raise DeepCacheError(f"expected full_steps to be a tuple of steps, got {shown(self.full_steps)}")
         steps = tuple(require_whole("a full step", step, at_least=0) for step in self.full_steps)
         object.__setattr__(self, "full_steps", steps)
         if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.num_steps:
             raise DeepCacheError(
                 f"expected ascending full steps that begin with 0 and stay below num_steps = {self.num_steps}, "
-                f"got {steps}; deepcache.uniform and deepcache.quadratic make such plans"
+                f"got {shown(steps)}; deepcache.uniform and deepcache.quadratic make such plans"
             )
 
     @property
@@ -134,6 +135,7 @@ def quadratic(
     """
     require_whole("num_steps", num_steps, at_least=1)
     require_whole("num_full", num_full, at_least=1)
+    center, power = require_number("center", center), require_number("power", power)
     if num_full > num_steps or not 0 <= center <= num_steps or not 1 < power <= MAX_POWER:
         raise DeepCacheError(
             f"expected num_full <= num_steps, 0 <= center <= num_steps and 1 < power <= {MAX_POWER}, "
@@ -167,13 +169,21 @@ def _quadratic_steps(
 
 def require_order(order: object) -> int:
     """The order of the prediction as an int; refuse one that there is not."""
-    if isinstance(order, bool) or order not in ORDERS:
-        raise DeepCacheError(f"expected order to be one of {', '.join(map(str, ORDERS))}, got {order!r}")
+    if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in ORDERS:
+        raise DeepCacheError(f"expected order to be one of {', '.join(map(str, ORDERS))}, got {shown(order)}")
     return int(order)
+
+
+def require_number(name: str, value: object) -> float:
+    """The value as a float; refuse anything but a real number that a float holds, NaN and infinity among them."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            return float(value)
+    raise DeepCacheError(f"expected {name} to be a number, got {shown(value)}")
 
 
 def require_whole(name: str, value: object, *, at_least: int) -> int:
     """The value as an int; refuse anything but a whole number of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
-        raise DeepCacheError(f"expected {name} to be a whole number of at least {at_least}, got {value!r}")
+        raise DeepCacheError(f"expected {name} to be a whole number of at least {at_least}, got {shown(value)}")
     return int(value)

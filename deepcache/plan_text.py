@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, shown
+from deepcache.files import json_value, read_text
 from deepcache.plan import CachePlan, quadratic, uniform
 from deepcache.temporary import whole
 
@@ -23,6 +25,8 @@ _REQUIRED = {"uniform": {"interval"}, "quadratic": {"num_full", "center", "power
 _OPTIONAL = {"uniform": {"last_step_full"}, "quadratic": {"last_step_full", "signed_root"}}
 _FLAGS = {"last_step_full", "signed_root"}
 _DECIMALS = {"center", "power"}
+_KIND = "a plan's JSON"
+_MOST_BYTES = 16 << 20  # of its file: a million full steps
 
 
 def parse(text: str, num_steps: int) -> CachePlan | None:
@@ -38,8 +42,8 @@ def parse(text: str, num_steps: int) -> CachePlan | None:
         return None
     if kind in _KINDS:
         return _KINDS[kind](num_steps, **_arguments(kind, words, text))
-    if not Path(text).is_file():
-        raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {text!r}, which is neither")
+    if not os.path.isfile(text):  # unlike Path.is_file, also for a text that is too long for a name
+        raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {shown(text)}, which is neither")
     return _of_length(load_plan(text), num_steps, text)
 
 
@@ -49,11 +53,7 @@ def load_plan(path: str | Path) -> CachePlan:
     Raises:
         DeepCacheError: no such file, or not a plan's.
     """
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeepCacheError(f"expected a plan's JSON in {path}, which cannot be read ({error})") from error
-    return from_json(text, str(path))
+    return from_json(read_text(path, _KIND, most_bytes=_MOST_BYTES), str(path))
 
 
 def save_plan(plan: CachePlan, path: str | Path) -> None:
@@ -77,13 +77,10 @@ def from_json(text: str, source: str = "the text") -> CachePlan:
     Raises:
         DeepCacheError: no JSON, another's keys, or values that make no plan.
     """
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise DeepCacheError(f"expected a plan's JSON in {source}, got none ({error})") from error
+    found = json_value(text, _KIND, source)
     known = {field.name for field in fields(CachePlan)}
     if not isinstance(found, dict) or not {"num_steps", "full_steps"} <= found.keys() <= known:
-        raise DeepCacheError(f"expected a plan's JSON in {source}, with {', '.join(sorted(known))}")
+        raise DeepCacheError(f"expected {_KIND} in {source}, with {', '.join(sorted(known))}")
     return CachePlan(**found)
 
 
@@ -99,7 +96,7 @@ def _arguments(kind: str, words: list[str], text: str) -> dict[str, Any]:
     if not required <= found.keys() <= required | optional or len(found) < len(words):
         raise DeepCacheError(
             f"expected {kind} with {', '.join(sorted(required))}, and if wanted {', '.join(sorted(optional))}, "
-            f"each once; got {text!r}"
+            f"each once; got {shown(text)}"
         )
     return found
 
@@ -108,8 +105,8 @@ def _argument(word: str, text: str) -> tuple[str, Any]:
     name, _, value = word.partition("=")
     if word in _FLAGS:
         return name, True
-    if name in _DECIMALS and re.fullmatch(r"\d+(\.\d+)?", value):
+    if name in _DECIMALS and re.fullmatch(r"\d{1,18}(\.\d+)?", value):
         return name, float(value)
-    if name not in _FLAGS and re.fullmatch(r"\d+", value):
+    if name not in _FLAGS and re.fullmatch(r"\d{1,18}", value):
         return name, int(value)
-    raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {word!r} in {text!r}")
+    raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {shown(word)} in {shown(text)}")

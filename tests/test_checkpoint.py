@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,52 @@ def test_a_truncated_file_is_one_line(tmp_path, name, share):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     assert "which is truncated or something else" in refusal(path)
+
+
+def test_a_checkpoint_that_contains_itself_is_one_line(tmp_path):
+    itself: dict[str, Any] = {}
+    itself["state_dict"] = {"state_dict": itself}
+    torch.save(itself, tmp_path / "x.ckpt")
+    assert "`state_dict` more than 8 times within itself" in refusal(tmp_path / "x.ckpt")
+    found: dict[str, Any] = TENSORS
+    for _ in range(8):
+        found = {"state_dict": found}
+    torch.save(found, tmp_path / "x.ckpt")
+    assert weights(tmp_path / "x.ckpt").keys() == TENSORS.keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")  # torch tells that it looks at them
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**12),
+        torch.sparse_coo_tensor(torch.zeros(1, 1).long(), torch.ones(1), (10**12,), check_invariants=True),
+        torch.empty(10**12, device="meta"),
+    ],
+)
+def test_tensors_of_more_values_than_the_file_has_are_one_line(tmp_path, tensor):
+    torch.save({"a": tensor}, tmp_path / "x.ckpt")
+    assert "expected plain tensors" in refusal(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickle_that_asks_for_gigabytes_is_one_line(tmp_path, is_zip):
+    """`bytearray` is among the few functions that torch calls for a pickle, with any length."""
+
+    class Huge:
+        def __reduce__(self) -> Any:
+            return bytearray, (1 << 40,)
+
+    torch.save({"a": Huge()}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=is_zip)
+    assert "it has a bytearray" in refusal(tmp_path / "x.ckpt")
+
+
+def test_a_compressed_checkpoint_is_one_line(tmp_path):
+    torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "x.ckpt")
+    with zipfile.ZipFile(tmp_path / "x.ckpt") as whole, zipfile.ZipFile(tmp_path / "y.ckpt", "w", 8) as small:
+        for name in whole.namelist():
+            small.writestr(name, whole.read(name))
+    assert "its members are compressed" in refusal(tmp_path / "y.ckpt")
 
 
 def test_what_is_no_checkpoint_is_one_line(tmp_path):

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from peft import LoraConfig
+from pipelines import workload
 from problems import inputs, latents, pipeline, unet
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from deepcache import DeepCacheError, cached
+from deepcache import DeepCacheError, cached, views
 from deepcache.forward import full_forward, run_full, run_shallow
 from deepcache.views import Cut, full_view, shallow_view
 
@@ -160,6 +162,75 @@ def test_the_default_compiler_equals_eager_within_a_thousandth() -> None:
         found = [_generate(model, "ddpm") for _ in range(2)]
     assert torch.equal(*found)
     torch.testing.assert_close(found[0], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def _free(model: Any) -> None:
+    model.enable_freeu(s1=0.9, s2=0.2, b1=1.3, b2=1.4)
+
+
+def _adapt(model: Any) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1"], init_lora_weights=False))
+
+
+def _replace(model: Any) -> None:
+    first = model.up_blocks[-1].resnets[-1].conv1
+    model.up_blocks[-1].resnets[-1].conv1 = nn.Sequential(first, nn.Tanh())
+
+
+@pytest.mark.parametrize(
+    ("change", "branch"),
+    [(_free, 0), (_free, 3), (_adapt, 0), (_replace, 1)],
+    ids=["FreeU", "FreeU, deep", "LoRA", "layer"],
+)
+def test_change_of_the_unet_within_a_compiled_block_is_seen(change: Callable[[Any], None], branch: int) -> None:
+    """Law 9. On a block that the branch cuts through, and within one; the oracle is an eager block."""
+    name = "sd-1.5"
+    changed = unet(name)
+    change(changed)
+    with cached(changed, interval=INTERVAL, branch=branch):
+        expected = _generate(changed, name)
+    model = unet(name)
+    with cached(model, interval=INTERVAL, branch=branch, compile={"backend": "eager"}) as cache:
+        before = _generate(model, name)
+        change(model)
+        found = _generate(model, name)
+    assert not torch.equal(before, expected)
+    assert torch.equal(found, expected)
+    assert [generation.full_steps for generation in cache.generations] == [(0, 3, 6)] * 2
+
+
+def test_views_that_are_made_once_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test of the test above: they have FreeU's numbers from before."""
+    for name in ("full_view", "shallow_view"):
+        monkeypatch.setattr(f"deepcache.compiling.{name}", cache(getattr(views, name)))
+    with pytest.raises(AssertionError):
+        test_change_of_the_unet_within_a_compiled_block_is_seen(_free, 3)
+
+
+def test_ip_adapter_of_a_compiled_block_is_as_in_an_eager_one() -> None:
+    """Its images are an input of the U-Net's own projection."""
+    made = workload("IP-Adapter")
+    with cached(made.pipe, interval=INTERVAL):
+        expected = made.run()
+    with cached(made.pipe, interval=INTERVAL, compile={"backend": "eager"}):
+        assert torch.equal(made.run(), expected)
+
+
+@pytest.mark.parametrize("how", [{"x": 1}, {"mode": "fast"}, {"mode": "default", "options": {"max_autotune": True}}])
+def test_arguments_that_the_compiler_does_not_take_are_refused(how: Any) -> None:
+    with (
+        pytest.raises(DeepCacheError, match=r"torch\.compile") as caught,
+        cached(unet("ddpm"), interval=2, compile=how),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_graphs_of_our_own_are_refused_with_the_name_of_torchs() -> None:
+    with pytest.raises(DeepCacheError, match="reduce-overhead"), cached(unet("ddpm"), interval=2, cuda_graphs=True):
+        pass
 
 
 @pytest.mark.parametrize("how", ["fast", True, 3])

@@ -15,9 +15,11 @@ from deepcache.models import fashion
 @pytest.fixture
 def folder(tmp_path):
     pixels = np.random.default_rng(0).integers(256, size=(5, 28, 28), dtype=np.uint8)
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0" * 16 + pixels.tobytes())
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(
+        np.array([0x0803, 5, 28, 28], ">u4").tobytes() + pixels.tobytes()
+    )
     with gzip.open(tmp_path / "train-labels-idx1-ubyte.gz", "wb") as file:
-        file.write(b"\0" * 8 + bytes([3, 1, 4, 1, 5]))
+        file.write(np.array([0x0801, 5], ">u4").tobytes() + bytes([3, 1, 4, 1, 5]))
     return tmp_path, pixels
 
 
@@ -30,6 +32,23 @@ def test_idx_files_are_read_plain_and_gzipped(folder):
 def test_a_missing_file_names_the_package_to_install(folder):
     with pytest.raises(DeepCacheError, match=r"t10k-images.*dataset-fashion-mnist"):
         fashion.load("test", folder[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 16, b"\x1f\x8b\x08\x00", b"labels", None])
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz"])
+def test_what_is_no_idx_file_is_one_line(folder, file, content):
+    path = folder[0] / file
+    path.write_bytes(path.read_bytes()[:-5] if content is None else content)
+    with pytest.raises(DeepCacheError, match="expected an IDX file") as caught:
+        fashion.load("train", folder[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_garment_that_there_is_not_is_one_line(folder):
+    with gzip.open(folder[0] / "train-labels-idx1-ubyte.gz", "wb") as file:
+        file.write(np.array([0x0801, 5], ">u4").tobytes() + bytes([3, 1, 4, 1, 10]))
+    with pytest.raises(DeepCacheError, match="a garment in 0"):
+        fashion.load("train", folder[0])
 
 
 def test_background_shows_where_there_is_no_garment_and_colour_where_it_is_bright():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from peft import LoraConfig
 from problems import (
     CONTEXT_DIM,
     SCHEDULERS,
@@ -26,7 +27,6 @@ from problems import (
     shared,
     unet,
 )
-from peft import LoraConfig
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
@@ -106,7 +106,7 @@ def test_earlier_generation_costs_what_its_unet_did_before_lora_came(monkeypatch
         return [generation.macs for generation in cache.generations]
 
     assert found() == expected
-    monkeypatch.setattr("deepcache.caching.structure_of", partial(_first_structure, {}))
+    monkeypatch.setattr("deepcache.tracking.structure_of", partial(_first_structure, {}))
     assert found() != expected
 
 

@@ -136,3 +136,37 @@ def test_a_yaml_that_is_none_of_compvis_is_one_line(tmp_path, found, state, text
     assert "expected CompVis' YAML in" in refusal(checkpoint, config)
     config.unlink()
     assert "expected CompVis' YAML in" in refusal(checkpoint, config)
+
+
+@pytest.mark.parametrize(
+    ("unet", "told"),
+    [
+        ({"num_res_blocks": 1_000_000}, "of at most 10,000 layers"),
+        ({"transformer_depth": 1_000_000}, "of at most 10,000 layers"),
+        ({"num_res_blocks": 10**9}, "at most 1,000,000 for model.params.unet_config.params.num_res_blocks"),
+        ({"channel_mult": [1] * 1_000}, "a list of at most 64"),
+        ({"transformer_depth": "deep"}, "expected a whole number"),
+        ({"num_heads": "9" * 10_000}, "expected a whole number"),
+    ],
+)
+def test_numbers_that_no_model_has_are_one_short_line_at_once(tmp_path, state, unet, told):
+    said = refusal(*compvis.written(tmp_path, compvis.config(unet=unet), state))
+    assert told in said
+    assert len(said) < 800
+
+
+def test_an_aliased_yaml_of_gigabytes_is_one_line(tmp_path, found, state):
+    checkpoint, config = compvis.written(tmp_path, found, state)
+    bomb = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]
+    config.write_text("\n".join(["model:", "  params: &p", "    linear_start: *p", *bomb]))
+    assert "has an alias" in refusal(checkpoint, config)
+
+
+@pytest.mark.parametrize("factor", [torch.zeros(2), torch.tensor(float("nan")), torch.tensor(-1.0), torch.tensor(1j)])
+def test_a_scale_that_is_no_number_is_one_line(tmp_path, found, state, factor):
+    assert "expected scale_factor" in refusal(*compvis.written(tmp_path, found, {**state, "scale_factor": factor}))
+
+
+def test_what_is_no_path_is_one_line():
+    assert "expected a checkpoint and therefore a path, got None" in refusal(None)
+    assert "expected CompVis' YAML and therefore a path, got 3" in refusal("x.ckpt", 3)

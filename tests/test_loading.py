@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deepcache import DeepCacheError, models
+from deepcache.__main__ import main
 from deepcache.models.embedded import WEIGHTS
 
 
@@ -93,3 +94,76 @@ def test_a_folder_whose_weights_are_not_all_there_is_one_line(tmp_path, part, na
     del state[sorted(state)[3]]
     save_file(state, path, metadata={"format": "pt"})
     assert "got 1 missing (the first: " in refusal(tmp_path / "x")
+
+
+def changed(folder, file, **values):
+    """A folder of mini-ddpm with other values in one of its files."""
+    shutil.copytree(WEIGHTS / "mini-ddpm", folder)
+    found = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**found, **values}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "told"),
+    [
+        ("unet/config.json", {"layers_per_block": 1_000_000}, "of at most 10,000 layers"),
+        ("unet/config.json", {"layers_per_block": 10**30}, "more than 20 digits"),
+        ("unet/config.json", {"norm_num_groups": 0}, "expected"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps in 1..100000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "1000"}, "num_train_timesteps in 1..100000"),
+        ("model_index.json", {"unet": ["diffusers", ["UNet2DModel"]]}, "has no class"),
+        ("model_index.json", {"_class_name": None}, "expected a pipeline of diffusers"),
+    ],
+)
+def test_a_folder_whose_numbers_no_model_has_is_one_line_at_once(tmp_path, file, values, told):
+    said = refusal(changed(tmp_path / "x", file, **values))
+    assert told in said
+    assert len(said) < 800
+
+
+@pytest.mark.parametrize("layers", [1_000_000, 10**9])
+def test_costs_of_a_million_layers_are_one_line_at_once(tmp_path, layers, capsys):
+    folder = changed(tmp_path / "x", "unet/config.json", layers_per_block=layers)
+    for command in (["macs"], ["explain", "--interval", "3"]):
+        assert main([*command, "--model", str(folder)]) == 2
+        assert "of at most 10,000 layers" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_sample_size_is_one_line(tmp_path, capsys):
+    folder = changed(tmp_path / "x", "unet/config.json", sample_size=None)
+    words = ["--num-steps", "2", "--scheduler", "ddim", "--device", "cpu"]
+    for command in (
+        ["sample", "--seeds", "0:1", "--plan", "uncached", "--out", str(tmp_path / "out"), *words],
+        ["macs"],
+        ["explain", "--interval", "3"],
+        ["tune", "--speedup", "2", "--out", str(tmp_path / "plan.json"), *words],
+    ):
+        assert main([*command, "--model", str(folder)]) == 2
+        *_, said = capsys.readouterr().err.splitlines()  # bars of diffusers may stand before it
+        assert said.startswith("error: ")
+        assert "no sample_size" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "--seeds", "0:1", "--plan", "uncached", "--out", "out", "--model", "mini-ddpm"],
+        ["tune", "--speedup", "2", "--model", "mini-ddpm"],
+        ["metrics", str(WEIGHTS), "--extractor", "mini-features"],
+    ],
+)
+def test_a_device_without_values_is_one_line_at_the_command_line(command, capsys):
+    assert main([*command, "--device", "meta"]) == 2
+    assert "expected a device of this machine, got 'meta'" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long_for_a_file_is_one_line():
+    assert "expected a model out of" in refusal("x" * 5_000)
+
+
+def test_hidden_copies_beside_the_weights_are_not_read(tmp_path):
+    folder = changed(tmp_path / "x", "model_index.json")
+    for name in ("._diffusion_pytorch_model.safetensors", ".DS_Store"):
+        (folder / "unet" / name).write_bytes(b"no weights")
+    assert dtypes(models.load(folder)) == {torch.float32}

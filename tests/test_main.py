@@ -98,7 +98,7 @@ def test_a_diffusers_folder_is_explained_as_the_name_is(capsys, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({**index, "vae": ["diffusers", "DDIMScheduler"]}))
     assert "DDIMScheduler is no network" in mistake(capsys, "explain", "--model", str(tmp_path), "--interval", "3")
     (tmp_path / "model_index.json").write_text("{")
-    assert "cannot be read" in mistake(capsys, "explain", "--model", str(tmp_path), "--interval", "3")
+    assert "is no JSON" in mistake(capsys, "explain", "--model", str(tmp_path), "--interval", "3")
 
 
 def test_tables_renders_a_results_file(capsys, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -164,6 +165,23 @@ def test_full_step_that_is_not_whole_is_refused(steps: tuple[Any, ...]) -> None:
 def test_quadratic_argument_out_of_range_is_refused(num_full: int, center: float, power: float) -> None:
     with pytest.raises(DeepCacheError, match="expected num_full <= num_steps, 0 <= center"):
         quadratic(10, num_full, center, power)
+
+
+@pytest.mark.parametrize("value", [None, "15", [15], 1j, True, 10**400, np.array([1.0, 2.0])])
+def test_what_is_no_number_is_refused(value: Any) -> None:
+    with pytest.raises(DeepCacheError, match="expected center to be a number"):
+        quadratic(50, 10, value, 1.4)
+    with pytest.raises(DeepCacheError, match="expected power to be a number"):
+        quadratic(50, 10, 15, value)
+
+
+@pytest.mark.parametrize("value", [np.array(1), np.array([1, 2]), "1", None, [1], True, 3, 1.0])
+def test_an_order_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(DeepCacheError, match="expected order to be one of 0, 1, 2"):
+        uniform(50, 3, 0, value)
+    with pytest.raises(DeepCacheError, match="expected interval to be a whole number"):
+        uniform(50, -(10**5_000))
+    assert uniform(50, 3, 0, np.int64(1)).order == 1
 
 
 def test_impossible_count_is_refused_with_what_to_do() -> None:

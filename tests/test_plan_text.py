@@ -6,7 +6,7 @@ import pytest
 
 from deepcache import CachePlan, quadratic, uniform
 from deepcache.errors import DeepCacheError
-from deepcache.plan_text import from_json, parse, to_json
+from deepcache.plan_text import from_json, load_plan, parse, to_json
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,42 @@ def test_any_other_text_is_refused_in_one_line(text):
     with pytest.raises(DeepCacheError, match="expected") as caught:
         parse(text, 50)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["interval=", "interval=3,branch=", "interval=3,order="])
+def test_numbers_of_any_length_and_names_of_any_length_are_one_line(name):
+    for text in (f"uniform,{name}{'9' * 5_000}", "x" * 5_000, "a\0b"):
+        with pytest.raises(DeepCacheError, match="expected a plan") as caught:
+            parse(text, 50)
+        assert len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize("path", [None, 3, b"plan.json", ["plan.json"]])
+def test_what_is_no_path_is_one_line(path):
+    with pytest.raises(DeepCacheError, match="expected a plan's JSON"):
+        load_plan(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"num_steps": 3, "full_steps": [0, "1"]}',
+        '{"num_steps": 3, "full_steps": {"0": 1}}',
+        '{"num_steps": 3, "full_steps": [0], "order": [1]}',
+        '{"num_steps": 3, "full_steps": [0], "order": {}}',
+        '{"num_steps": null, "full_steps": [0]}',
+        '{"num_steps": 1' + "0" * 400 + ', "full_steps": [0]}',
+        '{"num_steps": ' + "9" * 5_000 + ', "full_steps": [0]}',
+        '{"num_steps": 3, "full_steps": ' + "[" * 20_000 + "]" * 20_000 + "}",
+        '{"num_steps": 3, "full_steps": [0, ' + "1, " * 100_000 + "1]}",
+    ],
+)
+def test_values_that_make_no_plan_are_one_short_line(tmp_path, text):
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(DeepCacheError, match="expected") as caught:
+        load_plan(tmp_path / "plan.json")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 800
 
 
 @pytest.mark.parametrize(

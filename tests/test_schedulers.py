@@ -58,7 +58,7 @@ def test_a_step_looked_up_by_its_timestep_is_noticed(name: str, monkeypatch: pyt
     def looked_up(timestep: Any, timesteps: Any) -> Place:
         return Place(timesteps.untyped_storage()._cdata, int((timesteps == timestep).nonzero()[0]))
 
-    monkeypatch.setattr("deepcache.caching.place", looked_up)
+    monkeypatch.setattr("deepcache.tracking.place", looked_up)
     assert verdict(workload("text2img"), (2, 3)) == EXACT
     with pytest.raises(AssertionError, match="the mid block ran"):
         verdict(workload("text2img", scheduler(name)), (2, 3))

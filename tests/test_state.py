@@ -171,7 +171,9 @@ class Interleaved(RuleBasedStateMachine):
         self.threads = {lane: ThreadPoolExecutor(1) for lane in (*LANES[1:3], "tasks")}
         self.threads["tasks"].submit(self.loop.run_forever)
         self.queues = {lane: asyncio.Queue[tuple[Callable[[], Any], Future[Any]] | None]() for lane in LANES[3:]}
-        self.tasks = {lane: asyncio.run_coroutine_threadsafe(_serve(self.queues[lane]), self.loop) for lane in LANES[3:]}
+        self.tasks = {
+            lane: asyncio.run_coroutine_threadsafe(_serve(self.queues[lane]), self.loop) for lane in LANES[3:]
+        }
         self.running: str = "main"
 
     @initialize(is_shared=st.booleans(), plans=st.tuples(*[plans] * len(LANES)), begun=st.lists(st.tuples(lanes, what)))
@@ -373,7 +375,7 @@ class _OfThreads(_OfAll):
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("deepcache.caching.place", lambda timestep, _: Place(0, timestep.storage_offset())),
+        ("deepcache.tracking.place", lambda timestep, _: Place(0, timestep.storage_offset())),
         ("deepcache.caching._fingerprint", lambda *_: ()),
         ("deepcache.installing._ENTERED", _OfThreads()),
         ("deepcache.installing._ENTERED", _OfAll()),

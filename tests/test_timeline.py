@@ -241,9 +241,10 @@ def test_step_of_fewer_calls_than_the_one_before_is_refused() -> None:
     pipe.scheduler.set_timesteps(5)
     with cached(pipe, interval=3) as cache:
         pipe.unet(sample, pipe.scheduler.timesteps[0])
-        with pytest.raises(DeepCacheError, match="expected 2 U-Net calls in step 1.*got 1.*after a call to warm up"):
-            for t in pipe.scheduler.timesteps:
-                pipe.unet(sample, t)
+        for t in pipe.scheduler.timesteps[:2]:
+            pipe.unet(sample, t)
+        with pytest.raises(DeepCacheError, match=r"expected 2 U-Net calls in step 1.*got 1.*after a call to warm up"):
+            pipe.unet(sample, pipe.scheduler.timesteps[2])
         cache.reset()
         for t in pipe.scheduler.timesteps:
             pipe.unet(sample, t)
@@ -277,7 +278,10 @@ def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
 
 @pytest.mark.parametrize("is_told", [True, False])
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
-def test_second_generation_of_numbers_without_a_reset_is_refused(copy: Callable[[Tensor, int], Any], is_told: bool) -> None:  # noqa: FBT001
+def test_second_generation_of_numbers_without_a_reset_is_refused(
+    copy: Callable[[Tensor, int], Any],
+    is_told: bool,  # noqa: FBT001
+) -> None:
     """A stopped one, too, where the number of steps is told."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with cached(model, interval=3, num_steps=5 if is_told else None) as cache:
@@ -295,7 +299,7 @@ def test_copy_on_a_device_has_to_be_told() -> None:
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with (
         cached(model, interval=3),
-        pytest.raises(DeepCacheError, match="copy on a device that is none of them.*say num_steps"),
+        pytest.raises(DeepCacheError, match=r"copy on a device that is none of them.*say num_steps"),
     ):
         model(sample, torch.empty((), device="meta"))
 
@@ -311,9 +315,15 @@ def test_number_that_is_none_of_the_pipelines_timesteps_is_refused() -> None:
 @pytest.mark.parametrize("told", [{"num_steps": 0}, {"num_steps": 2.5}, {"calls_per_step": 0}, {"calls_per_step": "2"}])
 def test_what_no_generation_can_have_is_refused(told: dict[str, Any]) -> None:
     (name,) = told
-    with pytest.raises(DeepCacheError, match=f"expected {name} to be a whole number"), cached(unet("ddpm"), interval=2, **told):
+    with (
+        pytest.raises(DeepCacheError, match=f"expected {name} to be a whole number"),
+        cached(unet("ddpm"), interval=2, **told),
+    ):
         pass
-    with pytest.raises(DeepCacheError, match="plan is for 5 steps, and num_steps is 4"), cached(unet("ddpm"), uniform(5, 2), num_steps=4):
+    with (
+        pytest.raises(DeepCacheError, match="plan is for 5 steps, and num_steps is 4"),
+        cached(unet("ddpm"), uniform(5, 2), num_steps=4),
+    ):
         pass
 
 
@@ -356,9 +366,16 @@ class _Skipping:
 def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_number_counts() -> None:
     """And not where it does not, or is told."""
     for how in ({"interval": 2, "last_step_full": True}, {"plan": uniform(9, 2)}):
-        with cached(pipe := _Skipping(), **how), pytest.raises(DeepCacheError, match="1 timesteps were passed over; say num_steps"):
+        with (
+            cached(pipe := _Skipping(), **how),
+            pytest.raises(DeepCacheError, match="1 timesteps were passed over; say num_steps"),
+        ):
             pipe.run()
-    for how in ({"interval": 2}, {"interval": 2, "num_steps": 6, "last_step_full": True}, {"plan": uniform(6, 2), "num_steps": 6}):
+    for how in (
+        {"interval": 2},
+        {"interval": 2, "num_steps": 6, "last_step_full": True},
+        {"plan": uniform(6, 2), "num_steps": 6},
+    ):
         with cached(pipe := _Skipping(), **how) as cache:
             pipe.run()
         (generation,) = cache.generations
@@ -398,7 +415,9 @@ def test_calls_apart_at_one_timestep_are_one_step_with_a_feature_each(num_calls:
     for step, t in enumerate(TIMESTEPS):
         expected = expected - sum(by_hand(i, step, expected, t, c) for i, c in enumerate(contexts))
     owner = SimpleNamespace(unet=model, scheduler=SimpleNamespace(timesteps=TIMESTEPS))
-    with cached(model if is_told else owner, interval=3, order=0, calls_per_step=num_calls if is_told else None) as cache:
+    with cached(
+        model if is_told else owner, interval=3, order=0, calls_per_step=num_calls if is_told else None
+    ) as cache:
         for t in TIMESTEPS:
             image = image - sum(model(image, t, c).sample for c in contexts)
     assert torch.equal(image, expected)

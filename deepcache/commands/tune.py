@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
 
 def run(options: Namespace) -> str:
     from deepcache import models
-    from deepcache.models.devices import usual_device
+    from deepcache.models.devices import require_device, usual_device
     from deepcache.sampling.conditions import Captions, conditions_of
     from deepcache.sampling.prompt_files import prompts_in
     from deepcache.sampling.schedulers import scheduler
@@ -69,6 +69,7 @@ def run(options: Namespace) -> str:
                 f"expected a folder to write {file.name} to, {file.parent} is not there; make it first"
             )
     options.device = options.device or usual_device()
+    require_device(options.device)
     pipe = models.load(options.model, device=options.device)
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
     settings = settings_of(options.model, pipe, **asked)

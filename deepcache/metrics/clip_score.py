@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 from deepcache.metrics.extractors import Images
 from deepcache.metrics.images import checked
 from deepcache.models.embedded import WEIGHTS
@@ -118,7 +119,7 @@ def load_clip(
         import open_clip
     except ImportError as error:
         raise DeepCacheError("expected the package open_clip_torch, which is not installed; install it") from error
-    if name == MINI or Path(name).is_dir():
+    if name == MINI or os.path.isdir(name):
         found = _from_folder(open_clip, WEIGHTS / MINI if name == MINI else Path(name))
     else:
         found = _from_architecture(open_clip, str(name), pretrained, checkpoint)
@@ -144,7 +145,11 @@ def _from_folder(open_clip: Any, folder: Path) -> Clip:
             )
     source = f"local-dir:{folder}"
     model, preprocess = _create(open_clip, source, folder / _WEIGHTS)
-    return Clip(folder.name, model, preprocess, open_clip.get_tokenizer(source, local_files_only=True))
+    try:
+        tokenizer = open_clip.get_tokenizer(source, local_files_only=True)
+    except Exception as error:  # a damaged file makes the libraries raise a dozen kinds
+        raise DeepCacheError(f"expected a tokenizer in {folder}, got: {first_line(error)}; get it again") from error
+    return Clip(folder.name, model, preprocess, tokenizer)
 
 
 def _from_architecture(open_clip: Any, name: str, pretrained: str | None, checkpoint: Path | None) -> Clip:
@@ -180,8 +185,9 @@ def _create(open_clip: Any, source: str, path: Path, **options: Any) -> tuple[An
     try:
         return open_clip.create_model_from_pretrained(source, **options)  # type: ignore[no-any-return]
     except Exception as error:  # torch's, safetensors' and pickle's have nothing else in common
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DeepCacheError(f"expected weights of {source} in {path}, which do not fit ({reason})") from error
+        raise DeepCacheError(
+            f"expected weights of {source} in {path}, which do not fit ({first_line(error)})"
+        ) from error
 
 
 def _cached(tag: dict[str, Any]) -> Path | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
+from deepcache.metrics.archives import headers, opened
 from deepcache.metrics.extractors import Images
+from deepcache.metrics.picture_files import MOST_PIXELS, pictures_in, pixels
 from deepcache.sampling.manifest import FILE as MANIFEST
 from deepcache.sampling.store import Store
 from deepcache.sampling.stored import StoredImages
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ARRAY = "arr_0"
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Files of one size, in the order of their names, numbers in these by their size."""
+    """Files of pictures of one size, in the order in which they are read (`pictures_in`)."""
 
     paths: tuple[Path, ...]
 
@@ -34,16 +34,16 @@ class Pictures:
         return len(self.paths)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        expected = _pixels(self.paths[0]).shape
+        expected = pixels(self.paths[0]).shape
         for start in range(0, len(self.paths), size):
-            part = [(path, _pixels(path)) for path in self.paths[start : start + size]]
-            for path, pixels in part:
-                if pixels.shape != expected:
+            part = [(path, pixels(path)) for path in self.paths[start : start + size]]
+            for path, found in part:
+                if found.shape != expected:
                     raise DeepCacheError(
                         f"expected images of one size, {_size(expected)} as {self.paths[0].name}; "
-                        f"{path} is {_size(pixels.shape)}"
+                        f"{path} is {_size(found.shape)}"
                     )
-            yield _floats(np.stack([pixels for _, pixels in part]))
+            yield _floats(np.stack([found for _, found in part]))
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,11 @@ class ArrayImages:
         return self.shape[0]
 
     def split(self, size: int) -> Iterator[Tensor]:
-        with zipfile.ZipFile(self.path) as archive, archive.open(f"{ARRAY}.npy") as stream:
-            _header(stream)
+        with opened(self.path, ARRAY) as stream:
             for start in range(0, len(self), size):
                 shape = (min(size, len(self) - start), *self.shape[1:])
-                found = stream.read(int(np.prod(shape)))
-                if len(found) < np.prod(shape):
+                found = stream.read(math.prod(shape))
+                if len(found) < math.prod(shape):
                     raise DeepCacheError(
                         f"expected {len(self)} images in {self.path}, which is truncated; get it again"
                     )
@@ -73,12 +72,12 @@ def image_set(path: Path) -> Images:
     """What lies at a path.
 
     Args:
-        path: a sample store, a folder of pictures (below it, too), or an `.npz` with `arr_0`.
+        path: a sample store, a folder of pictures (`pictures_in`, `pixels`), or an `.npz` with `arr_0`.
 
     Raises:
         DeepCacheError: none of these, one without images, or a store of random weights.
     """
-    if (path / MANIFEST).is_file():
+    if os.path.isfile(path / MANIFEST):  # unlike Path.is_file, also for a name that is too long
         store = Store.open(path)
         if not store.manifest.is_trained:
             raise DeepCacheError(
@@ -86,39 +85,30 @@ def image_set(path: Path) -> Images:
                 "sample without --weights random"
             )
         return _filled(StoredImages(store, store.seeds()), path)
-    if path.is_dir():
-        found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        return _filled(Pictures(tuple(sorted(found, key=_in_order))), path)
-    if path.suffix == ".npz" and path.is_file():
+    if os.path.isdir(path):
+        return _filled(Pictures(tuple(pictures_in(path))), path)
+    if path.suffix.lower() == ".npz" and os.path.isfile(path):
         return array_images(path)
     raise DeepCacheError(f"expected a sample store, a folder of images or an .npz with {ARRAY} in {path}, got none")
 
 
 def array_images(path: Path) -> ArrayImages:
-    """Raises: DeepCacheError: no `.npz`, or one without images."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{ARRAY}.npy") as stream:
-            shape, is_fortran, dtype = _header(stream)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DeepCacheError(f"expected an .npz in {path}, which is truncated or something else: {error}") from error
-    except KeyError as error:
-        raise DeepCacheError(f"expected images as {ARRAY} in {path}, which has none; name another file") from error
-    if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or is_fortran or not shape[0]:
-        raise DeepCacheError(f"expected {ARRAY} of uint8 (B, H, W, 3) in {path}, got {dtype} {shape}")
+    """The images of an `.npz`, of which none is read yet.
+
+    Raises:
+        DeepCacheError: no `.npz`, one without images, or one whose images are too large.
+    """
+    found = headers(path).get(ARRAY)
+    if found is None:
+        raise DeepCacheError(f"expected images as {ARRAY} in {path}, which has none; name another file")
+    shape = found.shape
+    if len(shape) != 4 or shape[3] != 3 or found.dtype != np.uint8 or found.is_fortran or not found.num_bytes:
+        raise DeepCacheError(f"expected {ARRAY} of uint8 (B, H, W, 3) in {path}, got {found.dtype} {shape}")
+    if shape[1] * shape[2] > MOST_PIXELS:
+        raise DeepCacheError(
+            f"expected images of at most {MOST_PIXELS:,} pixels in {path}, got {_size(shape[1:])}; make them smaller"
+        )
     return ArrayImages(path, shape)
-
-
-def _in_order(path: Path) -> list[str | int]:
-    """2.png before 10.png, as prompts count them."""
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", str(path)))]
-
-
-def _header(stream: Any) -> tuple[Any, bool, np.dtype[Any]]:
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(stream)
-    if version not in read:
-        raise ValueError(f"version {version} of numpy's format")
-    return read[version](stream)
 
 
 def _filled(images: Any, path: Path) -> Images:
@@ -127,17 +117,9 @@ def _filled(images: Any, path: Path) -> Images:
     return images  # type: ignore[no-any-return]
 
 
-def _pixels(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DeepCacheError(f"expected an image in {path}, which cannot be read: {error}") from error
-
-
-def _floats(pixels: np.ndarray) -> Tensor:
+def _floats(found: np.ndarray) -> Tensor:
     """(B, H, W, 3) bytes to (B, 3, H, W) in 0..1."""
-    return torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(found.copy()).permute(0, 3, 1, 2).float() / 255
 
 
 def _size(shape: tuple[int, ...]) -> str:

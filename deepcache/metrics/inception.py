@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 from deepcache.metrics.extractors import Features, as_array
 from deepcache.metrics.images import as_bytes
 from deepcache.metrics.sources import INCEPTION_URL, inception_in_cache
-from deepcache.models.checkpoint import readable
+from deepcache.models.checkpoint import weights
 
 SPATIAL_CHANNELS = 7  # of 192, at 17 x 17: 2023 values
 _LAYERS = ["2048", "logits_unbiased"]
@@ -54,17 +55,17 @@ def load_inception(path: Path | None = None, *, device: str | torch.device = "cp
     except ImportError as error:
         raise DeepCacheError("expected the package torch-fidelity for Inception; install it") from error
     path = path or inception_in_cache()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DeepCacheError(
             f"expected Inception's weights in {path}, where they are not; get them from {INCEPTION_URL}"
         )
-    with readable(path):  # torch-fidelity reads it again without this care
-        torch.load(path, map_location="cpu", weights_only=True)
+    weights(path)  # which refuses what carries code; torch-fidelity reads it again without this care
     try:
         network = FeatureExtractorInceptionV3("inception", _LAYERS, feature_extractor_weights_path=str(path))
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DeepCacheError(f"expected Inception's weights in {path}, which do not fit ({reason})") from error
+        raise DeepCacheError(
+            f"expected Inception's weights in {path}, which do not fit ({first_line(error)})"
+        ) from error
     return Inception(network.to(device), torch.device(device))
 
 

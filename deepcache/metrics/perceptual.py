@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 from deepcache.metrics.images import checked
 from deepcache.models import load_extractor
+from deepcache.models.checkpoint import contents
 from deepcache.models.mini_features import SIZE, MiniFeatures
 
 MINI = "mini-features perceptual"
@@ -118,7 +120,7 @@ def load_perceptual(
         return _mini(device)
     url = torchvision.models.get_model_weights(BACKBONES[net]).IMAGENET1K_V1.url
     path = backbone or Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if path.is_file():
+    if os.path.isfile(path):
         return Lpips(f"LPIPS ({net})", _lpips(lpips, net, path).to(device))
     if backbone is None:
         return _mini(device)
@@ -133,15 +135,14 @@ def _lpips(lpips: Any, net: str, path: Path) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")  # of how lpips calls it
         model: Any = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    given = contents(path)
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
         # lpips cuts torchvision's `features` into slices, and keeps their numbers: slice2.3.bias is features.3.bias
-        named = {key: weights[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
+        named = {key: given[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
         model.net.load_state_dict(named)
-    except Exception as error:  # torch's and pickle's have nothing else in common
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (KeyError, RuntimeError, TypeError, IndexError) as error:
         raise DeepCacheError(
-            f"expected torchvision's weights of {BACKBONES[net]} in {path}, which do not fit ({reason})"
+            f"expected torchvision's weights of {BACKBONES[net]} in {path}, which do not fit ({first_line(error)})"
         ) from error
     return model.eval().requires_grad_(requires_grad=False)
 

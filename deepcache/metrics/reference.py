@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line, on_one_line
+from deepcache.metrics import archives
 from deepcache.metrics.distances import Manifold
 from deepcache.metrics.extractors import Features, Images
 from deepcache.metrics.image_sets import ARRAY, array_images, image_set
@@ -27,6 +25,9 @@ from deepcache.models.embedded import EXTRACTOR, WEIGHTS
 
 EMBEDDED = WEIGHTS / EXTRACTOR / "reference.safetensors"  # of the held-out images, on mini-features
 NUM_FEATURES = 2_000  # pooled features kept for precision and recall
+_POOLED, _SPATIAL, _FEATURES = ("mu", "sigma"), ("mu_s", "sigma_s"), "features"  # as the ADM suite names them
+_WIDEST = 8_192  # features of an image; Inception has 2,048
+_ROUNDING = 1e-4  # of the largest variance: how far rounding to float32 moves an eigenvalue, and more
 Measured = Callable[[Images], Statistics]  # by an extractor
 
 
@@ -84,19 +85,20 @@ def load(path: Path = EMBEDDED) -> Reference:
     """Read what `save` wrote; the statistics that ship with mini-features if no path is given.
 
     Raises:
-        DeepCacheError: no such file.
+        DeepCacheError: no such file, one of something else, or values that are no statistics.
     """
     if not path.exists():
         raise DeepCacheError(f"expected the reference statistics {path}, which is missing; reinstall the package")
     try:
         tensors = load_file(str(path))
-
-        def read(kind: str) -> Moments:
-            return Moments(tensors[f"{kind}.mean"].astype(np.float64), tensors[f"{kind}.covariance"].astype(np.float64))
-
-        return Reference(read("pooled"), read("spatial"), tensors["features"].astype(np.float32))
-    except (SafetensorError, KeyError) as error:
-        raise DeepCacheError(f"expected reference statistics in {path}, found something else: {error}") from error
+    except Exception as error:  # safetensors raises half a dozen kinds
+        raise DeepCacheError(
+            f"expected reference statistics in {path}, which is truncated or something else: {first_line(error)}"
+        ) from error
+    pooled, spatial = (_moments(path, tensors, f"{kind}.mean", f"{kind}.covariance") for kind in ("pooled", "spatial"))
+    if pooled is None or spatial is None:
+        raise DeepCacheError(f"expected reference statistics in {path}, which lacks moments; get it again")
+    return Reference(pooled, spatial, _features(path, tensors, pooled))
 
 
 def save_npz(found: Statistics, path: Path) -> None:
@@ -135,46 +137,91 @@ def find(path: Path, measured: Measured) -> Reference:
         measured: what images are measured with, where there are any.
 
     Raises:
-        DeepCacheError: none of these, or an `.npz` with neither images nor moments.
+        DeepCacheError: none of these, an `.npz` with neither images nor moments, or values that no set of features has.
     """
-    if path.suffix == ".safetensors" and path.is_file():
+    is_file, suffix = os.path.isfile(path), path.suffix.lower()
+    if suffix == ".safetensors" and is_file:
         return load(path)
-    if path.suffix != ".npz" or not path.is_file():
+    if suffix != ".npz" or not is_file:
         return from_statistics(measured(image_set(path)))
-    stored = _arrays(path)
-    own = from_statistics(measured(array_images(path))) if ARRAY in stored else Reference(None, None, None)
-    pooled, spatial = _moments(path, stored, "mu", "sigma"), _moments(path, stored, "mu_s", "sigma_s")
-    if pooled is None and own.pooled is None:
+    known = archives.headers(path)
+    stored = {name: archives.array(path, name) for name in (*_POOLED, *_SPATIAL, _FEATURES) if name in known}
+    moments_of = [_moments(path, stored, *names) for names in (_POOLED, _SPATIAL)]
+    if moments_of[0] is None and ARRAY not in known:
         raise DeepCacheError(
             f"expected mu and sigma, or images as {ARRAY}, in {path}, "
-            f"which has {', '.join(sorted(stored)) or 'nothing'}; get it again"
+            f"which has {on_one_line(', '.join(sorted(known))) or 'nothing'}; get it again"
         )
-    features = stored.get("features", own.features)
-    return Reference(pooled or own.pooled, spatial or own.spatial, features)
-
-
-def _arrays(path: Path) -> dict[str, Any]:
-    """All but the images, which are read part by part; they are there by name."""
-    try:
-        with path.open("rb") as file, np.load(file) as archive:
-            return {name: None if name == ARRAY else archive[name] for name in archive.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DeepCacheError(f"expected an .npz in {path}, which is truncated or something else: {error}") from error
+    own = from_statistics(measured(array_images(path))) if ARRAY in known else Reference(None, None, None)
+    pooled, spatial = moments_of[0] or own.pooled, moments_of[1] or own.spatial
+    return Reference(pooled, spatial, own.features if _FEATURES not in stored else _features(path, stored, pooled))
 
 
 def _moments(path: Path, stored: dict[str, Any], mean: str, covariance: str) -> Moments | None:
+    """Mean and covariance out of a file's arrays, None where it has neither.
+
+    Raises:
+        DeepCacheError: one of them alone, or values that no set of features has.
+    """
     if mean not in stored and covariance not in stored:
         return None
     missing = [name for name in (mean, covariance) if name not in stored]
     if missing:
         raise DeepCacheError(f"expected {mean} and {covariance} together in {path}, where {missing[0]} is missing")
-    found = Moments(np.asarray(stored[mean], np.float64), np.asarray(stored[covariance], np.float64))
-    size = found.mean.size
-    if found.mean.shape != (size,) or found.covariance.shape != (size, size):
+    center, spread = (_real(path, stored, name, np.float64) for name in (mean, covariance))
+    size = center.size
+    if center.shape != (size,) or spread.shape != (size, size) or not 0 < size <= _WIDEST:
         raise DeepCacheError(
-            f"expected {mean} (D,) and {covariance} (D, D) in {path}, "
-            f"got {found.mean.shape} and {found.covariance.shape}; get it again"
+            f"expected {mean} (D,) and {covariance} (D, D) in {path}, D at most {_WIDEST:,}, "
+            f"got {center.shape} and {spread.shape}; get it again"
         )
-    if not (np.isfinite(found.mean).all() and np.isfinite(found.covariance).all()):
-        raise DeepCacheError(f"expected finite {mean} and {covariance} in {path}, got NaN or infinity; get it again")
+    if not _is_covariance(spread):
+        raise DeepCacheError(
+            f"expected the covariance of features as {covariance} in {path}, got a matrix that is not symmetric or has "
+            "a negative eigenvalue, which no features have; get it again"
+        )
+    return Moments(center, spread)
+
+
+def _features(path: Path, stored: dict[str, Any], pooled: Moments | None) -> NDArray[np.float32]:
+    """Pooled features (M, D), as wide as their moments.
+
+    Raises:
+        DeepCacheError: none, or of another shape.
+    """
+    if _FEATURES not in stored:
+        raise DeepCacheError(f"expected {_FEATURES} in {path}, which has none; get it again")
+    found = _real(path, stored, _FEATURES, np.float32)
+    width = None if pooled is None else pooled.mean.size
+    if found.ndim != 2 or found.shape[1] != width:
+        raise DeepCacheError(
+            f"expected {_FEATURES} (M, {width}) in {path}, as wide as the mean, got {found.shape}; get it again"
+        )
     return found
+
+
+def _real(path: Path, stored: dict[str, Any], name: str, dtype: type[np.floating]) -> NDArray[Any]:
+    """An array of real numbers that are finite in float32."""
+    found = np.asarray(stored[name])
+    if found.dtype.kind not in "fiu":
+        raise DeepCacheError(f"expected real numbers as {name} in {path}, got {found.dtype}; get it again")
+    with np.errstate(over="ignore"):
+        single = found.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise DeepCacheError(f"expected finite numbers as {name} in {path}, got NaN or infinity; get it again")
+    return found.astype(dtype)
+
+
+def _is_covariance(matrix: NDArray[np.float64]) -> bool:
+    """Whether a matrix is symmetric without a negative eigenvalue, up to rounding.
+
+    Cholesky's decomposition tells it with far less work than the eigenvalues.
+    """
+    room = _ROUNDING * abs(matrix).max()
+    if abs(matrix - matrix.T).max() > room:
+        return False
+    try:
+        np.linalg.cholesky(matrix + max(room, np.finfo(np.float64).tiny) * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
-from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed
+from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed, shown
 from deepcache.example import CLIP_TOKENS, example
 from deepcache.families import FAMILIES
 from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
-from deepcache.models.configurations import read
+from deepcache.models.configurations import bounded, read
 from deepcache.models.embedded import CONTEXT_TOKENS, EMBEDDED, WEIGHTS
 from deepcache.models.ldm_config import CIN256_V2, unet_config
 from deepcache.plan import require_whole
@@ -35,7 +36,7 @@ class Architecture:
 
     def meta(self) -> Any:
         """The U-Net on the meta device: all shapes, no memory."""
-        with torch.device("meta"):
+        with torch.device("meta"), bounded():
             return self.build.from_config(self.config)
 
     @property
@@ -166,10 +167,10 @@ def _find(name: str) -> Architecture:
     if name in EMBEDDED:
         return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=CONTEXT_TOKENS[name])
     folder = Path(name)
-    index = read(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = read(folder / "model_index.json") if os.path.isfile(folder / "model_index.json") else {}
     has_text = not index or not index.keys().isdisjoint(("text_encoder", "tokenizer"))
     for path in (folder, folder / "unet" / "config.json", folder / "config.json"):
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file, also for a name that is too long
             return from_config(path, context_tokens=CLIP_TOKENS if has_text else 1)
     raise DeepCacheError(
         f"expected a model out of {', '.join([*ARCHITECTURES, *SHARED, *EMBEDDED])}, a diffusers folder or a "
@@ -182,8 +183,8 @@ def from_config(path: Path, *, context_tokens: int) -> Architecture:
     classes = {family.__name__: family for family in FAMILIES}
     config = read(path)
     kind = config.get("_class_name")
-    if kind not in classes:
-        raise UnsupportedUNetError(f"expected a configuration of {', '.join(classes)} in {path}, got {kind}")
+    if not isinstance(kind, str) or kind not in classes:
+        raise UnsupportedUNetError(f"expected a configuration of {', '.join(classes)} in {path}, got {shown(kind)}")
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
     own = {"UNet2DModel": 0, "UNetSpatioTemporalConditionModel": 1}  # none, and an image
     return Architecture(classes[kind], settings, own.get(kind, context_tokens))

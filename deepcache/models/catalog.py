@@ -69,12 +69,17 @@ class Checkpoint:
 
     def _missing(self, place: Path) -> list[str]:
         """Patterns of a folder's files; the folder beside a single file may have no more than its configuration."""
-        return [pattern for pattern in self.files if not any(place.glob(pattern))] if place.is_dir() else []
+        return [pattern for pattern in self.files if not _has(place, pattern)] if place.is_dir() else []
 
     def _places(self) -> list[Path]:
         own = [home() / self.name / _CKPT, home() / self.name, *(home() / (self.name + end) for end in SUFFIXES)]
         cached = [] if self.is_file else [snapshot(hub_id) for hub_id in (self.source, *self.mirrors)]
         return [place for place in (*own, *cached) if place is not None and place.exists()]
+
+
+def _has(place: Path, pattern: str) -> bool:
+    """Whether a file fits the pattern; hidden ones are copies that a system keeps beside the files."""
+    return any(not path.name.startswith(".") for path in place.glob(pattern))
 
 
 def home() -> Path:

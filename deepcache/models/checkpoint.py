@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +13,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, first_line
+from deepcache.errors import DeepCacheError, first_line, shown
 
-UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+_MOST_OF_PICKLE = 64 << 20  # names and shapes of SDXL's weights take 1 MB
+MOST_WRAPPINGS = 8  # of weights as `state_dict` within `state_dict`
 _CALLBACKS = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")  # whose state a training keeps
 _HOMES = ("pytorch_lightning.callbacks", "lightning.pytorch.callbacks")
 _KEEP_WEIGHTS = "torch.save({'state_dict': found['state_dict']}, path)"
@@ -29,18 +32,40 @@ def weights(path: Path) -> dict[str, Tensor]:
         path: a `.safetensors` file, or what `torch.save` wrote.
 
     Raises:
-        DeepCacheError: no such file, a truncated one, one that carries code, or one without tensors by name.
+        DeepCacheError: no such file, a truncated one, one that carries code, one that would take more memory than its
+            size, one that contains itself, or one without tensors by name.
     """
-    if not path.is_file():
-        raise DeepCacheError(f"expected a checkpoint in {path}, which is no file; correct the path")
-    with readable(path):
-        found = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
-    while isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    found = contents(path)
+    for _ in range(MOST_WRAPPINGS):
+        if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+            found = found["state_dict"]
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        raise DeepCacheError(
+            f"expected weights in {path}, got `state_dict` more than {MOST_WRAPPINGS} times within itself; "
+            f"keep its weights alone: {_KEEP_WEIGHTS}"
+        )
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)} if _is_named(found) else {}
     if not tensors:
         raise DeepCacheError(f"expected tensors by name in {path}, got none; is this a model's checkpoint?")
+    for name, tensor in tensors.items():
+        if not _is_whole(tensor):
+            raise DeepCacheError(
+                f"expected plain tensors in {path}, got {shown(name)}, which has not all of its values"
+            )
     return tensors
+
+
+def contents(path: Path) -> Any:
+    """What a `.safetensors` file or a file of `torch.save` holds, of any structure; no code of it runs.
+
+    Raises:
+        DeepCacheError: no such file, a truncated one, one that carries code, or one that would take more memory than
+            its size.
+    """
+    if not os.path.isfile(path):  # unlike Path.is_file, also for a name that is too long
+        raise DeepCacheError(f"expected a checkpoint in {path}, which is no file; correct the path")
+    with readable(path):
+        return load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
 
 
 @contextmanager
@@ -62,12 +87,41 @@ def readable(path: Path) -> Iterator[None]:
                 f"where you trust the file, load it and keep its weights: {_KEEP_WEIGHTS}"
             ) from error
         raise _unreadable(path, error) from error
-    except (SafetensorError, *UNREADABLE) as error:
+    except DeepCacheError:
+        raise
+    except Exception as error:  # for altered bytes, torch, safetensors and the libraries raise a dozen kinds
         raise _unreadable(path, error) from error
 
 
 def _unpickled(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """What `torch.save` wrote, if reading it takes no more memory than the file has bytes."""
+    if b"\nbytearray\n" in _pickle_of(path):  # torch makes one of any length that a pickle asks for
+        raise ValueError(f"it has a bytearray, which is no weight; keep its weights alone: {_KEEP_WEIGHTS}")
+    if zipfile.is_zipfile(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        buffer: Any = content  # a file would first reserve as many bytes as a damaged pickle asks for
+        return torch.load(buffer, map_location="cpu", weights_only=True)
+
+
+def _pickle_of(path: Path) -> bytes:
+    """The part of a file that tells its names and shapes; in the format before zip it begins the file."""
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            return file.read(_MOST_OF_PICKLE)
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("its members are compressed, which torch.save never does")
+        pickled = [member for member in archive.infolist() if member.filename.endswith("data.pkl")]
+        if sum(member.file_size for member in pickled) > _MOST_OF_PICKLE:
+            raise ValueError(f"its names and shapes take more than {_MOST_OF_PICKLE:,} bytes")
+        return b"".join(archive.read(member) for member in pickled)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether each value stands in the file: not in a sparse tensor, and no value stands for several."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _is_named(found: Any) -> bool:

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError
+from deepcache.example import sides
 
 _QUANTISED = 8  # samples at once, whose distances to every code are held
 
@@ -87,8 +88,7 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         if guided:
             nothing = torch.full((len(class_labels),), num_classes, device=device)
             context = torch.cat([self.class_embedder(nothing), context])
-        size = self.unet.config.sample_size
-        shape = (len(class_labels), self.unet.config.in_channels, size, size)
+        shape = (len(class_labels), self.unet.config.in_channels, *sides(self.unet.config.sample_size))
         if latents is None:
             latents = randn_tensor(shape, generator, device, self.unet.dtype)
         self.scheduler.set_timesteps(num_inference_steps, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from deepcache.models.catalog import SUFFIXES, is_hub_id, repository
@@ -15,9 +16,9 @@ def described(name: str) -> str:
             configuration that is not here.
     """
     path = Path(name)
-    if path.is_file() and path.suffix in SUFFIXES:
+    if os.path.isfile(path) and path.suffix.lower() in SUFFIXES:
         from deepcache.models.single_file import configuration  # slow, and hardly ever needed
 
         return configuration(path)
-    is_file = path.suffix in (".json", *SUFFIXES)  # or a name for one that is not there
-    return str(repository(name)) if is_hub_id(name) and not path.exists() and not is_file else name
+    is_file = path.suffix.lower() in (".json", *SUFFIXES)  # or a name for one that is not there
+    return str(repository(name)) if is_hub_id(name) and not os.path.exists(path) and not is_file else name

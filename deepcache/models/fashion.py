@@ -8,6 +8,8 @@ colours are painted on.
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 
 GARMENTS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 PALETTE = {
@@ -32,6 +34,8 @@ BACKGROUNDS = tuple(PALETTE)
 COLOURS = tuple(name for name in PALETTE if name != "black")  # a black garment would hide its own drawing
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+_BYTES_OF_IDX = 0x0800  # a file of uint8; the number of dimensions is added
+_MOST_BYTES = 100_000_000  # 60,000 images take 47 MB
 _PREFIX = {"train": "train", "test": "t10k"}
 _DARKEST = 0.35  # share of the colour that the darkest pixel of a garment keeps
 
@@ -69,18 +73,31 @@ def load(split: str, folder: str | Path = DEBIAN_FOLDER) -> Garments:
             at the default place.
 
     Raises:
-        DeepCacheError: the folder or one of its files is missing.
+        DeepCacheError: the folder or one of its files is missing, damaged or something else.
     """
-    grey = _read_idx(Path(folder), f"{_PREFIX[split]}-images-idx3-ubyte", header=16).reshape(-1, 28, 28)
-    garment = _read_idx(Path(folder), f"{_PREFIX[split]}-labels-idx1-ubyte", header=8)
+    grey = _read_idx(Path(folder), f"{_PREFIX[split]}-images-idx3-ubyte", (28, 28))
+    garment = _read_idx(Path(folder), f"{_PREFIX[split]}-labels-idx1-ubyte", ())
+    if len(grey) != len(garment) or (garment >= len(GARMENTS)).any():
+        raise DeepCacheError(f"expected a garment in 0..{len(GARMENTS) - 1} for each image in {folder}; get it again")
     return Garments(torch.from_numpy(grey), torch.from_numpy(garment.astype(np.int64)))
 
 
-def _read_idx(folder: Path, name: str, *, header: int) -> np.ndarray:
+def _read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """(B, *shape) uint8 from a file whose header has the number of dimensions and their lengths."""
     for path, opener in ((folder / f"{name}.gz", gzip.open), (folder / name, open)):
-        if path.exists():
-            with opener(path, "rb") as file:
-                return np.frombuffer(file.read(), np.uint8, offset=header).copy()
+        if path.is_file():
+            try:
+                with opener(path, "rb") as file:
+                    content = file.read(_MOST_BYTES)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DeepCacheError(f"expected an IDX file in {path}, got: {first_line(error)}") from error
+            start = 4 * (2 + len(shape))
+            kind, *lengths = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
+            size = len(content) - start
+            if kind != _BYTES_OF_IDX + 1 + len(shape) or size != math.prod(lengths) or tuple(lengths[1:]) != shape:
+                wanted = ", ".join(["B", *map(str, shape)])
+                raise DeepCacheError(f"expected an IDX file of bytes ({wanted}) in {path}, got another; get it again")
+            return np.frombuffer(content, np.uint8, offset=start).reshape(lengths).copy()
     raise DeepCacheError(
         f"expected the Fashion-MNIST file {name}[.gz] in {folder}, which has none; "
         "install Debian's package dataset-fashion-mnist, or give a folder of IDX files with --data"

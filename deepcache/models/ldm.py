@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, shown
+from deepcache.files import as_path
 from deepcache.models.checkpoint import weights
 from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.models.folders import moved
@@ -50,8 +52,8 @@ def load_ldm(
     References: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022),
     https://github.com/CompVis/latent-diffusion
     """
-    found = CIN256_V2 if config is None else read_config(Path(config))
-    return moved(ldm_pipeline(weights(Path(checkpoint)), str(checkpoint), found), dtype, device)  # type: ignore[no-any-return]
+    found = CIN256_V2 if config is None else read_config(as_path(config, "CompVis' YAML"))
+    return moved(ldm_pipeline(weights(as_path(checkpoint, "a checkpoint")), str(checkpoint), found), dtype, device)  # type: ignore[no-any-return]
 
 
 def ldm_pipeline(state: dict[str, Tensor], checkpoint: str, config: LdmConfig = CIN256_V2) -> ClassConditionalPipeline:
@@ -80,7 +82,10 @@ def _sampling(state: dict[str, Tensor], config: LdmConfig) -> dict[str, Tensor]:
 def _networks(config: LdmConfig, state: dict[str, Tensor]) -> dict[str, Network]:
     found = ldm_networks(config)
     if "scale_factor" in state:  # measured in the training
-        found["vqvae"][2]["scaling_factor"] = float(state["scale_factor"])
+        factor = state["scale_factor"]
+        if factor.numel() != 1 or not factor.is_floating_point() or not 0 < float(factor) < math.inf:
+            raise DeepCacheError(f"expected scale_factor to be a number above 0, got {shown(factor)}; correct the file")
+        found["vqvae"][2]["scaling_factor"] = float(factor)
     return found
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, shown
+from deepcache.files import read_yaml
 
 Config = dict[str, Any]
 
@@ -41,6 +40,8 @@ _TARGETS = {  # the classes that are known, by the end of their names
     "cond_stage_config": "ClassEmbedder",
 }
 _MISSING = object()
+_MOST = 1_000_000  # of a field; the largest published one, a codebook's, is 16,384
+_LONGEST = 64  # levels of a U-Net; 6 in what is published
 _PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
@@ -73,34 +74,42 @@ class LdmConfig:
         return otherwise if found is _MISSING else found
 
     def whole(self, name: str) -> int:
-        """A field that is a whole number of at least 1."""
-        if type(self[name]) is not int or self[name] < 1:
-            raise self.other(name, "a whole number of at least 1")
+        """A field that is a whole number in 1..`_MOST`."""
+        if not _is_whole(self[name]):
+            raise self.other(name, f"a whole number of at least 1 and at most {_MOST:,}")
         return self[name]  # type: ignore[no-any-return]
 
     def wholes(self, name: str) -> tuple[int, ...]:
-        """A field that is a list of whole numbers."""
-        if not isinstance(self[name], (list, tuple)) or not all(type(value) is int for value in self[name]):
-            raise self.other(name, "a list of whole numbers")
+        """A field that is a list of at most `_LONGEST` whole numbers in 1..`_MOST`."""
+        found = self[name]
+        if not isinstance(found, (list, tuple)) or len(found) > _LONGEST or not all(map(_is_whole, found)):
+            raise self.other(name, f"a list of at most {_LONGEST} whole numbers of at least 1 and at most {_MOST:,}")
         return tuple(self[name])
 
     def number(self, name: str) -> float:
-        """A field that is a number above 0."""
-        if type(self[name]) not in (int, float) or not self[name] > 0:
-            raise self.other(name, "a number above 0")
+        """A field that is a finite number above 0."""
+        if type(self[name]) not in (int, float) or not 0 < self[name] <= _MOST:
+            raise self.other(name, f"a number above 0 and at most {_MOST:,}")
         return self[name]  # type: ignore[no-any-return]
 
     def other(self, name: str, expected: str) -> DeepCacheError:
         """The error that a field is not what was expected."""
         return DeepCacheError(
-            f"expected {expected} for model.params.{name} in {self.source}, got {self.get(name, None)!r}; "
+            f"expected {expected} for model.params.{name} in {self.source}, got {shown(self.get(name, None))}; "
             "class-conditional latent diffusion on a VQ autoencoder is what can be loaded"
         )
 
     @property
     def has_ema(self) -> bool:
         """Whether the averaged weights are the ones to sample with; CompVis' default is yes."""
-        return bool(self.get("use_ema", True))
+        found = self.get("use_ema", True)
+        if not isinstance(found, bool):
+            raise self.other("use_ema", "true or false")
+        return found
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _MOST
 
 
 CIN256_V2 = LdmConfig(  # class-conditional ImageNet 256; its YAML sets one head of all channels, not heads of 32
@@ -159,11 +168,7 @@ def read_config(path: Path) -> LdmConfig:
     Raises:
         DeepCacheError: it cannot be read, lacks a field, or tells of another architecture.
     """
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise DeepCacheError(f"expected CompVis' YAML in {path}, which cannot be read: {reason}") from error
+    found = read_yaml(path, "CompVis' YAML")
     for key in ("model", "params"):
         found = found.get(key) if isinstance(found, dict) else None
     if not isinstance(found, dict):
@@ -175,6 +180,7 @@ def unet_config(config: LdmConfig) -> Config:
     """`UNet2DConditionModel`'s: attention at the downsampling rates `attention_resolutions`, and in the middle."""
     widths = [config.whole(f"{_UNET}.model_channels") * m for m in config.wholes(f"{_UNET}.channel_mult")]
     rates = config.wholes(f"{_UNET}.attention_resolutions")
+    depth = f"{_UNET}.transformer_depth"
     kinds = ["CrossAttn" if 2**level in rates else "" for level in range(len(widths))]
     return {
         "sample_size": config.whole("image_size"),
@@ -186,7 +192,7 @@ def unet_config(config: LdmConfig) -> Config:
         "up_block_types": tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
         "attention_head_dim": _num_heads(config, widths),
         "cross_attention_dim": config.whole(f"{_UNET}.context_dim"),
-        "transformer_layers_per_block": config.get(f"{_UNET}.transformer_depth", 1),
+        "transformer_layers_per_block": config.whole(depth) if config.get(depth, None) is not None else 1,
     }
 
 
@@ -230,7 +236,7 @@ def classes_config(config: LdmConfig) -> Config:
 def scheduler_config(config: LdmConfig) -> Config:
     """`DDIMScheduler`'s: CompVis' timesteps are 1, 1 + c, 1 + 2c, ..., and the last step ends at the first alpha."""
     prediction = config.get("parameterization", "eps")
-    if prediction not in _PREDICTIONS:
+    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
         raise config.other("parameterization", f"one of {', '.join(_PREDICTIONS)}")
     return {
         "num_train_timesteps": config.whole("timesteps"),

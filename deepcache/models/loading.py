@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, shown
 from deepcache.models import embedded
 from deepcache.models.catalog import CATALOG, is_hub_id, repository
 from deepcache.models.devices import require_device
@@ -42,7 +43,7 @@ def load(
     Raises:
         DeepCacheError: no such model, its files are not here or cannot be read, or no such device.
     """
-    require_device(device)
+    require_device(device, has_values=False)
     if weights == "random":
         return random_pipeline(str(name), dtype=dtype, device=device)
     if weights != "trained":
@@ -54,13 +55,13 @@ def _trained(name: str) -> Any:
     if name in embedded.EMBEDDED:
         return embedded.load(name)
     place = CATALOG[name].located() if name in CATALOG else Path(name)
-    if place.is_dir():
+    if os.path.isdir(place):  # unlike Path.is_dir, also for a name that is too long
         return load_folder(place)
-    if place.is_file():
+    if os.path.isfile(place):
         return load_single_file(place)
     if not is_hub_id(name):
         known = ", ".join([*embedded.EMBEDDED, *CATALOG])
         raise DeepCacheError(
-            f"expected a model out of {known}, a hub id, a diffusers folder or a checkpoint file; got {name!r}"
+            f"expected a model out of {known}, a hub id, a diffusers folder or a checkpoint file; got {shown(name)}"
         )
     return load_folder(repository(name))

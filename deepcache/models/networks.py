@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcache.errors import FAILURES, DeepCacheError, first_line
+from deepcache.errors import DeepCacheError, first_line
+from deepcache.models.configurations import bounded
 from deepcache.models.ldm_config import (
     CIN256_V2,
     LdmConfig,
@@ -31,10 +32,12 @@ def on_meta(library: str, kind: str, config: dict[str, Any]) -> Any:
         build = getattr(import_module(library), kind)
         if not issubclass(build, nn.Module):
             raise TypeError(f"{kind} is no network")
-        with torch.device("meta"):
+        with torch.device("meta"), bounded():
             is_text = library == "transformers"
             found = build(build.config_class(**config)) if is_text else build.from_config(config)
-    except (ImportError, *FAILURES) as error:
+    except DeepCacheError:
+        raise
+    except Exception as error:  # a wrong configuration makes the libraries raise a dozen kinds
         raise DeepCacheError(f"expected to build a {kind} of {library}: {first_line(error)}") from error
     return found.eval()
 

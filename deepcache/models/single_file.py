@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_diffusers_config
+from torch import Tensor
 
 from deepcache.errors import DeepCacheError, first_line
 from deepcache.models.catalog import CATALOG, INDEX, home, snapshot
 from deepcache.models.checkpoint import readable, weights
-from deepcache.models.folders import moved, pipeline_class
+from deepcache.models.configurations import bounded, read
+from deepcache.models.folders import UNSAFE, moved, pipeline_class
 from deepcache.models.ldm import ldm_pipeline
 from deepcache.models.ldm_names import CLASSES
 
@@ -26,16 +28,18 @@ def load_single_file(path: Path) -> Any:
     state = weights(path)
     if f"{CLASSES}embedding.weight" in state:
         return ldm_pipeline(state, str(path))
-    folder = _configuration(path, fetch_diffusers_config(state)["pretrained_model_name_or_path"])
+    folder = _configuration(path, state)
     del state
-    options = {"safety_checker": None} if "Safety" in (folder / INDEX).read_text() else {}
+    options = {"safety_checker": None} if UNSAFE in read(folder / INDEX) else {}
     build = pipeline_class(folder)
-    try:
-        with readable(path):
+    with readable(path), bounded():
+        try:
             loaded = build.from_single_file(str(path), config=str(folder), local_files_only=True, **options)
-            return moved(loaded, torch.float32)
-    except SingleFileComponentError as error:
-        raise DeepCacheError(f"expected all networks of a {build.__name__} in {path}: {first_line(error)}") from error
+        except SingleFileComponentError as error:
+            raise DeepCacheError(
+                f"expected all networks of a {build.__name__} in {path}: {first_line(error)}"
+            ) from error
+        return moved(loaded, torch.float32)
 
 
 def configuration(path: Path) -> str:
@@ -46,13 +50,15 @@ def configuration(path: Path) -> str:
     """
     state = weights(path)
     if f"{CLASSES}embedding.weight" not in state:
-        return str(_configuration(path, fetch_diffusers_config(state)["pretrained_model_name_or_path"]))
+        return str(_configuration(path, state))
     ldm_pipeline(state, str(path))  # which refuses other networks than these
     return "ldm-4-g"
 
 
-def _configuration(path: Path, hub_id: str) -> Path:
+def _configuration(path: Path, state: dict[str, Tensor]) -> Path:
     """The folder that tells a file's networks and has its tokenizer: the hub's cache, or the folder of models."""
+    with readable(path):  # which tells of weights whose shapes are no model's
+        hub_id = fetch_diffusers_config(state)["pretrained_model_name_or_path"]
     known = [found for found in CATALOG.values() if hub_id in (found.source, *found.mirrors)]
     for folder in _folders(hub_id, known):
         if folder is not None and (folder / INDEX).is_file():

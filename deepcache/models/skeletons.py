@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,12 +36,12 @@ def skeleton(name: str) -> tuple[SimpleNamespace, int | None]:
 
 def _stored(folder: Path) -> dict[str, Network]:
     """What a diffusers folder's `model_index.json` names, where there is one."""
-    if not (folder / "model_index.json").is_file():
+    if not os.path.isfile(folder / "model_index.json"):
         return {}
     index = read(folder / "model_index.json")
     named = {name: index[name] for name in _NAMES if isinstance(index.get(name), list)}  # [library, class]
     return {
         name: (*entry, read(folder / name / "config.json"))
         for name, entry in named.items()
-        if len(entry) == len(("library", "class")) and entry[0] in _LIBRARIES
+        if len(entry) == len(("library", "class")) and entry[0] in _LIBRARIES and isinstance(entry[1], str)
     }

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from deepcache import __version__
+from deepcache.example import sides
 from deepcache.parts import pixels_a_side
 from deepcache.plan import CachePlan
 from deepcache.sampling.manifest import SHARD_SIZE, Manifest
@@ -70,9 +71,12 @@ def weights_hash(pipe: Any) -> str:
 
 
 def image_size_of(pipe: Any) -> list[int]:
-    """Height and width of what the pipeline samples if it is not told otherwise."""
-    size = pipe.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
+    """Height and width of what the pipeline samples if it is not told otherwise.
+
+    Raises:
+        DeepCacheError: the U-Net's configuration has no size.
+    """
+    height, width = sides(pipe.unet.config.sample_size)
     side = pixels_a_side(pipe)
     return [height * side, width * side]
 

@@ -2,52 +2,75 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import re
 from pathlib import Path
 from typing import Any
 
-from deepcache.errors import DeepCacheError
+from deepcache.files import as_path, json_value, read_text, refused
 
 COLUMN = "Prompt"  # of PartiPrompts.tsv
+MOST_CHARACTERS = 10_000  # of a prompt: text encoders read at most 512 tokens of it
+_KINDS = f"prompts (lines, a .tsv with the column {COLUMN}, or COCO's captions .json)"
 
 
 def prompts_in(path: Path | str) -> list[str]:
-    """The prompts of a file, in its order, by its ending.
+    """Return the prompts of a UTF-8 file, in its order; the file's ending, in small letters or capitals, tells how.
 
     Args:
-        path: `.tsv` with a column `Prompt`; `.json` of COCO's captions: the first caption of each image, in the order
-            of the images' ids; any other: a prompt a line, without empty lines.
+        path: `.tsv` with a column `Prompt`, whose rows without a prompt are left out; `.json` of COCO's captions: the
+            first caption of each image that is not blank, in the order of the images' ids; any other file: a prompt a
+            line, without blank lines. A byte order mark is no part of a prompt.
 
     Raises:
-        DeepCacheError: no such file, or no prompts in it.
+        DeepCacheError: no such file, one that is not UTF-8 text, one without prompts, an image of COCO's without a
+            caption, or a prompt of more than `MOST_CHARACTERS`.
     """
-    path = Path(path)
-    read = {".tsv": _table, ".json": _coco}.get(path.suffix, _lines)
-    try:
-        found = read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DeepCacheError(
-            f"expected prompts in {path} (lines, a .tsv with the column {COLUMN}, or COCO's captions .json), got none "
-            f"({type(error).__name__}: {error})"
-        ) from error
+    path = as_path(path, _KINDS)
+    read = {".tsv": _table, ".json": _coco}.get(path.suffix.lower(), _lines)
+    text = read_text(path, _KINDS)
+    if "\0" in text:
+        raise refused(path, _KINDS, "which has a null character and is no text; pass a text file")
+    found = read(text, path)
     if not found:
-        raise DeepCacheError(f"expected prompts in {path}, which has none")
+        raise refused(path, _KINDS, "which has none")
+    for number, prompt in enumerate(found, 1):
+        if len(prompt) > MOST_CHARACTERS:
+            reason = f"whose prompt {number} has {len(prompt):,} characters; shorten it to {MOST_CHARACTERS:,}"
+            raise refused(path, _KINDS, reason)
     return found
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.split("\n") if line.strip()]
+def _lines(text: str, path: Path) -> list[str]:  # noqa: ARG001 (as the other two)
+    return [line.strip() for line in _split(text) if line.strip()]
 
 
-def _table(text: str) -> list[str]:
-    # its prompts have quotes in them, and none around them
-    rows = csv.DictReader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
-    return [row[COLUMN].strip() for row in rows if row[COLUMN].strip()]
+def _table(text: str, path: Path) -> list[str]:
+    # PartiPrompts' cells have quotes within them and none around them, so that the csv module is of no use
+    header, *rows = ([cell.strip() for cell in line.split("\t")] for line in _split(text))
+    if header.count(COLUMN) != 1:
+        raise refused(path, _KINDS, f"whose first line does not name one column {COLUMN}")
+    place = header.index(COLUMN)
+    return [row[place] for row in rows if len(row) > place and row[place]]
 
 
-def _coco(text: str) -> list[str]:
-    first: dict[int, Any] = {}
-    for annotation in json.loads(text)["annotations"]:
-        first.setdefault(annotation["image_id"], annotation["caption"])
-    return [first[image].strip() for image in sorted(first)]
+def _coco(text: str, path: Path) -> list[str]:
+    found = json_value(text, _KINDS, path)
+    annotations = found.get("annotations") if isinstance(found, dict) else None
+    if not isinstance(annotations, list) or not all(map(_is_annotation, annotations)):
+        raise refused(path, _KINDS, "which has no `annotations`, each with a whole `image_id` and a text as `caption`")
+    first: dict[int, str] = {}
+    for annotation in annotations:
+        image = annotation["image_id"]
+        first[image] = first.get(image, "") or annotation["caption"].strip()
+    if blank := [image for image in sorted(first) if not first[image]]:
+        raise refused(path, _KINDS, f"where image {blank[0]} has no caption that is not blank; delete its annotations")
+    return [first[image] for image in sorted(first)]
+
+
+def _is_annotation(found: Any) -> bool:
+    return isinstance(found, dict) and type(found.get("image_id")) is int and isinstance(found.get("caption"), str)
+
+
+def _split(text: str) -> list[str]:
+    """Lines as a text editor counts them; `str.splitlines` would cut at rarer characters, too."""
+    return re.split(r"\r\n|\r|\n", text)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deepcache.example import sides
 from deepcache.sampling.conditions import Conditions, conditions_of
 
 
@@ -68,6 +69,6 @@ def _tensor(images: Any) -> Tensor:
 
 def _disturbed(unet: Any, generators: Sequence[torch.Generator], disturbed: float) -> Tensor:
     """The start noise that the pipeline would draw, and a little more from the same generator."""
-    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    shape = (unet.config.in_channels, *sides(unet.config.sample_size))
     drawn = [torch.randn(2, *shape, generator=generator) for generator in generators]
     return torch.stack([noise + disturbed * more for noise, more in drawn]).to(unet.device, unet.dtype)

@@ -1,0 +1,114 @@
+"""Arrays of an `.npz` from elsewhere: their shapes and types first, which bound what is then read."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from deepcache.errors import DeepCacheError, first_line
+
+MOST_BYTES = 1 << 30  # of an array that is read whole: 130,000 features of Inception
+_WRITTEN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # how numpy compresses
+_DEFLATED = 1032  # bytes that deflate can make of one, at most
+_IS_ENCRYPTED = 1  # a bit of a member's flags
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the archive says of an array before its values."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_fortran: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def headers(path: Path) -> dict[str, Header]:
+    """The names of the arrays in an archive, and what it says of each. No values are read.
+
+    Raises:
+        DeepCacheError: no `.npz`, or an array that is encrypted, compressed in another way than numpy's, or larger than
+            its place in the archive.
+    """
+    with readable(path), zipfile.ZipFile(path) as archive:
+        size = path.stat().st_size
+        members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        return {member.filename.removesuffix(".npy"): _header(archive, member, size, path) for member in members}
+
+
+def array(path: Path, name: str) -> Any:
+    """An array of plain numbers, whole.
+
+    Raises:
+        DeepCacheError: as `headers`; no such array; one of more than `MOST_BYTES` or with objects; a damaged one.
+    """
+    with readable(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        if _read_header(stream).num_bytes > MOST_BYTES:
+            raise DeepCacheError(f"expected at most {MOST_BYTES:,} bytes of {name} in {path}, which has more")
+        stream.seek(0)
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+@contextmanager
+def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """The values of an array, without its header, to be read part by part.
+
+    Raises:
+        DeepCacheError: as `array`.
+    """
+    with readable(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        _read_header(stream)
+        yield stream
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Tell in one line why an archive cannot be read.
+
+    Raises:
+        DeepCacheError: the archive is truncated, damaged or something else.
+    """
+    try:
+        yield
+    except DeepCacheError:
+        raise
+    except Exception as error:  # for altered bytes, zipfile, zlib and numpy raise a dozen kinds
+        raise DeepCacheError(
+            f"expected an .npz in {path}, which is truncated or something else: {first_line(error)}; get it again"
+        ) from error
+
+
+def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, path: Path) -> Header:
+    if member.flag_bits & _IS_ENCRYPTED:
+        raise DeepCacheError(f"expected an .npz without a password in {path}, got {member.filename} encrypted")
+    if member.compress_type not in _WRITTEN:
+        raise DeepCacheError(
+            f"expected an .npz of numpy.savez or savez_compressed in {path}, got {member.filename} compressed "
+            "in another way; save it again"
+        )
+    with archive.open(member) as stream:
+        found = _read_header(stream)
+        room = min(member.file_size, _DEFLATED * size) - stream.tell()
+    if found.num_bytes > room or min(found.shape, default=0) < 0:
+        raise ValueError(f"{member.filename} says {found.dtype} {found.shape}, and has {max(room, 0):,} bytes")
+    return found
+
+
+def _read_header(stream: IO[bytes]) -> Header:
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in read:
+        raise ValueError(f"version {version} of numpy's format")
+    shape, is_fortran, dtype = read[version](stream)
+    return Header(shape, dtype, is_fortran)

@@ -1,0 +1,212 @@
+"""Every reader of a file from elsewhere, run in a process of its own, in bounded time and memory.
+
+`Readers` starts the process, gives it a reader's name and a path, and says what came of it. `python readers.py TABLE`
+is the process: it may be killed at any time, by the timer of its processor time or by the test.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SECONDS = 2.0  # of processor time a file, so that a busy machine changes nothing
+WAIT_S = 20.0  # for a reader that waits and does not compute
+MEMORY = 1 << 30  # bytes more than the process has before it reads
+LONGEST = 2_000  # characters of a refusal
+
+
+class Readers:
+    """The process with the readers of a table, a function here; it is started again after it was killed."""
+
+    def __init__(self, table: str = "package") -> None:
+        self._table = table
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def read(self, name: str, path: Path, *, wait_s: float = WAIT_S) -> str:
+        """What a reader does with a path: "answered", "refused: MESSAGE", or what is wrong with the reader."""
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{name}\t{path}\n".encode())
+        process.stdin.flush()
+        is_heard, _, _ = select.select([process.stdout], [], [], wait_s)
+        if not is_heard:
+            self.close()
+            return f"wrong: it waited for {wait_s} s"
+        said = process.stdout.readline().decode()
+        if said:
+            return said.removesuffix("\n")
+        code = process.wait()
+        self.close()
+        return f"wrong: it took more than {SECONDS} s" if code == -signal.SIGPROF else f"wrong: it died with {code}"
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._process = None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            command = [sys.executable, __file__, self._table]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            assert self._process.stdout is not None
+            assert self._process.stdout.readline() == b"ready\n"
+        return self._process
+
+
+def serve(readers: dict[str, Callable[[Path], Any]]) -> None:
+    """Read a reader's name and a path from each line of stdin, and write what came of it on a line of stdout."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not stand among the answers
+    print("ready", file=out, flush=True)
+    for line in sys.stdin:
+        name, path = line.rstrip("\n").split("\t", 1)
+        print(outcome(readers[name], Path(path)), file=out, flush=True)
+
+
+def outcome(read: Callable[[Path], Any], path: Path) -> str:
+    from deepcache.errors import DeepCacheError
+
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, most))
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # the end of it ends the process, also within C
+    try:
+        read(path)
+        said = "answered"
+    except DeepCacheError as error:
+        said = f"refused: {error}"
+        if "\n" in said or len(said) > LONGEST:
+            said = f"wrong: {len(said)} characters, {said.count(chr(10)) + 1} lines: {said[:LONGEST]!r}"
+        if _is_of_memory(error):
+            said = f"wrong: it took more than {MEMORY} bytes, and then said {said[:LONGEST]}"
+    except BaseException as error:
+        said = f"wrong: {type(error).__name__}: {str(error)[:LONGEST]!r}, {_place(error)}"
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    return said.encode("ascii", "backslashreplace").decode()
+
+
+def _is_of_memory(error: BaseException | None) -> bool:
+    """Whether a reader made a refusal of an allocation that failed: without this test's limit it would not fail."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _place(error: BaseException) -> str:
+    import traceback
+
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "deepcache" in frame.filename]
+    return f"at {own[-1].filename}:{own[-1].lineno}" if own else "outside of the package"
+
+
+def package() -> dict[str, Callable[[Path], Any]]:
+    """The package's readers by name. A path is a file, or a file in the folder that is read."""
+    import numpy as np
+
+    from deepcache.metrics import reference
+    from deepcache.metrics.extractors import Features, Images
+    from deepcache.metrics.fidelity import quality
+    from deepcache.metrics.image_sets import image_set
+    from deepcache.metrics.statistics import Statistics
+    from deepcache.models.architectures import architecture
+    from deepcache.models.checkpoint import weights
+    from deepcache.models.ldm_config import read_config
+    from deepcache.models.loading import load
+    from deepcache.models.networks import ldm_networks, on_meta
+    from deepcache.models.skeletons import skeleton
+    from deepcache.plan_text import load_plan
+    from deepcache.results import record
+    from deepcache.results.gate import gate
+    from deepcache.sampling.prompt_files import prompts_in
+    from deepcache.sampling.shards import shards
+    from deepcache.sampling.store import Store
+
+    def statistics(images: Images) -> Statistics:
+        """Of colours: three features of each image."""
+        found = Statistics()
+        for part in images.split(4):
+            colours = part.mean(dim=(2, 3)).numpy()
+            found.update(Features(colours, colours, np.full((len(part), 2), 0.5, np.float32)))
+        return found
+
+    own = np.random.default_rng(0).uniform(size=(9, 3, 2, 2)).astype(np.float32)
+
+    def measured(path: Path) -> None:
+        import torch
+
+        quality(statistics(torch.from_numpy(own)), reference.find(path, statistics))
+
+    def networks(path: Path) -> None:
+        for network in ldm_networks(read_config(path)).values():
+            on_meta(*network)
+
+    def store(path: Path) -> None:
+        found = Store.open(path.parent)
+        found.images(found.seeds())
+
+    def gated(path: Path) -> None:
+        baseline = path.with_name("baseline.json")
+        str(gate(record.read(baseline if baseline.exists() else path), record.read(path)))
+
+    return {
+        "prompts": prompts_in,
+        "picture": lambda path: list(image_set(path.parent).split(4)),
+        "reference": measured,
+        "checkpoint": weights,
+        "yaml": networks,
+        "architecture": lambda path: architecture(str(path)).cost(),
+        "skeleton": lambda path: skeleton(str(path.parent)),
+        "index": lambda path: load(path.parent),
+        "part": lambda path: load(path.parent.parent),
+        "plan": load_plan,
+        "store": store,
+        "shards": lambda path: [shard.read() for shard in shards(path.parent)],
+        "records": record.read,
+        "gate": gated,
+    }
+
+
+def planted() -> dict[str, Callable[[Path], Any]]:
+    """Readers that break the law, each in its way, to test the test."""
+
+    def hoard(_: Path) -> None:
+        from deepcache.errors import DeepCacheError
+
+        try:
+            bytearray(2 * MEMORY)
+        except MemoryError as error:
+            raise DeepCacheError("too much") from error
+
+    def babble(_: Path) -> None:
+        from deepcache.errors import DeepCacheError
+
+        raise DeepCacheError("x" * 2 * LONGEST)
+
+    return {
+        "answers": lambda _: None,
+        "hangs": lambda _: [None for _ in iter(int, 1)],
+        "hangs in c": lambda _: pow(3, 10**8),
+        "waits": lambda path: path.read_bytes(),
+        "hoards": hoard,
+        "raises": lambda _: {}["key"],
+        "exits": lambda _: os._exit(0),
+        "babbles": babble,
+    }
+
+
+if __name__ == "__main__":
+    serve({"package": package, "planted": planted}[sys.argv[1]]())
