@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from deepcache.compiling import Compile, compiler, compiler_of, steps
-from deepcache.errors import DeepCacheError, DeepCacheWarning
+from deepcache.errors import DeepCacheError, warn
 from deepcache.example import one_line
 from deepcache.explain import explain, warn_if_it_cannot_pay
 from deepcache.explanation import Explanation
@@ -230,11 +229,9 @@ class Cache:
             return False
         if [facts.num_steps for facts in tuple(self._facts)[-3:]] != [1, 1, 1]:
             return False
-        warnings.warn(
+        warn(
             "three generations in a row had one step, of which nothing is cached; if they are one: pass elements of "
-            "one tensor of timesteps, or numbers (and then cache.reset() between generations)",
-            DeepCacheWarning,
-            stacklevel=2,
+            "one tensor of timesteps, or numbers (and then cache.reset() between generations)"
         )
         return True
 
