@@ -24,7 +24,8 @@ REFUSED = {
     "self-attention guidance": "StableDiffusionSAGPipeline reads",
 }
 SUPPORTED = tuple(name for name in NAMES if name not in REFUSED)
-ONE_CALL_A_STEP = tuple(name for name in SUPPORTED if name != "panorama")
+BARE = tuple(name for name in SUPPORTED if name.startswith("unCLIP"))  # U-Nets on their own, without a scheduler
+ONE_CALL_A_STEP = tuple(name for name in SUPPORTED if name not in ("panorama", *BARE))
 WITHOUT_GUIDANCE = ("DDPM", "DDIM")
 WITH_CALLBACKS = (  # and with the prompt among what a callback may change
     "text2img",
@@ -47,7 +48,7 @@ WITH_CALLBACKS = (  # and with the prompt among what a callback may change
 def _num_steps(name: str) -> int:
     """That a pipeline makes of six asked for."""
     work = workload(name)
-    with counted(work.pipe.unet) as ran:
+    with counted(work.unet) as ran:
         work.run(6)
     return len(ran) // work.calls
 
@@ -81,7 +82,7 @@ def test_interrupted_generation_leaks_nothing_into_the_next(name: str) -> None:
 def test_other_pipeline_is_refused_by_name_before_anything_ran(name: str) -> None:
     work = workload(name)
     refused = pytest.raises(UnsupportedUNetError, match=REFUSED[name])
-    with counted(work.pipe.unet) as ran, refused, cached(work.pipe, interval=3):
+    with counted(work.unet) as ran, refused, cached(work.owner, interval=3):
         work.run()
     assert not ran
 
@@ -89,7 +90,7 @@ def test_other_pipeline_is_refused_by_name_before_anything_ran(name: str) -> Non
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_generation_tells_its_steps_and_calls(name: str) -> None:
     work = workload(name)
-    with counted(work.pipe.unet) as ran, cached(work.pipe, interval=3) as cache:
+    with counted(work.unet) as ran, cached(work.owner, interval=3) as cache:
         work.run(8)
     (generation,) = cache.generations
     num_steps = len(ran) // work.calls
@@ -101,9 +102,9 @@ def test_generation_tells_its_steps_and_calls(name: str) -> None:
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_runs_before_do_not_change_an_image(name: str) -> None:  # law 8
     work, fresh = workload(name), workload(name)
-    with cached(fresh.pipe, interval=3):
+    with cached(fresh.owner, interval=3):
         expected = fresh.run(4, seed=1)
-    with cached(work.pipe, interval=3):
+    with cached(work.owner, interval=3):
         for num_steps in (4, 3, 6):
             assert torch.equal(work.run(4, seed=1), expected)
             work.run(num_steps, seed=2)
@@ -112,14 +113,14 @@ def test_runs_before_do_not_change_an_image(name: str) -> None:  # law 8
 
 @pytest.mark.parametrize(
     ("name", "difference"),
-    [*product(ONE_CALL_A_STEP, (-1, 1)), ("SDXL base", 3), ("panorama", 1)],  # the base stops after three of six steps
+    [*product(ONE_CALL_A_STEP, (-1, 1)), *product(BARE, (1,)), ("SDXL base", 3), ("panorama", 1)],  # the base stops after three of six steps
 )
 def test_plan_of_another_length_is_refused_before_the_unet_ran(name: str, difference: int) -> None:
     work = workload(name)
     num_steps = _num_steps(name)
     plan = uniform(num_steps + difference, 2)
     refused = pytest.raises(DeepCacheError, match=f"for {plan.num_steps} .* makes {num_steps}")
-    with counted(work.pipe.unet) as ran, cached(work.pipe, plan), refused:
+    with counted(work.unet) as ran, cached(work.owner, plan), refused:
         work.run(6)
     assert not ran
 
@@ -128,7 +129,7 @@ def test_plan_of_another_length_is_refused_before_the_unet_ran(name: str, differ
 def test_plan_of_the_length_is_followed(name: str) -> None:
     work = workload(name)
     num_steps = _num_steps(name)
-    with counted(work.pipe.unet) as ran, cached(work.pipe, uniform(num_steps, 2, last_step_full=True)):
+    with counted(work.unet) as ran, cached(work.owner, uniform(num_steps, 2, last_step_full=True)):
         work.run(6)
     assert ran == work.pattern(len(ran), 2, also_full=[num_steps - 1])
 
@@ -136,7 +137,7 @@ def test_plan_of_the_length_is_followed(name: str) -> None:
 @pytest.mark.parametrize("name", ["text2img", "img2img", "SDXL base", "SDXL refiner"])
 def test_last_step_is_full_where_an_interval_asks_for_it(name: str) -> None:
     work, num_steps = workload(name), _num_steps(name)
-    with counted(work.pipe.unet) as ran, cached(work.pipe, interval=4, last_step_full=True):
+    with counted(work.unet) as ran, cached(work.owner, interval=4, last_step_full=True):
         work.run(6)
     assert ran == work.pattern(num_steps, 4, also_full=[num_steps - 1])
 
@@ -146,18 +147,18 @@ def test_every_round_of_free_init_is_a_generation() -> None:
     work = workload("AnimateDiff")
     work.pipe.enable_free_init(num_iters=2, use_fast_sampling=True)
     expected = work.run(6)
-    with cached(work.pipe, interval=1):
+    with cached(work.owner, interval=1):
         assert torch.equal(work.run(6), expected)
-    with cached(work.pipe, interval=2) as cache:
+    with cached(work.owner, interval=2) as cache:
         work.run(6)
     assert [generation.full_steps for generation in cache.generations] == [(0, 2), (0, 2, 4)]
 
 
 def test_inference_mode_is_as_no_grad() -> None:
     work = workload("text2img")
-    with cached(work.pipe, interval=3):
+    with cached(work.owner, interval=3):
         expected = work.run()
-    with torch.inference_mode(), counted(work.pipe.unet) as ran, cached(work.pipe, interval=3):
+    with torch.inference_mode(), counted(work.unet) as ran, cached(work.owner, interval=3):
         assert all(torch.equal(work.run(), expected) for _ in range(2))
     assert ran == 2 * work.pattern(5, 3)
 
@@ -176,12 +177,12 @@ def test_the_same_under_solvers_that_repeat_timesteps(kind: str, tenths: int) ->
 
 def _assert_strength(work: Workload, tenths: int) -> None:
     strength, order = tenths / 10, work.pipe.scheduler.order
-    with counted(work.pipe.unet) as ran:
+    with counted(work.unet) as ran:
         work.run(10, strength=strength)
     num_steps = len(ran)
     assert num_steps in {order * tenths, order * tenths - 1}  # a second-order solver ends with a first-order step
     for plan in ({"interval": 3}, {"plan": uniform(num_steps, 3)}):
-        with counted(work.pipe.unet) as ran, cached(work.pipe, **plan):
+        with counted(work.unet) as ran, cached(work.owner, **plan):
             work.run(10, strength=strength)
         assert ran == work.pattern(num_steps, 3)
 
