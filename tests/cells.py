@@ -175,8 +175,7 @@ def of_storage(name: str, branch: str) -> str:
     """Of a U-Net whose weights are kept in another way; the oracle is the same U-Net without a cache."""
     model = unet(_STORED)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*torch.ao.quantization is deprecated", DeprecationWarning)
-        warnings.filterwarnings("ignore", ".*quantize_per_tensor", DeprecationWarning)
+        warnings.simplefilter("ignore")  # torch's dynamic int8 is announced to be dropped
         STORAGE[name](model)
     return of_stored(model, branch)
 

@@ -95,7 +95,9 @@ def test_conditions_that_a_model_does_not_take_are_refused():
 def test_captions_of_garments_are_for_the_embedded_models_alone():
     """Another model would be asked for garments without a word."""
     for place in ("", "/elsewhere/mini-sd/unet", WEIGHTS.parent / "unet"):
-        with pytest.raises(DeepCacheError, match=r"expected prompts for Prompted, .*; pass prompts=\[\.\.\.\]") as caught:
+        with pytest.raises(
+            DeepCacheError, match=r"expected prompts for Prompted, .*; pass prompts=\[\.\.\.\]"
+        ) as caught:
             conditions_of(Prompted(place))
         assert "\n" not in str(caught.value)
         assert conditions_of(Prompted(place), prompts=["a"])([0, 1]) == {"prompt": ["a", "a"]}

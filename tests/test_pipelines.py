@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from inspect import signature
 from itertools import product
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from cells import EXACT, of_pipeline, verdict
@@ -14,6 +17,7 @@ from schedulers import scheduler
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, uniform
+from deepcache.explain import explain
 from deepcache.forward import full_forward, shallow_forward
 from deepcache.views import Cut
 
@@ -113,7 +117,12 @@ def test_runs_before_do_not_change_an_image(name: str) -> None:  # law 8
 
 @pytest.mark.parametrize(
     ("name", "difference"),
-    [*product(ONE_CALL_A_STEP, (-1, 1)), *product(BARE, (1,)), ("SDXL base", 3), ("panorama", 1)],  # the base stops after three of six steps
+    [
+        *product(ONE_CALL_A_STEP, (-1, 1)),
+        ("SDXL base", 3),  # which stops after three of six steps
+        ("panorama", 1),
+        ("unCLIP, pipe.decoder", 1),
+    ],
 )
 def test_plan_of_another_length_is_refused_before_the_unet_ran(name: str, difference: int) -> None:
     work = workload(name)
@@ -238,3 +247,47 @@ def test_calls_of_a_step_apart_each_have_a_feature_of_their_own(kind: str, num_c
     assert (generation.num_steps, generation.num_calls) == (num_steps, num_steps * num_calls)
     assert generation.full_steps == tuple(range(0, num_steps, 3))
     assert not torch.equal(expected, by_hand([0] * num_calls))  # test of the test: one feature for all
+
+
+def test_all_unets_of_unclip_are_cached_each_in_a_block_of_its_own() -> None:
+    work = workload("unCLIP, pipe.decoder")
+    pipe = work.pipe
+    expected = work.run()
+    with cached(pipe.decoder, interval=1), cached(pipe.super_res_first, interval=1):
+        assert torch.equal(work.run(), expected)
+    with cached(pipe.decoder, interval=2) as decoder, cached(pipe.super_res_first, interval=2) as first:
+        found = [work.run(seed=seed) for seed in (0, 1, 0)]
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], expected)
+    assert [g.full_steps for g in decoder.generations] == [(0, 2, 4)] * 3
+    assert [g.full_steps for g in first.generations] == [(0,)] * 3  # the second makes the last of three steps
+
+
+def test_pipeline_without_unet_is_refused_by_a_line_that_names_the_unets_that_it_has() -> None:
+    pipe = workload("unCLIP, pipe.decoder").pipe
+    calls = ", ".join(
+        f"deepcache.cached(pipe.{name}, interval=N)" for name in ("decoder", "super_res_first", "super_res_last")
+    )
+    for act in (lambda: cached(pipe, interval=3).__enter__(), lambda: explain(pipe, 3, 50)):
+        with pytest.raises(UnsupportedUNetError, match=f"got a UnCLIPPipeline; cache .*: {re.escape(calls)}$"):
+            act()
+
+
+def _without_unet() -> list[str]:
+    """diffusers' pipelines that are not made of a `unet`."""
+    found = []
+    for name in dir(diffusers):
+        kind = getattr(diffusers, name) if name.endswith("Pipeline") else None
+        is_pipeline = isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)
+        if is_pipeline and "unet" not in signature(kind.__init__).parameters:
+            found.append(name)
+    return found
+
+
+def test_every_other_pipeline_of_diffusers_is_refused_by_name() -> None:
+    names = _without_unet()
+    assert {"FluxPipeline", "StableCascadeCombinedPipeline", "WuerstchenPriorPipeline", "ShapEPipeline"} <= set(names)
+    for name in names:
+        kind = getattr(diffusers, name)
+        with pytest.raises(UnsupportedUNetError, match=f"got a {name}, which has none$"):
+            cached(kind.__new__(kind), interval=3).__enter__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from cells import BRANCHES, EXACT, of_storage, of_stored
@@ -44,7 +43,9 @@ def test_block_level_offloading_is_refused_in_the_same_way_at_every_branch(branc
     ran: list[int] = []
     model.conv_in.register_forward_hook(lambda *_: ran.append(1))
     with (
-        pytest.raises(UnsupportedUNetError, match='offload it with offload_type="leaf_level" and use_stream=False') as caught,
+        pytest.raises(
+            UnsupportedUNetError, match='offload it with offload_type="leaf_level" and use_stream=False'
+        ) as caught,
         cached(model, interval=3, branch=branch),
     ):
         pass

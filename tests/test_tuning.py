@@ -327,12 +327,24 @@ def test_mini_extractors_are_not_taken_for_other_models_images(foreign):
 
 def test_clip_loss_needs_to_know_the_prompts(foreign):
     with pytest.raises(DeepCacheError, match="with prompts for clip_loss"):
-        deepcache.tune(foreign, clip_loss=1, num_steps=4, conditions=lambda seeds: {"num_images_per_prompt": len(seeds)})
+        deepcache.tune(
+            foreign, clip_loss=1, num_steps=4, conditions=lambda seeds: {"num_images_per_prompt": len(seeds)}
+        )
 
 
 def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_path):
     shutil.copytree(WEIGHTS / "mini-sd", tmp_path / "model")
-    command = ["tune", "--model", str(tmp_path / "model"), "--speedup", "1.1", "--scheduler", "ddim", "--num-steps", "4"]
+    command = [
+        "tune",
+        "--model",
+        str(tmp_path / "model"),
+        "--speedup",
+        "1.1",
+        "--scheduler",
+        "ddim",
+        "--num-steps",
+        "4",
+    ]
     command += ["--guidance-scale", "1", "--branches", "0", "--orders", "0", "--num-seeds", "12"]
     command += ["--out", str(tmp_path / "plan.json")]
     assert main(command) == 2
