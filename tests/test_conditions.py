@@ -86,7 +86,7 @@ def test_rules_tell_conditions_apart():
 
 def test_conditions_that_a_model_does_not_take_are_refused():
     for pipe in (PROMPTED, UNASKED):
-        with pytest.raises(DeepCacheError, match="expected a model with classes, which (Prompted|Unasked) has not"):
+        with pytest.raises(DeepCacheError, match=r"expected a model with classes, which (Prompted|Unasked) has not"):
             conditions_of(pipe, classes="random")
     with pytest.raises(DeepCacheError, match="expected a model with prompts"):
         conditions_of(LABELLED, prompts=["a"])

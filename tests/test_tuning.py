@@ -291,9 +291,11 @@ def test_a_model_that_is_not_embedded_is_not_asked_for_garments(foreign, name):
         "sample": lambda: sample(foreign, range(2), batch_size=2, num_inference_steps=4),
     }
     ran = []
-    with foreign.unet.conv_in.register_forward_hook(lambda *_: ran.append(1)):
-        with pytest.raises(DeepCacheError, match=r"expected prompts for StableDiffusionPipeline.*prompts=\[") as caught:
-            acts[name]()
+    with (
+        foreign.unet.conv_in.register_forward_hook(lambda *_: ran.append(1)),
+        pytest.raises(DeepCacheError, match=r"expected prompts for StableDiffusionPipeline.*prompts=\[") as caught,
+    ):
+        acts[name]()
     assert "\n" not in str(caught.value)
     assert not ran
 
@@ -321,7 +323,7 @@ def test_prompts_are_what_the_samples_show(foreign, name):
 
 def test_mini_extractors_are_not_taken_for_other_models_images(foreign):
     for budget in ({"perceptual": 0.1}, {"clip_loss": 1}):
-        with pytest.raises(DeepCacheError, match="by an embedded model for mini-.*StableDiffusionPipeline; pass"):
+        with pytest.raises(DeepCacheError, match=r"by an embedded model for mini-.*StableDiffusionPipeline; pass"):
             deepcache.tune(foreign, num_steps=4, prompts=["a"], **budget)
 
 
