@@ -124,7 +124,7 @@ def test_noise_of_the_solver_is_the_calibrations_too(pipe):
 
 
 def test_mini_extractors_are_refused_for_images_they_do_not_know(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.tuning.tuner.SIZE", (64, 64))
+    monkeypatch.setattr("deepcache.tuning.extractors.SIZE", (64, 64))
     with pytest.raises(DeepCacheError, match=r"images of 64 x 64 by .*got 32 x 32 by a .*; pass distance="):
         tuned(pipe, perceptual=0.1)
 

@@ -12,20 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
-from deepcache.families import require_sampler, unet_of
-from deepcache.metrics import clip_score
-from deepcache.metrics import perceptual as perceptual_metric
+from deepcache.families import require_sampler
 from deepcache.metrics.bootstrap import TAIL
-from deepcache.metrics.clip_score import Clip, load_clip
-from deepcache.metrics.perceptual import Perceptual, load_perceptual
-from deepcache.models.embedded import is_embedded
-from deepcache.models.mini_features import SIZE
+from deepcache.metrics.clip_score import Clip
+from deepcache.metrics.perceptual import Perceptual
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
-from deepcache.sampling.identity import image_size_of
 from deepcache.search.calibration import Calibration, calibrate
 from deepcache.tuning.budget import MEASURES, SPEEDUP, Budget, budget_of, estimate
 from deepcache.tuning.candidates import Candidate, Space, Way, space_of
+from deepcache.tuning.extractors import clip_for, distance_for
 from deepcache.tuning.halving import halved
 from deepcache.tuning.trials import Trials
 from deepcache.tuning.tuned import Trial, Tuned
@@ -114,8 +110,8 @@ def tune(
         batch_size,
         own=space.own,
         target=Way(*_CONVERGED, _CONVERGED[1]) if solvers else space.own,
-        perceptual=_distance(pipe, distance) if budget.kind == "perceptual" else None,
-        clip=_clip(pipe, clip, asked, seeds) if budget.kind == "clip_loss" else None,
+        perceptual=distance_for(pipe, distance) if budget.kind == "perceptual" else None,
+        clip=clip_for(pipe, clip, asked, seeds) if budget.kind == "clip_loss" else None,
     )
     count = len(seeds) // _SEARCHED
     with tqdm(desc="tune", unit="sample", disable=None if progress else True, leave=False) as bar:
@@ -264,35 +260,6 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
             f"full steps as order {order} takes; ask for less, or take fewer steps"
         )
     return tuple(min(1.0, around / budget.limit) for around in _AROUND)
-
-
-def _distance(pipe: Any, given: Perceptual | None) -> Perceptual:
-    found = given or load_perceptual(device=unet_of(pipe)[1].device)
-    instead = "distance=load_perceptual(FILE) with torchvision's AlexNet weights"
-    _require_knows(found.name, perceptual_metric.MINI, pipe, instead, is_given=given is not None)
-    return found
-
-
-def _clip(pipe: Any, given: Clip | None, asked: Conditions, seeds: Sequence[int]) -> Clip:
-    if "prompt" not in asked(seeds[:1]):
-        raise DeepCacheError("expected a pipeline with prompts for clip_loss; take psnr_db or perceptual instead")
-    found = given or load_clip(device=unet_of(pipe)[1].device)
-    instead = "clip=load_clip(...), such as the paper's ViT-g-14"
-    _require_knows(found.name, clip_score.MINI, pipe, instead, is_given=given is not None)
-    return found
-
-
-def _require_knows(name: str, mini: str, pipe: Any, instead: str, *, is_given: bool) -> None:
-    """Refuse a mini extractor for images that it was not trained on, before anything is sampled.
-
-    Of another model's images of the embedded models' size it measures something only where the caller says so.
-    """
-    height, width = image_size_of(pipe)
-    if name == mini and ((height, width) != SIZE or not (is_given or is_embedded(pipe))):
-        raise DeepCacheError(
-            f"expected images of {SIZE[0]} x {SIZE[1]} by an embedded model for {name}, got {height} x {width} by a "
-            f"{type(pipe).__name__}; pass {instead}"
-        )
 
 
 def _num_samples(count: int, rounds: Sequence[int]) -> int:
