@@ -41,7 +41,8 @@ def load_workload(model: str, config: Any) -> Workload:
         if model in EMBEDDED:
             raise DeepCacheError("expected --scale paper with --weights random; the embedded models are trained")
         pipe = models.load(model, weights="random", dtype=dtype, device=device)
-        return Workload(model, pipe, None, None, protocol, weights="random")
+        prompts = ("what noise shows",) if protocol.is_prompted else None
+        return Workload(model, pipe, None, None, protocol, weights="random", prompts=prompts)
     pipe = models.load(model, dtype=dtype, device=device)
     extractor, stores = load_extractor(model, config), config.getoption("store")
     is_halved = config.getoption("batch_size") in (None, "auto")

@@ -11,7 +11,7 @@ from pathlib import Path
 from aims import chosen, reuse
 from equal_cost import NEAREST, Recorded, panels
 
-from deepcache.models.recommended import PLANS, place
+from deepcache.models.recommendations import PLANS, place
 from deepcache.plan import CachePlan
 from deepcache.plan_text import save_plan
 

@@ -1,7 +1,9 @@
-"""The library's exceptions: each message says what was expected, what came, and what to do."""
+"""The library's exceptions and warnings: each message says what was expected, what came, and what to do."""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -10,6 +12,7 @@ FAILURES = (  # what networks raise on inputs and configurations that are wrong
     ValueError,
 )  # fmt: skip
 _MOST_SHOWN = 200  # characters of a foreign value or message in a line of ours
+_CALLED = ("deepcache", "diffusers", "torch", "accelerate", "peft", "contextlib", "functools")  # by a user's line
 
 
 class DeepCacheError(Exception):
@@ -65,3 +68,36 @@ def one_line(problem: str, remedy: str) -> Iterator[None]:
 def guessed(remedy: str) -> AbstractContextManager[None]:
     """Turn what a U-Net raises on inputs that were guessed from its configuration into an error of one line."""
     return one_line("this configuration does not tell all inputs that its U-Net needs", remedy)
+
+
+def warn(message: str) -> None:
+    """Give a `DeepCacheWarning` that points at the user's line.
+
+    That is the innermost line outside of this package and of the packages that stand between it and the user: a
+    pipeline's call enters the library through diffusers and torch.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _CALLED:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, DeepCacheWarning, stacklevel=level)
+
+
+@contextmanager
+def needs(act: str, extra: str) -> Iterator[None]:
+    """Within the block, a package that cannot be imported is one line.
+
+    Args:
+        act: what needs the package, the subject of the sentence.
+        extra: the extra of the distribution that installs the package.
+
+    Raises:
+        DeepCacheError: instead of an ImportError.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = f"the package {error.name.partition('.')[0]}" if error.name else "another package"
+        reason = str(error).splitlines()[0]
+        raise DeepCacheError(
+            f"{act} needs {package}, which cannot be imported ({reason}); pip install 'deepcache-bench[{extra}]'"
+        ) from error

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Any
 
 from diffusers import UNet2DModel, UNetSpatioTemporalConditionModel
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, DeepCacheWarning, guessed, one_line
+from deepcache.errors import DeepCacheError, guessed, one_line, warn
 from deepcache.example import Call, example
 from deepcache.explanation import FEW_STEPS, Branch, Explanation, reason
 from deepcache.families import unet_of
@@ -146,5 +145,5 @@ def warn_if_it_cannot_pay(plan: CachePlan | Interval, num_steps: int | None) -> 
     num_full = sum(plan.is_full(step, num_steps) for step in range(num_steps))
     if isinstance(plan, CachePlan) and 1 < num_steps == num_full:
         return False
-    warnings.warn(str(reason(num_full, num_steps)), DeepCacheWarning, stacklevel=2)
+    warn(str(reason(num_full, num_steps)))
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import (
+    DiffusionPipeline,
     I2VGenXLUNet,
     UNet2DConditionModel,
     UNet2DModel,
@@ -72,17 +73,40 @@ SKIPPERS = ("RePaintPipeline",)  # pipelines that call the U-Net only at a times
 
 
 def unet_of(owner: Any) -> tuple[Any, Any]:
-    """What a pipeline calls (or the owner itself), and the U-Net in it: `torch.compile` wraps one in the other."""
+    """What a pipeline calls (or the owner itself), and the U-Net in it: `torch.compile` wraps one in the other.
+
+    Raises:
+        UnsupportedUNetError: a pipeline of diffusers without `.unet`; the message names the U-Nets that it has.
+    """
     outer = getattr(owner, "unet", owner)
-    return outer, getattr(outer, "_orig_mod", outer)
+    if isinstance(outer, DiffusionPipeline):
+        raise UnsupportedUNetError(_without_unet(outer))
+    return outer, _unwrapped(outer)
+
+
+def _unwrapped(module: Any) -> Any:
+    return getattr(module, "_orig_mod", module)
+
+
+def _without_unet(pipe: DiffusionPipeline) -> str:
+    names = [name for name, part in vars(pipe).items() if type(_unwrapped(part)) in FAMILIES]
+    if not names:
+        known = ", ".join(kind.__name__ for kind in FAMILIES)
+        return f"expected a pipeline with a diffusers U-Net ({known}), got a {type(pipe).__name__}, which has none"
+    calls = ", ".join(f"deepcache.cached(pipe.{name}, interval=N)" for name in names)
+    return (
+        f"expected a pipeline with its U-Net in pipe.unet, got a {type(pipe).__name__}; cache its U-Nets by their own "
+        f"names, each in a block: {calls}"
+    )
 
 
 def require_pipeline(owner: Any) -> None:
     """Refuse a pipeline that needs the attention of the deep blocks on every step, or whose steps cannot be told.
 
     Raises:
-        UnsupportedUNetError: one of the `READERS` or `COPIERS`.
+        UnsupportedUNetError: one of the `READERS` or `COPIERS`, or a U-Net that group offloading moves as a whole.
     """
+    _require_no_groups(unet_of(owner)[1])
     for kind in type(owner).__mro__:
         if kind.__name__ in READERS:
             raise UnsupportedUNetError(
@@ -117,6 +141,17 @@ def num_calls(owner: Any, timesteps: Tensor) -> tuple[int, ...]:
 def skips_timesteps(owner: Any) -> bool:
     """Whether a pipeline calls its U-Net at some of the scheduler's timesteps only: RePaint adds noise at others."""
     return any(kind.__name__ in SKIPPERS for kind in type(owner).__mro__)
+
+
+def _require_no_groups(unet: Any) -> None:
+    """Refuse group offloading that has a hook on the U-Net itself: by blocks, or in the order that a stream expects."""
+    hooks = getattr(unet, "_diffusers_hook", None)
+    if hooks is not None and hooks.get_hook("group_offloading") is not None:
+        raise UnsupportedUNetError(
+            "expected a U-Net without group offloading by blocks or with streams, which moves the weights of a full "
+            "step in its order, and a shallow step runs parts of blocks in another; offload it with "
+            'offload_type="leaf_level" and use_stream=False, which is cached exactly'
+        )
 
 
 def require_sampler(owner: Any) -> None:

@@ -147,6 +147,5 @@ def _innermost(unet: Any) -> Any:
         return found
     name = getattr(found, "__qualname__", type(found).__qualname__)
     raise DeepCacheError(
-        f"expected a U-Net with its own forward; it was replaced by {name} (another package, or group offloading); "
-        "remove that first"
+        f"expected a U-Net with its own forward; another package replaced it by {name}; remove that first"
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 
 def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`.
+    """Return the `__getattr__` and the `__dir__` of a package.
+
+    No name may be that of a submodule, unless it stands for this module: Python binds a submodule in its package when
+    it is imported, so that the name would be the module from then on.
 
     Args:
-        package: its `__name__`.
-        homes: the modules below it, and the names that each has; a module without names stands for itself.
+        package: the `__name__` of the package.
+        homes: maps each module below the package to the names that it has; a module without names stands for itself.
     """
     homes_of = {name: home for home, names in homes.items() for name in names or (home,)}
 
@@ -22,4 +26,4 @@ def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
         home = import_module(f"{package}.{homes_of[name]}")
         return getattr(home, name) if homes[homes_of[name]] else home
 
-    return attribute, lambda: sorted(homes_of)
+    return attribute, lambda: sorted({*vars(sys.modules[package]), *homes_of})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import warnings
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, DeepCacheWarning
+from deepcache.errors import DeepCacheError, warn
 from deepcache.explain import warn_if_it_cannot_pay
 from deepcache.families import num_calls, skips_timesteps
 from deepcache.generation import Facts, Run, Stream
@@ -189,11 +188,9 @@ class Tracker:
             return False
         if [facts.num_steps for facts in tuple(self.facts)[-3:]] != [1, 1, 1]:
             return False
-        warnings.warn(
+        warn(
             "three generations in a row had one step, of which nothing is cached; if they are one: pass elements of "
-            "one tensor of timesteps, or say num_steps to deepcache.cached",
-            DeepCacheWarning,
-            stacklevel=2,
+            "one tensor of timesteps, or say num_steps to deepcache.cached"
         )
         return True
 

@@ -20,6 +20,7 @@ from pipelines import Workload, counted, workload
 from problems import NAMES as UNETS
 from problems import PROBLEMS, inputs, num_branches, shared, unet
 from schedulers import options, scheduler, takes
+from storage import STORAGE
 from torch import Tensor, nn
 
 from deepcache import UnsupportedUNetError, cached
@@ -28,6 +29,7 @@ from deepcache.forward import parameters
 EXACT, NOTHING, REFUSED = "exact", "-", "refused: "
 NUM_STEPS = 4  # PNDM's fewest
 BRANCHES = ("branch 0", "half way", "deepest branch")
+_STORED = "sd-1.5"
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]  # a U-Net and the arguments of its forward
 
 
@@ -55,16 +57,16 @@ def verdict(
         return NOTHING
     if not expected.isfinite().all():
         return NOTHING
-    with counted(work.pipe.unet) as ran:
+    with counted(work.unet) as ran:
         try:
-            with cached(work.pipe, interval=1):
+            with cached(work.owner, interval=1):
                 found = work.run(num_steps, **changes)
         except UnsupportedUNetError as refusal:
             assert not ran, "refused after the U-Net ran"
             return f"{REFUSED}{refusal}"
     assert torch.equal(found, expected), "interval 1 differs from uncached"
     for interval in intervals:
-        with counted(work.pipe.unet) as ran, cached(work.pipe, interval=interval):
+        with counted(work.unet) as ran, cached(work.owner, interval=interval):
             work.run(num_steps, **changes)
         assert ran == work.pattern(len(ran), interval, also_full), f"at interval {interval} the mid block ran {ran}"
     return EXACT
@@ -125,13 +127,13 @@ def _interrupted(work: Workload) -> str:
         pipe._interrupt = step == 1
         return given
 
-    with counted(work.pipe.unet) as ran:
+    with counted(work.unet) as ran:
         cell = verdict(work, (), callback_on_step_end=stop)
     if cell != EXACT or len(ran) != 2 * 2 * work.calls:
         return cell if cell.startswith(REFUSED) else NOTHING
-    with cached(work.pipe, interval=3):
+    with cached(work.owner, interval=3):
         expected = work.run()
-    with cached(work.pipe, interval=3):
+    with cached(work.owner, interval=3):
         work.run(callback_on_step_end=stop)
         assert torch.equal(work.run(), expected), "an interrupted generation changes the next one"
     return EXACT
@@ -167,6 +169,37 @@ def _of_foreign(name: str) -> str:
     assert refusals, f"{name} is of no known family, and was not refused"
     assert name in refusals[0], f"refused, but not by name: {refusals[0]}"
     return REFUSED + refusals[0]
+
+
+def of_storage(name: str, branch: str) -> str:
+    """Of a U-Net whose weights are kept in another way; the oracle is the same U-Net without a cache."""
+    model = unet(_STORED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's dynamic int8 is announced to be dropped
+        STORAGE[name](model)
+    return of_stored(model, branch)
+
+
+def of_stored(model: nn.Module, branch: str) -> str:
+    """Of a U-Net of the topology `_STORED`, however its weights are kept."""
+    last = num_branches(_STORED) - 1
+    depth = dict(zip(BRANCHES, (0, last // 2, last), strict=True))
+    return _of_call((model, *inputs(_STORED)), depth[branch])
+
+
+def of_refused(name: str) -> str:
+    """Of a pipeline that is refused for what it does; made without its parts, since nothing of it runs."""
+    kind = getattr(diffusers, name)
+    pipe = kind.__new__(kind)
+    pipe.unet = shared("sd-1.5")
+    refusals = []
+    try:
+        with cached(pipe, interval=2):
+            pass
+    except UnsupportedUNetError as refusal:
+        refusals.append(str(refusal))
+    assert refusals, f"{name} was not refused"
+    return refusals[0]
 
 
 @cache

@@ -10,7 +10,9 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     I2VGenXLUNet,
+    PriorTransformer,
     T2IAdapter,
+    UnCLIPScheduler,
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
@@ -19,9 +21,19 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
+from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from topologies import CONDITION, CONTEXT_DIM, MOTION, PROBLEMS, TEXT_TIME, blocks
 from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from deepcache.models.embedded import WEIGHTS
 
 SIZE, FRAMES, TOKENS = 8, 2, 5
 VIDEO = {"num_frames": FRAMES, "height": SIZE, "width": SIZE}
@@ -102,6 +114,51 @@ def controlnet() -> Any:
 
 def adapter() -> Any:
     return random(T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=1))
+
+
+def unclip() -> dict[str, Any]:
+    """All parts of unCLIP; its text encoder reads the embedded models' tokens."""
+    width, tokens = 8, CLIPTokenizer.from_pretrained(WEIGHTS / "mini-sd" / "tokenizer", model_max_length=77)
+    one = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": width, "intermediate_size": width}
+    special = {"bos_token_id": tokens.bos_token_id, "eos_token_id": tokens.eos_token_id}
+    config = CLIPTextConfig(vocab_size=len(tokens), projection_dim=width, **one, **special)
+    flat = {"layers_per_block": 1, "norm_num_groups": 4, "block_out_channels": (8, 16)}
+    sharper = {
+        "sample_size": 2 * SIZE,
+        "in_channels": 6,
+        "down_block_types": ("ResnetDownsampleBlock2D",) * 2,
+        "up_block_types": ("ResnetUpsampleBlock2D",) * 2,
+        "attention_head_dim": 4,
+    }
+    decoder = UNet2DConditionModel(
+        sample_size=SIZE,
+        in_channels=3,
+        out_channels=6,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        cross_attention_dim=CONTEXT_DIM,
+        attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity",
+        **flat,
+    )
+    prior = PriorTransformer(num_attention_heads=1, attention_head_dim=8, embedding_dim=width, num_layers=1)
+    project = UnCLIPTextProjModel(
+        clip_extra_context_tokens=2, clip_embeddings_dim=width, time_embed_dim=4 * 8, cross_attention_dim=CONTEXT_DIM
+    )
+    return {
+        "prior": random(prior),
+        "decoder": random(decoder),
+        "text_encoder": random(CLIPTextModelWithProjection(config)),
+        "tokenizer": tokens,
+        "text_proj": random(project),
+        "super_res_first": random(UNet2DModel(**sharper, **flat)),
+        "super_res_last": random(UNet2DModel(**sharper, **flat)),
+        "prior_scheduler": UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0),
+        "decoder_scheduler": UnCLIPScheduler(variance_type="learned_range"),
+        "super_res_scheduler": UnCLIPScheduler(),
+    }
 
 
 def vision() -> dict[str, Any]:

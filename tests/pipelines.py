@@ -31,6 +31,8 @@ class Workload:
         several: what makes it sample two at once; None where it cannot.
         parts: of which guidance makes the batch.
         calls: of the U-Net, a step.
+        network: the attribute of the pipeline that is cached, on its own where it is not `unet`.
+        steps: the pipeline's argument for the number of steps of that network.
     """
 
     pipe: Any
@@ -39,6 +41,17 @@ class Workload:
     several: Mapping[str, Any] | None = field(default_factory=lambda: {"num_images_per_prompt": 2})
     parts: int = 2
     calls: int = 1
+    network: str = "unet"
+    steps: str = "num_inference_steps"
+
+    @property
+    def unet(self) -> Any:
+        return getattr(self.pipe, self.network)
+
+    @property
+    def owner(self) -> Any:
+        """What `cached` takes."""
+        return self.pipe if self.network == "unet" else self.unet
 
     def run(self, num_steps: int = 5, seed: int = 0, *, guided: bool = True, **changes: Any) -> Tensor:
         """What the pipeline samples from a seed, before decoding; `changes` go into the conditions."""
@@ -47,8 +60,8 @@ class Workload:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # some pipelines do not hand their generator to the scheduler
             generator = torch.Generator().manual_seed(seed)
-            output = self.pipe(num_inference_steps=num_steps, generator=generator, **conditions)
-        return output.frames if hasattr(output, "frames") else output.images  # type: ignore[no-any-return]
+            output = self.pipe(**{self.steps: num_steps}, generator=generator, **conditions)
+        return torch.as_tensor(output.frames if hasattr(output, "frames") else output.images)
 
     def pattern(self, num_calls: int, interval: int, also_full: Iterable[int] = ()) -> list[int]:
         """What `counted` finds where steps 0, N, 2N, ... and some others are full."""
@@ -73,7 +86,8 @@ def workload(name: str, scheduler: Any = None) -> Workload:
     """Weights that all tests share, and a pipeline of one's own around them, with its own scheduler."""
     made = _built(name)
     pipe = copy(made.pipe)
-    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config) if scheduler is None else scheduler
+    if made.network == "unet":
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config) if scheduler is None else scheduler
     return replace(made, pipe=pipe)
 
 
@@ -182,6 +196,15 @@ def _classes() -> Workload:
     return Workload(pipe, {"class_labels": (1,)}, several={"class_labels": (1, 2)})
 
 
+def _unclip(network: str, steps: str) -> Workload:
+    """Three U-Nets: a decoder, and two of super-resolution, of which the second makes the last step."""
+    pipe = diffusers.UnCLIPPipeline(**small.unclip())
+    conditions = {"prompt": "a red coat", "output_type": "np", "prior_guidance_scale": 1.0}
+    conditions |= {"prior_num_inference_steps": 2, "decoder_num_inference_steps": 2, "super_res_num_inference_steps": 3}
+    del conditions[steps]
+    return Workload(pipe, conditions, "decoder_guidance_scale", network=network, steps=steps)
+
+
 _TWO_VIDEOS = {"num_videos_per_prompt": 2}
 _BUILDERS: dict[str, Callable[[], Workload]] = {
     "text2img": _stable,
@@ -216,5 +239,7 @@ _BUILDERS: dict[str, Callable[[], Workload]] = {
     "DDPM": lambda: _pixels("DDPMPipeline", DDPMScheduler()),
     "DDIM": lambda: _pixels("DDIMPipeline", DDIMScheduler()),
     "LDM": _classes,
+    "unCLIP, pipe.decoder": partial(_unclip, "decoder", "decoder_num_inference_steps"),
+    "unCLIP, pipe.super_res_first": partial(_unclip, "super_res_first", "super_res_num_inference_steps"),
 }
 NAMES = tuple(_BUILDERS)

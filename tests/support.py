@@ -7,13 +7,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import diffusers
-from cells import BRANCHES, INPUTS, NOTHING, REFUSED, WAYS, of_input, of_option, of_pipeline, of_scheduler, of_unet
+from cells import (
+    BRANCHES,
+    INPUTS,
+    NOTHING,
+    REFUSED,
+    WAYS,
+    of_input,
+    of_option,
+    of_pipeline,
+    of_refused,
+    of_scheduler,
+    of_storage,
+    of_unet,
+)
 from pipelines import NAMES, workload
 from problems import NAMES as UNETS
 from problems import PROBLEMS
 from schedulers import OPTIONS, classes
+from storage import STORAGE
 
-from deepcache.families import FAMILIES
+from deepcache.families import COPIERS, FAMILIES, READERS
 
 LOOPS = (  # pipelines on which every scheduler is tried: the others call the U-Net as one of these does
     "text2img",
@@ -104,8 +118,29 @@ TABLES = (
         of_pipeline,
         {
             "class": lambda name: type(workload(name).pipe).__name__,
-            "U-Net": lambda name: type(workload(name).pipe.unet).__name__,
+            "U-Net": lambda name: type(workload(name).unet).__name__,
         },
+    ),
+    Table(
+        "Pipelines that are refused",
+        "With what `deepcache.cached` says. Pipelines without a U-Net of the classes above are refused, too, and so is "
+        "unCLIP as a whole: its U-Nets are cached one by one, as the table before shows.",
+        "pipeline",
+        (*READERS, *COPIERS),
+        ("what it says",),
+        lambda name, _: of_refused(name),
+    ),
+    Table(
+        "Weights that are offloaded, cast or quantised",
+        "A full step of Stable Diffusion's U-Net, and a shallow one on the same inputs, give what `forward` gives. "
+        "Group offloading is cached at leaf level without streams; `use_stream=True` is refused as block level is, "
+        "since both hook the U-Net itself. Weights quantised by torchao, by optimum-quanto or as GGUF are exact as "
+        "well: `tests/test_storage.py` shows that where these packages are installed. Weights quantised by "
+        "bitsandbytes need a GPU, and have not been tried.",
+        "weights",
+        tuple(STORAGE),
+        BRANCHES,
+        of_storage,
     ),
     Table(
         "Schedulers by pipeline",

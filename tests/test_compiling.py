@@ -182,7 +182,7 @@ def _replace(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "branch"),
     [(_free, 0), (_free, 3), (_adapt, 0), (_replace, 1)],
-    ids=["FreeU", "FreeU, deep", "LoRA", "layer"],
+    ids=["FreeU", "deep", "LoRA", "layer"],
 )
 def test_change_of_the_unet_within_a_compiled_block_is_seen(change: Callable[[Any], None], branch: int) -> None:
     """Law 9. On a block that the branch cuts through, and within one; the oracle is an eager block."""

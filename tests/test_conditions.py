@@ -8,11 +8,41 @@ import pytest
 
 from deepcache.errors import DeepCacheError
 from deepcache.models.captions import subject_of
+from deepcache.models.embedded import WEIGHTS
 from deepcache.sampling import conditions_of, labels_of, prompts_of
-from deepcache.sampling.conditions import Prompts, random_labels_of
+from deepcache.sampling.conditions import Prompts, given_conditions, random_labels_of
 
-LABELLED = SimpleNamespace(class_embedder=SimpleNamespace(config=SimpleNamespace(num_classes=10)))
-PROMPTED = SimpleNamespace(text_encoder=None)
+
+class Labelled:
+    class_embedder = SimpleNamespace(config=SimpleNamespace(num_classes=10))
+
+    def __call__(self, class_labels=None, generator=None):
+        pass
+
+
+class Prompted:
+    text_encoder = SimpleNamespace()
+
+    def __init__(self, unet=WEIGHTS / "mini-sd" / "unet"):
+        self.unet = SimpleNamespace(config={"_name_or_path": str(unet)})
+
+    def __call__(self, prompt=None, generator=None):
+        pass
+
+
+class Unasked:
+    def __call__(self, batch_size=1, generator=None):
+        pass
+
+
+class Repainted:
+    text_encoder = None  # an optional part that was left out
+
+    def __call__(self, image, prompt=None, generator=None):
+        pass
+
+
+LABELLED, PROMPTED, UNASKED = Labelled(), Prompted(), Unasked()
 
 
 def test_a_seed_has_the_same_prompt_in_any_block():
@@ -22,7 +52,7 @@ def test_a_seed_has_the_same_prompt_in_any_block():
 def test_a_pipeline_is_asked_by_class_by_prompt_or_for_a_number_of_images():
     assert conditions_of(LABELLED)([3, 14]) == {"class_labels": labels_of([3, 14], 10)}
     assert conditions_of(PROMPTED)([3]) == {"prompt": prompts_of([3])}
-    assert conditions_of(SimpleNamespace())([3, 4, 5]) == {"batch_size": 3}
+    assert conditions_of(UNASKED)([3, 4, 5]) == {"batch_size": 3}
 
 
 def test_random_classes_depend_on_the_seed_alone_and_not_on_its_noise():
@@ -44,7 +74,7 @@ def test_prompts_of_a_file_come_again_after_the_last():
 def test_rules_tell_conditions_apart():
     """By all that changes what a seed is asked; lines are not run together."""
     some = [
-        conditions_of(SimpleNamespace()),
+        conditions_of(UNASKED),
         conditions_of(LABELLED),
         conditions_of(LABELLED, classes="random"),
         conditions_of(PROMPTED),
@@ -55,8 +85,47 @@ def test_rules_tell_conditions_apart():
 
 
 def test_conditions_that_a_model_does_not_take_are_refused():
-    for pipe in (PROMPTED, SimpleNamespace()):
-        with pytest.raises(DeepCacheError, match="expected a model with classes, which SimpleNamespace has not"):
+    for pipe in (PROMPTED, UNASKED):
+        with pytest.raises(DeepCacheError, match=r"expected a model with classes, which (Prompted|Unasked) has not"):
             conditions_of(pipe, classes="random")
     with pytest.raises(DeepCacheError, match="expected a model with prompts"):
         conditions_of(LABELLED, prompts=["a"])
+
+
+def test_captions_of_garments_are_for_the_embedded_models_alone():
+    """Another model would be asked for garments without a word."""
+    for place in ("", "/elsewhere/mini-sd/unet", WEIGHTS.parent / "unet"):
+        with pytest.raises(
+            DeepCacheError, match=r"expected prompts for Prompted, .*; pass prompts=\[\.\.\.\]"
+        ) as caught:
+            conditions_of(Prompted(place))
+        assert "\n" not in str(caught.value)
+        assert conditions_of(Prompted(place), prompts=["a"])([0, 1]) == {"prompt": ["a", "a"]}
+
+
+@pytest.mark.parametrize("prompts", [[], [1], ["a", None]])
+def test_prompts_are_texts(prompts):
+    with pytest.raises(DeepCacheError, match="expected prompts as a list of texts, got"):
+        conditions_of(PROMPTED, prompts=prompts)
+
+
+def test_one_text_is_no_list_of_letters():
+    with pytest.raises(DeepCacheError, match="got the text 'a coat'; put it in a list"):
+        conditions_of(PROMPTED, prompts="a coat")
+
+
+def test_what_a_pipeline_does_not_take_is_not_given():
+    with pytest.raises(DeepCacheError, match="takes prompts, classes or a batch size, got Repainted; pass conditions="):
+        conditions_of(Repainted())
+    with pytest.raises(DeepCacheError, match="expected a model with prompts, which Repainted has not"):
+        conditions_of(Repainted(), prompts=["a"])
+
+
+def test_prompts_and_conditions_together_are_refused():
+    def conditions(seeds):
+        return {"prompt": ["a"] * len(seeds)}
+
+    assert given_conditions(PROMPTED, None, conditions) is conditions
+    assert given_conditions(PROMPTED, ["b"], None)([0]) == {"prompt": ["b"]}
+    with pytest.raises(DeepCacheError, match="either prompts or conditions"):
+        given_conditions(PROMPTED, ["b"], conditions)

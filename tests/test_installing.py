@@ -166,7 +166,7 @@ def _replace(model: nn.Module) -> None:
     model.forward = lambda *args, **kwargs: before(*args, **kwargs)
 
 
-FOREIGN = {"another function": _replace, "group offloading": _offload_blocks, "older package": _enable_older_package}
+FOREIGN = {"another function": _replace, "older package": _enable_older_package}
 
 
 @pytest.mark.parametrize("wrap", FOREIGN.values(), ids=FOREIGN)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
+import diffusers
 import pytest
 import torch
+from diffusers.utils import DummyObject
+from diffusers.utils.import_utils import BACKENDS_MAPPING
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -52,6 +55,15 @@ def test_whole_weights_are_taken_where_there_are_both(tmp_path, is_half):
 @pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
 def test_a_device_that_is_not_there_is_one_line(device):
     assert f"expected a device of this machine, got '{device}'" in refusal("mini-ddpm", device=device)
+
+
+@pytest.mark.parametrize("index", [{"_class_name": "X"}, {"_class_name": "DDPMPipeline", "unet": ["diffusers", "X"]}])
+def test_a_class_for_which_diffusers_lacks_a_package_is_one_line(tmp_path, monkeypatch, index):
+    """As for every pipeline of prompts without transformers."""
+    monkeypatch.setattr(diffusers, "X", DummyObject("X", (), {"_backends": ["torch", "absent"]}), raising=False)
+    monkeypatch.setitem(BACKENDS_MAPPING, "absent", (lambda: False, "no such package"))
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert refusal(tmp_path) == "X needs absent, which is not installed; pip install absent"
 
 
 def test_weights_are_trained_or_random():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from inspect import signature
 from itertools import product
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from cells import EXACT, of_pipeline, verdict
@@ -14,6 +17,7 @@ from schedulers import scheduler
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, uniform
+from deepcache.explain import explain
 from deepcache.forward import full_forward, shallow_forward
 from deepcache.views import Cut
 
@@ -24,7 +28,8 @@ REFUSED = {
     "self-attention guidance": "StableDiffusionSAGPipeline reads",
 }
 SUPPORTED = tuple(name for name in NAMES if name not in REFUSED)
-ONE_CALL_A_STEP = tuple(name for name in SUPPORTED if name != "panorama")
+BARE = tuple(name for name in SUPPORTED if name.startswith("unCLIP"))  # U-Nets on their own, without a scheduler
+ONE_CALL_A_STEP = tuple(name for name in SUPPORTED if name not in ("panorama", *BARE))
 WITHOUT_GUIDANCE = ("DDPM", "DDIM")
 WITH_CALLBACKS = (  # and with the prompt among what a callback may change
     "text2img",
@@ -47,7 +52,7 @@ WITH_CALLBACKS = (  # and with the prompt among what a callback may change
 def _num_steps(name: str) -> int:
     """That a pipeline makes of six asked for."""
     work = workload(name)
-    with counted(work.pipe.unet) as ran:
+    with counted(work.unet) as ran:
         work.run(6)
     return len(ran) // work.calls
 
@@ -81,7 +86,7 @@ def test_interrupted_generation_leaks_nothing_into_the_next(name: str) -> None:
 def test_other_pipeline_is_refused_by_name_before_anything_ran(name: str) -> None:
     work = workload(name)
     refused = pytest.raises(UnsupportedUNetError, match=REFUSED[name])
-    with counted(work.pipe.unet) as ran, refused, cached(work.pipe, interval=3):
+    with counted(work.unet) as ran, refused, cached(work.owner, interval=3):
         work.run()
     assert not ran
 
@@ -89,7 +94,7 @@ def test_other_pipeline_is_refused_by_name_before_anything_ran(name: str) -> Non
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_generation_tells_its_steps_and_calls(name: str) -> None:
     work = workload(name)
-    with counted(work.pipe.unet) as ran, cached(work.pipe, interval=3) as cache:
+    with counted(work.unet) as ran, cached(work.owner, interval=3) as cache:
         work.run(8)
     (generation,) = cache.generations
     num_steps = len(ran) // work.calls
@@ -101,9 +106,9 @@ def test_generation_tells_its_steps_and_calls(name: str) -> None:
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_runs_before_do_not_change_an_image(name: str) -> None:  # law 8
     work, fresh = workload(name), workload(name)
-    with cached(fresh.pipe, interval=3):
+    with cached(fresh.owner, interval=3):
         expected = fresh.run(4, seed=1)
-    with cached(work.pipe, interval=3):
+    with cached(work.owner, interval=3):
         for num_steps in (4, 3, 6):
             assert torch.equal(work.run(4, seed=1), expected)
             work.run(num_steps, seed=2)
@@ -112,14 +117,19 @@ def test_runs_before_do_not_change_an_image(name: str) -> None:  # law 8
 
 @pytest.mark.parametrize(
     ("name", "difference"),
-    [*product(ONE_CALL_A_STEP, (-1, 1)), ("SDXL base", 3), ("panorama", 1)],  # the base stops after three of six steps
+    [
+        *product(ONE_CALL_A_STEP, (-1, 1)),
+        ("SDXL base", 3),  # which stops after three of six steps
+        ("panorama", 1),
+        ("unCLIP, pipe.decoder", 1),
+    ],
 )
 def test_plan_of_another_length_is_refused_before_the_unet_ran(name: str, difference: int) -> None:
     work = workload(name)
     num_steps = _num_steps(name)
     plan = uniform(num_steps + difference, 2)
     refused = pytest.raises(DeepCacheError, match=f"for {plan.num_steps} .* makes {num_steps}")
-    with counted(work.pipe.unet) as ran, cached(work.pipe, plan), refused:
+    with counted(work.unet) as ran, cached(work.owner, plan), refused:
         work.run(6)
     assert not ran
 
@@ -128,7 +138,7 @@ def test_plan_of_another_length_is_refused_before_the_unet_ran(name: str, differ
 def test_plan_of_the_length_is_followed(name: str) -> None:
     work = workload(name)
     num_steps = _num_steps(name)
-    with counted(work.pipe.unet) as ran, cached(work.pipe, uniform(num_steps, 2, last_step_full=True)):
+    with counted(work.unet) as ran, cached(work.owner, uniform(num_steps, 2, last_step_full=True)):
         work.run(6)
     assert ran == work.pattern(len(ran), 2, also_full=[num_steps - 1])
 
@@ -136,7 +146,7 @@ def test_plan_of_the_length_is_followed(name: str) -> None:
 @pytest.mark.parametrize("name", ["text2img", "img2img", "SDXL base", "SDXL refiner"])
 def test_last_step_is_full_where_an_interval_asks_for_it(name: str) -> None:
     work, num_steps = workload(name), _num_steps(name)
-    with counted(work.pipe.unet) as ran, cached(work.pipe, interval=4, last_step_full=True):
+    with counted(work.unet) as ran, cached(work.owner, interval=4, last_step_full=True):
         work.run(6)
     assert ran == work.pattern(num_steps, 4, also_full=[num_steps - 1])
 
@@ -146,18 +156,18 @@ def test_every_round_of_free_init_is_a_generation() -> None:
     work = workload("AnimateDiff")
     work.pipe.enable_free_init(num_iters=2, use_fast_sampling=True)
     expected = work.run(6)
-    with cached(work.pipe, interval=1):
+    with cached(work.owner, interval=1):
         assert torch.equal(work.run(6), expected)
-    with cached(work.pipe, interval=2) as cache:
+    with cached(work.owner, interval=2) as cache:
         work.run(6)
     assert [generation.full_steps for generation in cache.generations] == [(0, 2), (0, 2, 4)]
 
 
 def test_inference_mode_is_as_no_grad() -> None:
     work = workload("text2img")
-    with cached(work.pipe, interval=3):
+    with cached(work.owner, interval=3):
         expected = work.run()
-    with torch.inference_mode(), counted(work.pipe.unet) as ran, cached(work.pipe, interval=3):
+    with torch.inference_mode(), counted(work.unet) as ran, cached(work.owner, interval=3):
         assert all(torch.equal(work.run(), expected) for _ in range(2))
     assert ran == 2 * work.pattern(5, 3)
 
@@ -176,12 +186,12 @@ def test_the_same_under_solvers_that_repeat_timesteps(kind: str, tenths: int) ->
 
 def _assert_strength(work: Workload, tenths: int) -> None:
     strength, order = tenths / 10, work.pipe.scheduler.order
-    with counted(work.pipe.unet) as ran:
+    with counted(work.unet) as ran:
         work.run(10, strength=strength)
     num_steps = len(ran)
     assert num_steps in {order * tenths, order * tenths - 1}  # a second-order solver ends with a first-order step
     for plan in ({"interval": 3}, {"plan": uniform(num_steps, 3)}):
-        with counted(work.pipe.unet) as ran, cached(work.pipe, **plan):
+        with counted(work.unet) as ran, cached(work.owner, **plan):
             work.run(10, strength=strength)
         assert ran == work.pattern(num_steps, 3)
 
@@ -237,3 +247,47 @@ def test_calls_of_a_step_apart_each_have_a_feature_of_their_own(kind: str, num_c
     assert (generation.num_steps, generation.num_calls) == (num_steps, num_steps * num_calls)
     assert generation.full_steps == tuple(range(0, num_steps, 3))
     assert not torch.equal(expected, by_hand([0] * num_calls))  # test of the test: one feature for all
+
+
+def test_all_unets_of_unclip_are_cached_each_in_a_block_of_its_own() -> None:
+    work = workload("unCLIP, pipe.decoder")
+    pipe = work.pipe
+    expected = work.run()
+    with cached(pipe.decoder, interval=1), cached(pipe.super_res_first, interval=1):
+        assert torch.equal(work.run(), expected)
+    with cached(pipe.decoder, interval=2) as decoder, cached(pipe.super_res_first, interval=2) as first:
+        found = [work.run(seed=seed) for seed in (0, 1, 0)]
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], expected)
+    assert [g.full_steps for g in decoder.generations] == [(0, 2, 4)] * 3
+    assert [g.full_steps for g in first.generations] == [(0,)] * 3  # the second makes the last of three steps
+
+
+def test_pipeline_without_unet_is_refused_by_a_line_that_names_the_unets_that_it_has() -> None:
+    pipe = workload("unCLIP, pipe.decoder").pipe
+    calls = ", ".join(
+        f"deepcache.cached(pipe.{name}, interval=N)" for name in ("decoder", "super_res_first", "super_res_last")
+    )
+    for act in (lambda: cached(pipe, interval=3).__enter__(), lambda: explain(pipe, 3, 50)):
+        with pytest.raises(UnsupportedUNetError, match=f"got a UnCLIPPipeline; cache .*: {re.escape(calls)}$"):
+            act()
+
+
+def _without_unet() -> list[str]:
+    """diffusers' pipelines that are not made of a `unet`."""
+    found = []
+    for name in dir(diffusers):
+        kind = getattr(diffusers, name) if name.endswith("Pipeline") else None
+        is_pipeline = isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)
+        if is_pipeline and "unet" not in signature(kind.__init__).parameters:
+            found.append(name)
+    return found
+
+
+def test_every_other_pipeline_of_diffusers_is_refused_by_name() -> None:
+    names = _without_unet()
+    assert {"FluxPipeline", "StableCascadeCombinedPipeline", "WuerstchenPriorPipeline", "ShapEPipeline"} <= set(names)
+    for name in names:
+        kind = getattr(diffusers, name)
+        with pytest.raises(UnsupportedUNetError, match=f"got a {name}, which has none$"):
+            cached(kind.__new__(kind), interval=3).__enter__()

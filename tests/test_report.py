@@ -201,7 +201,9 @@ def test_missing_packages_are_one_line(pytester):
     pytester.makeconftest("import sys; sys.modules['jinja2'] = None")
     result = pytester.runpytest_subprocess("--report", "report.html")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["--report: needs more packages (*jinja2*); pip install 'deepcache-bench[[]bench[]]'"])
+    result.stdout.fnmatch_lines(
+        ["--report: a report needs the package jinja2, *; pip install 'deepcache-bench[[]bench[]]'"]
+    )
 
 
 @pytest.mark.parametrize("option", ["--report", "--benchmark-json"])

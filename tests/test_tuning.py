@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from deepcache.__main__ import main
 from deepcache.macs import EVERYTHING
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.models.architectures import architecture
+from deepcache.models.embedded import WEIGHTS
 from deepcache.sampling import sample, scheduler
 from deepcache.search.recorder import listening
 from deepcache.tuning.budget import Budget, Estimate, estimate
@@ -24,6 +26,7 @@ from deepcache.tuning.trials import Trials
 STEPS = 8
 OTHERS = range(24)  # seeds that nothing is tuned on
 SEEDS = range(5_000, 5_018)
+QUIET = {"progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +124,8 @@ def test_noise_of_the_solver_is_the_calibrations_too(pipe):
 
 
 def test_mini_extractors_are_refused_for_images_they_do_not_know(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.tuning.tuner.SIZE", (64, 64))
-    with pytest.raises(DeepCacheError, match=r"images of 64 x 64 for .*makes 32 x 32; pass distance="):
+    monkeypatch.setattr("deepcache.tuning.extractors.SIZE", (64, 64))
+    with pytest.raises(DeepCacheError, match=r"images of 64 x 64 by .*got 32 x 32 by a .*; pass distance="):
         tuned(pipe, perceptual=0.1)
 
 
@@ -268,3 +271,86 @@ def test_seeds_of_the_search_do_not_decide_the_promise(pipe):
     with torch.no_grad():
         again = estimate("psnr_db", np.array(psnrs(pipe, found.plan, STEPS, found.check_seeds)))
     assert found.promise.value == pytest.approx(again.value, abs=0.5)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A model of prompts that is none of the embedded ones, though it has their weights."""
+    folder = tmp_path_factory.mktemp("foreign") / "model"
+    shutil.copytree(WEIGHTS / "mini-sd", folder)
+    found = models.load(folder)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+@pytest.mark.parametrize("name", ["tune", "calibrate", "sample"])
+def test_a_model_that_is_not_embedded_is_not_asked_for_garments(foreign, name):
+    acts = {
+        "tune": lambda: deepcache.tune(foreign, psnr_db=40, num_steps=4),
+        "calibrate": lambda: deepcache.calibrate(foreign, num_inference_steps=4),
+        "sample": lambda: sample(foreign, range(2), batch_size=2, num_inference_steps=4),
+    }
+    ran = []
+    with (
+        foreign.unet.conv_in.register_forward_hook(lambda *_: ran.append(1)),
+        pytest.raises(DeepCacheError, match=r"expected prompts for StableDiffusionPipeline.*prompts=\[") as caught,
+    ):
+        acts[name]()
+    assert "\n" not in str(caught.value)
+    assert not ran
+
+
+@pytest.mark.parametrize("name", ["tune", "calibrate"])
+def test_prompts_are_what_the_samples_show(foreign, name):
+    """Seed i takes prompt i, modulo their number; oracle: the pipeline's own calls."""
+    prompts, asked = ["a red coat", "a blue bag", "a green dress"], set()
+
+    def note(_, args, kwargs):
+        asked.update(map(tuple, (kwargs.get("input_ids", args[0] if args else None)).tolist()))
+
+    with foreign.text_encoder.register_forward_pre_hook(note, with_kwargs=True):
+        if name == "tune":
+            found = deepcache.tune(
+                foreign, speedup=1.1, num_steps=4, branches=(0,), orders=(0,), seeds=range(12), prompts=prompts, **QUIET
+            )
+            assert found.plan.num_steps == 5  # PNDM's
+        else:
+            deepcache.calibrate(foreign, seeds=range(3), num_inference_steps=4, prompts=prompts, **QUIET)
+    tokens = foreign.tokenizer([*prompts, ""], padding="max_length", max_length=foreign.tokenizer.model_max_length)
+    assert asked <= set(map(tuple, tokens.input_ids))
+    assert len(asked) >= 3
+
+
+def test_mini_extractors_are_not_taken_for_other_models_images(foreign):
+    for budget in ({"perceptual": 0.1}, {"clip_loss": 1}):
+        with pytest.raises(DeepCacheError, match=r"by an embedded model for mini-.*StableDiffusionPipeline; pass"):
+            deepcache.tune(foreign, num_steps=4, prompts=["a"], **budget)
+
+
+def test_clip_loss_needs_to_know_the_prompts(foreign):
+    with pytest.raises(DeepCacheError, match="with prompts for clip_loss"):
+        deepcache.tune(
+            foreign, clip_loss=1, num_steps=4, conditions=lambda seeds: {"num_images_per_prompt": len(seeds)}
+        )
+
+
+def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_path):
+    shutil.copytree(WEIGHTS / "mini-sd", tmp_path / "model")
+    command = [
+        "tune",
+        "--model",
+        str(tmp_path / "model"),
+        "--speedup",
+        "1.1",
+        "--scheduler",
+        "ddim",
+        "--num-steps",
+        "4",
+    ]
+    command += ["--guidance-scale", "1", "--branches", "0", "--orders", "0", "--num-seeds", "12"]
+    command += ["--out", str(tmp_path / "plan.json")]
+    assert main(command) == 2
+    assert "--prompts FILE" in capsys.readouterr().err
+    (tmp_path / "prompts.txt").write_text("a red coat\na blue bag\n")
+    assert main([*command, "--prompts", str(tmp_path / "prompts.txt")]) == 0
+    assert f"--prompts {tmp_path / 'prompts.txt'}" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import needs
 
 
 def add(commands: Any) -> None:
@@ -20,9 +20,8 @@ def add(commands: Any) -> None:
 def run(options: Namespace) -> str:
     from deepcache.results import record
 
-    try:
-        from deepcache.results import report
-    except ImportError as error:
-        raise DeepCacheError(f"a report needs more packages ({error}); pip install 'deepcache-bench[bench]'") from error
     made_by = ["python", "-m", "deepcache", "report", str(options.results), "--out", str(options.out)]
-    return f"written: {report.write(record.read(options.results), options.out, shlex.join(made_by))}"
+    with needs("a report", "bench"):
+        from deepcache.results import report
+
+        return f"written: {report.write(record.read(options.results), options.out, shlex.join(made_by))}"

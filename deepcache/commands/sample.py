@@ -115,15 +115,11 @@ def _device(options: Namespace, own: Worker) -> Any:
 
 
 def _conditions(options: Namespace, pipe: Any) -> Unconditional | Labels | Captions | Prompts:
-    from deepcache.models import EMBEDDED
-    from deepcache.sampling.conditions import Captions, conditions_of
+    from deepcache.sampling.conditions import conditions_of
     from deepcache.sampling.prompt_files import prompts_in
 
     prompts = None if options.prompts is None else prompts_in(options.prompts)
-    found = conditions_of(pipe, classes=options.classes, prompts=prompts)
-    if isinstance(found, Captions) and options.model not in EMBEDDED:
-        raise DeepCacheError(f"expected --prompts FILE: what {options.model} is asked to show")
-    return found
+    return conditions_of(pipe, classes=options.classes, prompts=prompts)
 
 
 def _store(options: Namespace, job: Job) -> Store:

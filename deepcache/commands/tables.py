@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import needs
 
 
 def add(commands: Any) -> None:
@@ -19,10 +19,9 @@ def add(commands: Any) -> None:
 def run(options: Namespace) -> str:
     from deepcache.results import record
 
-    try:
+    with needs("a table", "bench"):
         from deepcache.results import tables
-    except ImportError as error:
-        raise DeepCacheError(f"tables need more packages ({error}); pip install 'deepcache-bench[bench]'") from error
-    written = tables.render(record.read(options.results), options.out)
+
+        written = tables.render(record.read(options.results), options.out)
     shown = [path.read_text() for path in written if path.suffix == ".md" and path.stem != "all"]
     return "\n".join([*shown, "written: " + ", ".join(str(path) for path in written)])

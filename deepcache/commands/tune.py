@@ -54,7 +54,6 @@ def add(commands: Any) -> None:
 def run(options: Namespace) -> str:
     from deepcache import models
     from deepcache.models.devices import require_device, usual_device
-    from deepcache.sampling.conditions import Captions, conditions_of
     from deepcache.sampling.prompt_files import prompts_in
     from deepcache.sampling.schedulers import scheduler
     from deepcache.sampling.settings import settings_of
@@ -74,9 +73,6 @@ def run(options: Namespace) -> str:
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
     settings = settings_of(options.model, pipe, **asked)
     pipe.scheduler = scheduler(settings.scheduler, pipe.scheduler.config)
-    conditions = conditions_of(pipe, prompts=None if options.prompts is None else prompts_in(options.prompts))
-    if isinstance(conditions, Captions) and options.model not in models.EMBEDDED:
-        raise DeepCacheError(f"expected --prompts FILE: what {options.model} is asked to show")
     scale: dict[str, Any] = {} if settings.guidance_scale is None else {"guidance_scale": settings.guidance_scale}
     found = tune(
         pipe,
@@ -89,7 +85,7 @@ def run(options: Namespace) -> str:
         branches=options.branches,
         orders=options.orders,
         seeds=range(options.first_seed, options.first_seed + options.num_seeds),
-        conditions=conditions,
+        prompts=None if options.prompts is None else prompts_in(options.prompts),
         distance=_distance(options) if options.perceptual is not None else None,
         clip=_clip(options) if options.clip_loss is not None else None,
         batch_size=options.batch_size,

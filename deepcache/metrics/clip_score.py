@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, first_line
+from deepcache.errors import DeepCacheError, first_line, needs
 from deepcache.metrics.extractors import Images
 from deepcache.metrics.images import checked
 from deepcache.models.embedded import WEIGHTS
@@ -115,10 +115,8 @@ def load_clip(
     Raises:
         DeepCacheError: open_clip, the architecture, the tag or the weights are not there.
     """
-    try:
+    with needs("a CLIP score", "metrics"):
         import open_clip
-    except ImportError as error:
-        raise DeepCacheError("expected the package open_clip_torch, which is not installed; install it") from error
     if name == MINI or os.path.isdir(name):
         found = _from_folder(open_clip, WEIGHTS / MINI if name == MINI else Path(name))
     else:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, first_line
+from deepcache.errors import DeepCacheError, first_line, needs
 from deepcache.metrics.extractors import Features, as_array
 from deepcache.metrics.images import as_bytes
 from deepcache.metrics.sources import INCEPTION_URL, inception_in_cache
@@ -50,10 +50,8 @@ def load_inception(path: Path | None = None, *, device: str | torch.device = "cp
     Raises:
         DeepCacheError: torch-fidelity is not installed, or the weights are not there or do not fit.
     """
-    try:
+    with needs("Inception", "metrics"):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise DeepCacheError("expected the package torch-fidelity for Inception; install it") from error
     path = path or inception_in_cache()
     if not os.path.isfile(path):
         raise DeepCacheError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from deepcache.errors import DeepCacheError, first_line
+from deepcache.errors import DeepCacheError, first_line, needs
 from deepcache.metrics.images import checked
 from deepcache.models import load_extractor
 from deepcache.models.checkpoint import contents
@@ -112,11 +112,12 @@ def load_perceptual(
     if net not in BACKBONES:
         raise DeepCacheError(f"expected a net out of {', '.join(BACKBONES)}; got {net!r}")
     try:
-        import lpips
-        import torchvision
-    except ImportError as error:
+        with needs("LPIPS", "metrics"):
+            import lpips
+            import torchvision
+    except DeepCacheError:
         if backbone is not None:
-            raise DeepCacheError("expected the packages lpips and torchvision for LPIPS; install them") from error
+            raise
         return _mini(device)
     url = torchvision.models.get_model_weights(BACKBONES[net]).IMAGENET1K_V1.url
     path = backbone or Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name

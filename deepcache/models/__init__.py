@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from deepcache.models.embedded import EMBEDDED, load_extractor
     from deepcache.models.ldm import load_ldm
     from deepcache.models.loading import load
-    from deepcache.models.recommended import recommended
+    from deepcache.models.recommendations import recommended
 
 __all__ = ["CATALOG", "EMBEDDED", "Checkpoint", "load", "load_extractor", "load_ldm", "recommended"]
 
@@ -20,6 +20,6 @@ __getattr__, __dir__ = lazy(
         "embedded": ("EMBEDDED", "load_extractor"),
         "ldm": ("load_ldm",),
         "loading": ("load",),
-        "recommended": ("recommended",),
+        "recommendations": ("recommended",),
     },
 )

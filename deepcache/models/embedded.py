@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache.errors import DeepCacheError
+from deepcache.families import unet_of
 from deepcache.models.folders import load_folder
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ def load(name: str) -> Any:
 def pipeline_of(name: str) -> str:
     """The embedded model whose folder holds `name`'s pipeline: mini-sd's for mini-bk-*, which store a U-Net alone."""
     return "mini-sd" if name.startswith("mini-bk-") else name
+
+
+def is_embedded(pipe: Any) -> bool:
+    """Whether a pipeline's U-Net was loaded from this package: it knows garments, their captions and their size."""
+    place = unet_of(pipe)[1].config.get("_name_or_path") or ""
+    return WEIGHTS in Path(place).parents
 
 
 def load_extractor() -> MiniFeatures:

@@ -10,6 +10,8 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.utils import DummyObject
+from diffusers.utils.import_utils import BACKENDS_MAPPING
 from torch import nn
 
 from deepcache.errors import DeepCacheError, shown
@@ -41,6 +43,9 @@ def load_folder(folder: Path, **parts: Any) -> Any:
             f"expected a pipeline with a U-Net in {folder}, got {build.__name__} without; pass another"
         )
     unchecked = {UNSAFE: None, "requires_safety_checker": False} if UNSAFE in index else {}
+    for entry in index.values():
+        if _is_class(entry) and entry[0] == "diffusers" and isinstance(entry[1], str):
+            _require_packages(getattr(diffusers, entry[1], None))
     _require_timesteps(folder)
     with readable(folder), bounded():
         networks = {
@@ -48,7 +53,8 @@ def load_folder(folder: Path, **parts: Any) -> Any:
             for part, entry in index.items()
             if part not in (*parts, UNSAFE) and _is_network(entry)
         }
-        pipe = build.from_pretrained(folder, local_files_only=True, **unchecked, **networks, **parts)
+        options = {"local_files_only": True, "low_cpu_mem_usage": _has_accelerate()}
+        pipe = build.from_pretrained(folder, **options, **unchecked, **networks, **parts)
         return moved(pipe, torch.float32)
 
 
@@ -56,13 +62,13 @@ def pipeline_class(folder: Path) -> Any:
     """What a folder's index names.
 
     Raises:
-        DeepCacheError: no index, or another class.
+        DeepCacheError: no index, another class, or one for which diffusers needs a package that is not installed.
     """
     kind = read(folder / INDEX).get("_class_name")
     if kind == ClassConditionalPipeline.__name__:
         return ClassConditionalPipeline
-    with readable(folder):  # which tells of a class whose libraries are not installed
-        found = getattr(diffusers, kind, None) if isinstance(kind, str) else None  # a list names code in the folder
+    found = getattr(diffusers, kind, None) if isinstance(kind, str) else None  # a list names code in the folder
+    _require_packages(found)
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise DeepCacheError(f"expected a pipeline of diffusers in {folder}, got {shown(kind)}; pass another folder")
     return found
@@ -96,7 +102,7 @@ def _require_timesteps(folder: Path) -> None:
 
 def _is_network(entry: Any) -> bool:
     """Whether an entry of the index, [library, class], is a network that is known."""
-    if not (isinstance(entry, list) and len(entry) == len(("library", "class")) and entry[0] in _LIBRARIES):
+    if not (_is_class(entry) and entry[0] in _LIBRARIES):
         return False
     if not isinstance(entry[1], str):
         raise TypeError(f"{entry[0]} has no class {shown(entry[1])}")
@@ -104,11 +110,25 @@ def _is_network(entry: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, nn.Module)
 
 
+def _is_class(entry: Any) -> bool:
+    """Whether an entry of the index is [library, class], both by name."""
+    return isinstance(entry, list) and len(entry) == len(("library", "class"))
+
+
+def _require_packages(kind: Any) -> None:
+    """Refuse a class in whose place diffusers has a dummy, since a package is not installed."""
+    if isinstance(kind, DummyObject):
+        missing = [name for name in kind._backends if not BACKENDS_MAPPING[name][0]()]
+        raise DeepCacheError(
+            f"{kind.__name__} needs {', '.join(missing)}, which is not installed; pip install {' '.join(missing)}"
+        )
+
+
 def _network(place: Path, library: str, kind: str) -> Any:
     """A network with all of its weights: the libraries would fill in noise for those that are missing, and go on."""
     options: dict[str, Any] = {"local_files_only": True, "variant": "fp16" if _is_fp16_alone(place) else None}
     if library != "transformers":
-        options["low_cpu_mem_usage"] = find_spec("accelerate") is not None
+        options["low_cpu_mem_usage"] = _has_accelerate()
     if os.path.isfile(place / _CONFIG):
         read(place / _CONFIG)  # within bounds, before the libraries read it without
     build = getattr(import_module(library), kind)
@@ -119,6 +139,11 @@ def _network(place: Path, library: str, kind: str) -> Any:
             "fetch it again"
         )
     return network
+
+
+def _has_accelerate() -> bool:
+    """Whether diffusers can load weights without a second copy; asked to without accelerate, it complains."""
+    return find_spec("accelerate") is not None
 
 
 def _is_fp16_alone(place: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, needs
 from deepcache.results.record import Record, from_dict
 
 PROPERTY = "deepcache_record"
@@ -136,9 +136,10 @@ class Collector:
             return
         terminalreporter.section("deepcache tables")
         try:
-            from deepcache.results.tables import render
+            with needs("a table", "bench"):
+                from deepcache.results.tables import render
 
-            written = render([from_dict(entry) for entry in self.records], self.folder)
+                written = render([from_dict(entry) for entry in self.records], self.folder)
         except Exception as error:  # whatever it is, pytest-benchmark has yet to write the results
             terminalreporter.write_line(f"--tables: {_in_words(error)}")
             return
@@ -152,9 +153,10 @@ class Collector:
             return
         terminalreporter.section("deepcache report")
         try:
-            from deepcache.results import report
+            with needs("a report", "bench"):
+                from deepcache.results import report
 
-            written = report.write([from_dict(entry) for entry in self.records], self.report, self.command)
+                written = report.write([from_dict(entry) for entry in self.records], self.report, self.command)
             terminalreporter.write_line(f"written: {written}")
         except Exception as error:  # as above
             terminalreporter.write_line(f"--report: {_in_words(error)}")
@@ -175,8 +177,6 @@ def _prepare(option: str, folder: Path | None) -> None:
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, ImportError):
-        return f"needs more packages ({error}); pip install 'deepcache-bench[bench]'"
     if isinstance(error, DeepCacheError):
         return str(error)
     return f"{' '.join(str(error).split())} ({type(error).__name__})"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deepcache.errors import DeepCacheError
 from deepcache.example import sides
 from deepcache.sampling.conditions import Conditions, conditions_of
 
@@ -30,7 +31,7 @@ def sample(
         pipe: a diffusers pipeline that takes `generator` and `output_type`.
         seeds: one a sample; each draws its start noise from a generator of its own.
         batch_size: how many run together; changes the samples by no more than float rounding.
-        conditions: from some seeds to the pipeline's arguments for them; `conditions_of(pipe)` if not given.
+        conditions: from a list of seeds to the pipeline's arguments for them; `conditions_of(pipe)` if not given.
         description: of the progress bar.
         progress: whether to show it.
         disturbed: standard deviation of what is added to each start noise: how chaotic a seed is without a cache.
@@ -39,6 +40,9 @@ def sample(
 
     Returns:
         (B, 3, H, W) in 0..1, or latents with `output_type="latent"`; float32, on the CPU.
+
+    Raises:
+        DeepCacheError: a pipeline of videos or sounds, or as `conditions_of`.
     """
     conditions = conditions or conditions_of(pipe)
     arguments.setdefault("output_type", "pt")
@@ -54,11 +58,18 @@ def sample(
                 generators = [torch.Generator().manual_seed(seed) for seed in some]
                 if disturbed:
                     arguments["latents"] = _disturbed(pipe.unet, generators, disturbed)
-                done.append(_tensor(pipe(**conditions(some), generator=generators, **arguments).images))
+                done.append(_tensor(_images(pipe, pipe(**conditions(some), generator=generators, **arguments))))
                 bar.update(len(some))
     finally:
         pipe.set_progress_bar_config(**own_bar)
     return torch.cat(done)
+
+
+def _images(pipe: Any, output: Any) -> Any:
+    if not hasattr(output, "images"):
+        names = ", ".join(output)
+        raise DeepCacheError(f"expected a pipeline that gives images, got {type(pipe).__name__}, which gives {names}")
+    return output.images
 
 
 def _tensor(images: Any) -> Tensor:

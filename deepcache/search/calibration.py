@@ -13,7 +13,7 @@ from tqdm import tqdm
 from deepcache.errors import DeepCacheError
 from deepcache.families import require_sampler
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
-from deepcache.sampling.conditions import Conditions, conditions_of
+from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.samples import sample
 from deepcache.search.descent import descended
 from deepcache.search.gains import gains
@@ -111,13 +111,14 @@ def calibrate(
     *,
     branch: int = 0,
     seeds: Sequence[int] = SEEDS,
+    prompts: Sequence[str] | None = None,
     conditions: Conditions | None = None,
     progress: bool = True,
     **arguments: Any,
 ) -> Calibration:
     """Measure what shallow steps get wrong, along the uncached samples of a few seeds.
 
-        found = deepcache.calibrate(pipe, num_inference_steps=50, guidance_scale=3)
+        found = deepcache.calibrate(pipe, prompts=["a red sneaker", ...], num_inference_steps=50)
         plan = found.plan(num_full=17)
 
     With T steps it costs some T / 2 shallow steps for each step, and a dozen uncached samplings.
@@ -126,16 +127,19 @@ def calibrate(
         pipe: a diffusers pipeline.
         branch: of the plans to come.
         seeds: as many as fit into a batch; evaluate plans on others.
-        conditions: from seeds to the pipeline's arguments; `conditions_of(pipe)` if not given.
+        prompts: what the samples are asked to show, of a model that takes prompts: seed i takes prompt i, modulo
+            their number. The embedded models take captions of garments if there are none.
+        conditions: instead of prompts, a function from a list of seeds to the pipeline's arguments for them.
         progress: whether to show it.
         **arguments: the pipeline's, e.g. `num_inference_steps`, `guidance_scale`.
 
     Raises:
-        DeepCacheError: no such branch, or fewer than two steps.
+        DeepCacheError: no such branch, fewer than two steps, or no prompts for a model that needs some.
         UnsupportedUNetError: a pipeline that cannot be cached.
     """
     require_sampler(pipe)
-    own = {"batch_size": len(seeds), "conditions": conditions or conditions_of(pipe), "progress": False}
+    asked = given_conditions(pipe, prompts, conditions)
+    own = {"batch_size": len(seeds), "conditions": asked, "progress": False}
     with tqdm(desc=f"calibrate branch {branch}", unit="run", disable=None if progress else True, leave=False) as bar:
 
         def generate() -> None:

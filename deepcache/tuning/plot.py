@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import needs
 from deepcache.temporary import whole
 from deepcache.tuning.budget import MEASURES, SPEEDUP
 from deepcache.tuning.tuned import Trial, Tuned
 
 
 def require_matplotlib() -> None:
-    """Raises: DeepCacheError: it is not installed."""
-    try:
+    """Raises: DeepCacheError: matplotlib is not installed."""
+    with needs("a plot", "bench"):
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise DeepCacheError("a plot needs matplotlib; pip install 'deepcache-bench[bench]'") from error
 
 
 def plot(found: Tuned, path: str | Path) -> None:

@@ -12,19 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
-from deepcache.families import require_sampler, unet_of
-from deepcache.metrics import clip_score
-from deepcache.metrics import perceptual as perceptual_metric
+from deepcache.families import require_sampler
 from deepcache.metrics.bootstrap import TAIL
-from deepcache.metrics.clip_score import Clip, load_clip
-from deepcache.metrics.perceptual import Perceptual, load_perceptual
-from deepcache.models.mini_features import SIZE
+from deepcache.metrics.clip_score import Clip
+from deepcache.metrics.perceptual import Perceptual
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
-from deepcache.sampling.conditions import Conditions, conditions_of
-from deepcache.sampling.identity import image_size_of
+from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.search.calibration import Calibration, calibrate
 from deepcache.tuning.budget import MEASURES, SPEEDUP, Budget, budget_of, estimate
 from deepcache.tuning.candidates import Candidate, Space, Way, space_of
+from deepcache.tuning.extractors import clip_for, distance_for
 from deepcache.tuning.halving import halved
 from deepcache.tuning.trials import Trials
 from deepcache.tuning.tuned import Trial, Tuned
@@ -51,6 +48,7 @@ def tune(
     branches: Sequence[int] = (0, 1, 2),
     orders: Sequence[int] = ORDERS,
     seeds: Sequence[int] = SEEDS,
+    prompts: Sequence[str] | None = None,
     conditions: Conditions | None = None,
     distance: Perceptual | None = None,
     clip: Clip | None = None,
@@ -60,7 +58,7 @@ def tune(
 ) -> Tuned:
     """The plan for a budget, found on some seeds and checked on others.
 
-        found = deepcache.tune(pipe, psnr_db=35, num_steps=50, guidance_scale=3)
+        found = deepcache.tune(pipe, psnr_db=35, prompts=["a red sneaker", ...], num_steps=50)
         print(found)
         with deepcache.cached(pipe, found.plan):
             ...
@@ -81,7 +79,9 @@ def tune(
             `num_steps` and fewer. Images are then compared with the solution, which solvers share: 250 steps of DDIM.
         branches, orders: to search; branches that the U-Net does not have are left out.
         seeds: at least 12. They promise something about other seeds: evaluate on those.
-        conditions: from seeds to what they are asked to show; `conditions_of(pipe)` if not given.
+        prompts: what the samples are asked to show, of a model that takes prompts: seed i takes prompt i, modulo
+            their number. The embedded models take captions of garments if there are none.
+        conditions: instead of prompts, a function from a list of seeds to the pipeline's arguments for them.
         distance: what measures `perceptual`; `load_perceptual()` if not given: LPIPS where its weights are found.
         clip: what measures `clip_loss`; mini-clip if not given, for the embedded models.
         batch_size: how many are sampled together.
@@ -89,7 +89,8 @@ def tune(
         **arguments: of the pipeline, e.g. `guidance_scale`.
 
     Raises:
-        DeepCacheError: an argument out of range, or a budget that nothing keeps to: it names what comes nearest.
+        DeepCacheError: an argument out of range, no prompts for a model that needs some, or a budget that nothing
+            keeps to: the message names what comes nearest.
         UnsupportedUNetError: a pipeline that cannot be cached.
     """
     budget = budget_of(speedup=speedup, psnr_db=psnr_db, perceptual=perceptual, clip_loss=clip_loss)
@@ -99,17 +100,18 @@ def tune(
     if len(set(seeds)) < 12 or len(set(seeds)) < len(seeds):
         raise DeepCacheError(f"expected at least 12 different seeds, got {len(seeds)}")
     require_sampler(pipe)
+    asked = given_conditions(pipe, prompts, conditions)
     space = space_of(pipe, num_steps, branches=branches, orders=orders, solvers=solvers)
     shares = _shares(budget, space)
     trials = Trials(
         pipe,
-        conditions or conditions_of(pipe),
+        asked,
         arguments,
         batch_size,
         own=space.own,
         target=Way(*_CONVERGED, _CONVERGED[1]) if solvers else space.own,
-        perceptual=_distance(pipe, distance) if budget.kind == "perceptual" else None,
-        clip=_clip(pipe, clip) if budget.kind == "clip_loss" else None,
+        perceptual=distance_for(pipe, distance) if budget.kind == "perceptual" else None,
+        clip=clip_for(pipe, clip, asked, seeds) if budget.kind == "clip_loss" else None,
     )
     count = len(seeds) // _SEARCHED
     with tqdm(desc="tune", unit="sample", disable=None if progress else True, leave=False) as bar:
@@ -258,32 +260,6 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
             f"full steps as order {order} takes; ask for less, or take fewer steps"
         )
     return tuple(min(1.0, around / budget.limit) for around in _AROUND)
-
-
-def _distance(pipe: Any, given: Perceptual | None) -> Perceptual:
-    found = given or load_perceptual(device=unet_of(pipe)[1].device)
-    _require_knows(
-        found.name, perceptual_metric.MINI, pipe, "distance=load_perceptual(FILE) with torchvision's AlexNet weights"
-    )
-    return found
-
-
-def _clip(pipe: Any, given: Clip | None) -> Clip:
-    if not hasattr(pipe, "text_encoder"):
-        raise DeepCacheError("expected a pipeline with prompts for clip_loss; take psnr_db or perceptual instead")
-    found = given or load_clip(device=unet_of(pipe)[1].device)
-    _require_knows(found.name, clip_score.MINI, pipe, "clip=load_clip(...), such as the paper's ViT-g-14")
-    return found
-
-
-def _require_knows(name: str, mini: str, pipe: Any, instead: str) -> None:
-    """Refuse a mini extractor for images that it was not trained on, before anything is sampled."""
-    height, width = image_size_of(pipe)
-    if name == mini and (height, width) != SIZE:
-        raise DeepCacheError(
-            f"expected images of {SIZE[0]} x {SIZE[1]} for {name}, this pipeline makes {height} x {width}; "
-            f"pass {instead}"
-        )
 
 
 def _num_samples(count: int, rounds: Sequence[int]) -> int:

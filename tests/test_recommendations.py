@@ -7,7 +7,7 @@ import pytest
 from deepcache import DeepCacheError, models, uniform
 from deepcache.macs import EVERYTHING
 from deepcache.models.architectures import architecture
-from deepcache.models.recommended import PLANS, recommended
+from deepcache.models.recommendations import PLANS, recommended
 from deepcache.sampling import PROTOCOLS, num_calls
 
 NAMES = sorted(path.stem for path in PLANS.glob("*.json"))
