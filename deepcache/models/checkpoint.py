@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 
 UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 _CALLBACKS = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")  # whose state a training keeps
@@ -85,8 +85,3 @@ def _stand_ins() -> list[Any]:
 def _unreadable(path: Path, error: Exception) -> DeepCacheError:
     reason = first_line(error)
     return DeepCacheError(f"expected a checkpoint in {path}, which is truncated or something else: {reason}")
-
-
-def first_line(error: Exception) -> str:
-    """What an exception of another library says, for a line of ours."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -9,8 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from deepcache.errors import DeepCacheError
-from deepcache.models.checkpoint import first_line
+from deepcache.errors import DeepCacheError, first_line
 
 
 def require_free(folder: Path) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 from deepcache.example import FAILURES
-from deepcache.models.checkpoint import first_line
 from deepcache.models.ldm_config import (
     CIN256_V2,
     LdmConfig,

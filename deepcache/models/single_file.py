@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_diffusers_config
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 from deepcache.models.catalog import CATALOG, INDEX, home, snapshot
-from deepcache.models.checkpoint import first_line, readable, weights
+from deepcache.models.checkpoint import readable, weights
 from deepcache.models.folders import moved, pipeline_class
 from deepcache.models.ldm import ldm_pipeline
 from deepcache.models.ldm_names import CLASSES
