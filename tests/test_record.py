@@ -52,7 +52,7 @@ def test_records_are_read_from_pytest_benchmarks_json(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{\n    "benchmarks": [', "is truncated or no JSON"),
+        ('{\n    "benchmarks": [', "which is no JSON"),
         ('{\n    "benchmarks": []\n}', "holds no records"),
         ("", "holds no records"),
         ('{"deepcache": null}', "holds no records"),
@@ -60,7 +60,7 @@ def test_records_are_read_from_pytest_benchmarks_json(tmp_path):
         ('{"schema": 99}\n', "expected records of schema 1, got schema 99"),
         ('{"schema": 1, "colour": "red"}\n', "holds something that is no record"),
         ("[1, 2]\n", "holds something that is no record"),
-        ("hello\nworld\n", "line 1 of .* is truncated or no JSON"),
+        ("hello\nworld\n", "which is no JSON"),
     ],
 )
 def test_a_file_of_another_kind_is_one_clear_line(tmp_path, text, message):

@@ -24,5 +24,5 @@ def run(options: Namespace) -> str:
     except ImportError as error:
         raise DeepCacheError(f"tables need more packages ({error}); pip install 'deepcache-bench[bench]'") from error
     written = tables.render(record.read(options.results), options.out)
-    shown = [path.read_text() for path in written if path.suffix == ".md" and path.stem != "all"]
+    shown = [path.read_text(encoding="utf-8") for path in written if path.suffix == ".md" and path.stem != "all"]
     return "\n".join([*shown, "written: " + ", ".join(str(path) for path in written)])
