@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # controls with tab and line breaks, halves of characters, separators of lines
-_MARKDOWN = re.compile(r"([\\`*_\[\]~|$])")  # what GitHub's Markdown reads within a line; HTML is escaped apart
+# What GitHub's Markdown reads within a line, beside HTML; an underscore between letters or digits is one.
+_MARKDOWN = re.compile(r"[\\`*\[\]~|$]|(?<![^\W_])_|_(?![^\W_])")
 # With these a spreadsheet begins a formula; the last four are their full-width forms.
 # Source: CSV Injection (OWASP), https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -36,7 +37,7 @@ def of_each(value: Any, change: Callable[[str], str]) -> Any:
 
 def markdown(text: str) -> str:
     """A plain text within a line or a cell of Markdown, where it shows as it is."""
-    return _MARKDOWN.sub(r"\\\1", html.escape(text, quote=False))
+    return _MARKDOWN.sub(r"\\\g<0>", html.escape(text, quote=False))
 
 
 def csv_cell(value: object) -> object:
