@@ -87,7 +87,9 @@ def test_a_count_that_grew_fails_the_session_though_all_tests_pass(pytester, ben
     assert num_runs(pytester, "first") == 1  # counts do not change when run again
 
 
-@pytest.mark.parametrize("slow", ["speedup=[1.0, 2.1], shallow_share=[0.3, 0.3]", "speedup=[2.0, 2.0], shallow_share=[0.4, 0.3]"])
+@pytest.mark.parametrize(
+    "slow", ["speedup=[1.0, 2.1], shallow_share=[0.3, 0.3]", "speedup=[2.0, 2.0], shallow_share=[0.4, 0.3]"]
+)
 def test_what_was_slow_once_is_run_again_and_passes(pytester, bench, slow):
     result = bench(slow, "--tables", "out")
     assert result.ret == 0

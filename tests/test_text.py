@@ -121,7 +121,9 @@ def test_latex_has_no_command_but_the_tables_own_and_its_comments_stay_lines(nam
     text = tables.to_latex(TABLE1, table, notes)
     assert text.encode()
     head, body = text.split("\\begin{tabular}")
-    assert all(line == "" or line.startswith("%") for line in re.split(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", head))
+    assert all(
+        line == "" or line.startswith("%") for line in re.split(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", head)
+    )
     found = set(re.findall(r"\\(?:[A-Za-z]+|.)", "\\begin{tabular}" + body, flags=re.DOTALL))
     assert found <= COMMANDS
     rows = [line for line in body.split("\n") if line.endswith(r"\\")]

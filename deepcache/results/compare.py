@@ -24,9 +24,8 @@ NUM_NAMED = 3  # seeds that one finding names
 class Fidelity:
     """By how much a value of each seed may fall; higher is better.
 
-    The mean may fall by `mean`, which the noise of a machine cannot reach, and no single seed by more than `seed`, which
-    the noise of a machine cannot reach either, but every destroyed image does. A seed that stays above `same` shows
-    the same image, by whatever it falls.
+    The mean may fall by `mean`, and no single seed by more than `seed`: the noise of a machine reaches neither, and
+    every destroyed image does. A seed that stays above `same` shows the same image, by whatever it falls.
     """
 
     unit: str
@@ -39,13 +38,13 @@ class Fidelity:
         return min(before, self.same) - min(after, self.same)
 
 
-# What the noise of a machine does was measured on all benches: 192 rows and 16,303 seeds of PSNR, 96 rows and 3,140 seeds
-# of CLIP score, recorded on two machines.
+# What the noise of a machine does was measured on all benches, recorded on two machines: 192 rows and 16,303 seeds of
+# PSNR, 96 rows and 3,140 seeds of CLIP score.
 # PSNR: 99.9% of the seeds differ by less than 0.01 dB, and below 40 dB none by more than 0.45 dB. Above 40 dB noise may
 # turn a single code of mini-ldm's autoencoder, which is the whole difference of an image there: 80 dB become 46 dB.
 # A floor of 3 dB lets the squared error double, counted from 40 dB. A destroyed image falls by all its PSNR.
-# CLIP score: no seed differs by more than 0.18 points. An image of noise, one of grey, or another prompt's loses at
-# least 32 points on mini-clip; all rows of the paper's Tables 13 and 14 lie within 2 points.
+# CLIP score: no seed differs by more than 0.18 points. Noise, grey or another prompt's image in place of four samples
+# of mini-sd costs at least 32 points each; all rows of the paper's Tables 13 and 14 lie within 2 points.
 FIDELITY = {"psnr_db": Fidelity("dB", mean=0.1, seed=3.0, same=40.0), "clip_score": Fidelity("points", 0.1, seed=3.0)}
 
 
@@ -69,7 +68,7 @@ SPEED = {"speedup": Ratio(0.15, higher_is_better=True), "shallow_share": Ratio(0
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to tell: a regression fails the gate, and so does what cannot be compared, unless `allow` is allowed."""
+    """Something to tell. A regression fails the gate; what cannot be compared does, too, unless `allow` is allowed."""
 
     text: str
     kind: str = REGRESSION
@@ -159,9 +158,8 @@ def _each_seed(key: str, law: Fidelity, base: Record, pairs: Sequence[tuple[floa
     first_seed = number(base, "first_seed") or 0
     named = [f"seed {first_seed + i:.0f} {pairs[i][0]:.4g} -> {pairs[i][1]:.4g}" for i in fallen[:NUM_NAMED]]
     more = f" and {len(fallen) - NUM_NAMED} more" if len(fallen) > NUM_NAMED else ""
-    yield Finding(
-        f"{key}: {len(fallen)} of {len(pairs)} seeds fall by more than {law.seed:g} {law.unit}: {', '.join(named)}{more}"
-    )
+    count = f"{len(fallen)} of {len(pairs)} seeds"
+    yield Finding(f"{key}: {count} fall by more than {law.seed:g} {law.unit}: {', '.join(named)}{more}")
 
 
 def _speed(base: Record, found: Record, rerun: Record | None) -> Iterator[Finding]:

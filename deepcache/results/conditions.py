@@ -11,6 +11,6 @@ CONDITIONS = (  # a number depends on them; the machine is not among them, since
 EXPERIMENTS, SPEED = "experiments", "speed"
 ALLOWANCES = (EXPERIMENTS, SPEED, *CONDITIONS)
 HELP = (
-    "gate the rest although WHAT is missing or differs: the `experiments` of the baseline that were not run, `speed` that "
-    f"was not measured, or a setting ({', '.join(CONDITIONS)}); may be given several times"
+    "gate the rest although WHAT is missing or differs: the `experiments` of the baseline that were not run, `speed` "
+    f"that was not measured, or a setting ({', '.join(CONDITIONS)}); may be given several times"
 )

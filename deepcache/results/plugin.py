@@ -40,8 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gate",
         metavar="BASELINE",
         type=Path,
-        help="compare the records with this baseline, re-run what is slower or failed (once, or as often as --reruns of "
-        "pytest-rerunfailures says), and fail on a regression and where something cannot be compared",
+        help="compare the records with this baseline, re-run what is slower or failed (once, or as often as --reruns "
+        "says), and exit with 1 on a regression, with 2 where something cannot be compared",
     )
     group.addoption("--gate-allow", action="append", default=[], choices=ALLOWANCES, metavar="WHAT", help=HELP)
 
