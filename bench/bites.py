@@ -1,25 +1,32 @@
 """What the gate catches and what it lets pass: `python bench/bites.py`, which writes bench/results/gate/README.md.
 
 A baseline of three honest runs, ten honest re-runs, and three runs with the library broken on purpose
-(`bench/broken.py`), of a few rows of Table 1 and the times of mini-ldm's shallow steps.
+(`bench/broken.py`), of a few rows of Table 1 and the times of mini-ldm's shallow steps. Then the committed records of
+all benches against the committed baseline: as they are, and with what `bench/planted.py` plants in them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+from planted import planted
 
 BENCH = Path(__file__).parent
 OUT = BENCH / "results" / "gate" / "README.md"
+RECORDS, COMMITTED = BENCH / "results" / "bench" / "records.jsonl", BENCH / "baselines" / "mini.json"
 BASELINE_RUNS, HONEST_RUNS = 3, 10
 ROWS = "(test_table1 and (uncached or uniform-N5) and not order) or (shallow_step and (mini-ldm-0 or mini-ldm-1))"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(BENCH / "test_table1_imagenet.py")]
 NUM_SAMPLES, NUM_STEPS = "16", "20"
 PYTEST += [str(BENCH / "test_macs.py"), "--num-samples", NUM_SAMPLES, "--num-steps", NUM_STEPS, "-k", ROWS]
+HEAD = "| run | exit code | what the gate said |\n| --- | --- | --- |\n"
 DEEPCACHE = [sys.executable, "-m", "deepcache"]
 
 
@@ -31,10 +38,27 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 def verdict(name: str, found: subprocess.CompletedProcess[str]) -> str:
     """A line of the log: the exit code and what the gate said."""
-    said = [line.strip() for line in found.stdout.splitlines() if "->" in line or "changes by" in line]
+    kinds = ("regression: ", "cannot be compared: ", "error: ")
+    said = [line.strip() for line in (found.stdout + found.stderr).splitlines() if line.startswith(kinds)]
     reasons = "<br>".join(said[:4]) + (f"<br>and {len(said) - 4} more" if len(said) > 4 else "")
     print(f"{name}: exit code {found.returncode}", *said[:4], sep="\n    ", flush=True)
     return f"| {name} | {found.returncode} | {reasons or 'no regression'} |"
+
+
+def gated(folder: Path, entries: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+    """The committed baseline against these records."""
+    path = folder / "records.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    command = [*DEEPCACHE, "gate", str(COMMITTED), path.name]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def of_records(folder: Path) -> tuple[list[str], bool]:
+    """The log's lines about the committed records, and whether each has the exit code that is right."""
+    honest = [json.loads(line) for line in RECORDS.read_text().splitlines()]
+    done = [("as they are", 0, gated(folder, honest))]
+    done += [(name, code, gated(folder, entries)) for name, code, entries in planted(honest)]
+    return [verdict(name, found) for name, _, found in done], all(code == found.returncode for _, code, found in done)
 
 
 def commit() -> str:
@@ -57,6 +81,7 @@ def main() -> int:
         broken = [run("--gate", str(baseline), "-p", "broken", "--break", how) for how in ("zeros", "stage", "slow")]
         names = ("features replaced by zeros", "one stage more than needed", "shallow steps slower by a fifth")
         lines += [verdict(name, found) for name, found in zip(names, broken, strict=True)]
+        planted_lines, are_right = of_records(Path(folder))
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(
         "# What the gate catches\n\n"
@@ -64,9 +89,13 @@ def main() -> int:
         f"{HONEST_RUNS} honest ones are compared with it ({minutes:.0f} minutes on {os.cpu_count()} cores), then three "
         f"with `bench/broken.py`. They are of two rows of Table 1, of {NUM_SAMPLES} samples and {NUM_STEPS} steps, and "
         "the times of two shallow steps; `.ci/run` holds all rows against bench/baselines.\n\n"
-        "| run | exit code | what the gate said |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"
+        f"{HEAD}{chr(10).join(lines)}\n\n"
+        "The committed records of `tox -e bench` against bench/baselines, and with what `bench/planted.py` plants in "
+        "them (exit code 1: a regression, 2: what cannot be compared or read):\n\n"
+        f"{HEAD}{chr(10).join(planted_lines)}\n"
     )
-    return int(any(found.returncode for found in honest) or not all("regression:" in found.stdout for found in broken))
+    are_caught = all("regression:" in found.stdout for found in broken)
+    return int(any(found.returncode for found in honest) or not (are_caught and are_right))
 
 
 if __name__ == "__main__":

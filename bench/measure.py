@@ -147,15 +147,22 @@ def costs(workload: Workload, run: Run, uncached: Run, cache: Cache | None) -> d
     return found
 
 
+def conditions(workload: Workload) -> dict[str, str | int]:
+    """On what a workload runs; the gate compares no times and no fidelity of other conditions."""
+    return {
+        "weights": workload.weights,
+        "device": workload.device_name,
+        "dtype": workload.dtype_name,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
 def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[str, str | int | float | bool]:
     """What was run, in plain scalars."""
     found: dict[str, str | int | float | bool] = {
         "model": workload.model,
-        "weights": workload.weights,
         "extractor": workload.extractor.name if workload.is_trained else "none",
-        "device": workload.device_name,
-        "dtype": workload.dtype_name,
-        "num_threads": torch.get_num_threads(),
+        **conditions(workload),
         "scheduler": run.scheduler,
         "uncached_steps": uncached.num_steps,
         "num_steps": run.num_steps,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import thresholds
 import torch
-from measure import NOT_MEASURED
+from measure import NOT_MEASURED, conditions
 from scales import scale_of
 from workload import Workload
 
@@ -93,7 +93,7 @@ def test_share_of_a_shallow_step(
     record(
         experiment="macs",
         row=f"{name}, branch {skip}",
-        settings={"model": name, "branch": skip, "extractor": "none", "device": found.device_name}
+        settings={"model": name, "branch": skip, "extractor": "none", **conditions(found)}
         | {"timing": f"median of {ROUNDS} interleaved pairs of steps on {BATCH} samples" if shares else NOT_MEASURED},
         metrics=metrics,
     )

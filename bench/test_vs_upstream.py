@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import racers
 import thresholds
-from measure import NOT_MEASURED
+from measure import NOT_MEASURED, conditions
 from race_picture import figure
 from scales import scale_of
 from tqdm import tqdm
@@ -80,10 +80,8 @@ def test_vs_upstream(
                 row=f"{model}, batch {batch}, {one.entry.name}",
                 settings={
                     "model": model,
-                    "weights": found.weights,
                     "extractor": "none",
-                    "device": found.device_name,
-                    "dtype": found.dtype_name,
+                    **conditions(found),
                     "batch_size": batch,
                     "branch": plan.branch,
                     "order": one.entry.order,

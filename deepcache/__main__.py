@@ -13,7 +13,7 @@ COMMANDS = (macs, explain, tune, convert, sample, metrics, tables, report, gate)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 2 and one line on stderr for a user's mistake, 1 if the gate fails."""
+    """Run a command; 2 and one line on stderr for a user's mistake, else what the gate says, or 0."""
     parser = _Parser(prog="python -m deepcache", description="Tools around deepcache.cached.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(shown)
-    return int(getattr(shown, "failed", False))
+    return int(getattr(shown, "exit_code", 0))
 
 
 class _Parser(argparse.ArgumentParser):

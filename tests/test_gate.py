@@ -13,6 +13,7 @@ import pytest
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
 from deepcache.results.compare import interval
+from deepcache.results.conditions import ALLOWANCES, CONDITIONS
 from deepcache.results.gate import gate
 from deepcache.results.record import Record, read
 
@@ -58,7 +59,7 @@ def regressions(found, *, base=BASE, rerun=None) -> list[str]:
 def test_the_same_records_pass_without_a_word():
     verdict = gate(MANY, MANY)
     assert str(verdict) == "gate: 6 records compared, 0 regressions"
-    assert not verdict.failed
+    assert verdict.exit_code == 0
 
 
 @pytest.mark.parametrize("key", ["macs", "num_full", "num_shallow", "feature_bytes"])
@@ -93,12 +94,39 @@ def test_fidelity_may_fall_by_the_tolerance_and_no_further(key, unit):
 def test_fidelity_is_compared_seed_by_seed():
     """Seeds differ by 4 dB, so that unpaired means 0.3 dB apart would say nothing."""
     fallen = np.array(PSNR_DB) - 0.3 + np.random.default_rng(1).normal(0, 0.1, SEEDS)
-    assert regressions(seeds(BASE, psnr_db=fallen.tolist()))
-    assert not regressions(seeds(BASE, psnr_db=np.random.default_rng(2).permutation(fallen).tolist()))
+    assert "the mean over 60 seeds" in regressions(seeds(BASE, psnr_db=fallen.tolist()))[0]
+    shuffled = np.random.default_rng(2).permutation(fallen).tolist()
+    assert not any("the mean" in text for text in regressions(seeds(BASE, psnr_db=shuffled)))
 
 
-def test_one_seed_that_tips_over_is_no_regression():
-    assert not regressions(seeds(BASE, psnr_db=[PSNR_DB[0] - 20.0, *PSNR_DB[1:]]))
+@pytest.mark.parametrize(("key", "unit"), [("psnr_db", "dB"), ("clip_score", "points")])
+@pytest.mark.parametrize("i", [0, 17, SEEDS - 1])
+def test_a_single_destroyed_seed_is_a_regression(key, unit, i):
+    values = [*BASE.per_seed[key]]
+    values[i] = 0.0
+    (text,) = regressions(seeds(BASE, **{key: values}))
+    old = BASE.per_seed[key][i]
+    assert text.endswith(f"{key}: 1 of 60 seeds fall by more than 3 {unit}: seed {i} {old:.4g} -> 0")
+
+
+@pytest.mark.parametrize("old", [4.9, 8.6, 20.0, 45.0, 80.0])
+def test_a_seed_may_fall_by_what_the_noise_of_a_machine_does_and_by_no_destruction(old):
+    """From the lowest PSNR of the committed baseline to equal images; a single code of the autoencoder costs 34 dB."""
+    base = seeds(BASE, psnr_db=[old] * SEEDS, clip_score=[])
+    for new, is_caught in ((old - 0.45, False), (46.0 if old == 80.0 else old, False), (0.0, True), (old / 3, True)):
+        found = regressions(seeds(base, psnr_db=[new, *base.per_seed["psnr_db"][1:]]), base=base)
+        assert bool(found) == is_caught
+
+
+def test_the_seeds_that_fell_farthest_are_named_by_their_number():
+    base = settings(BASE, first_seed=100)
+    values = [*PSNR_DB]
+    values[5], values[6], values[7], values[8] = (PSNR_DB[i] - fall for i, fall in ((5, 4), (6, 9), (7, 5), (8, 6)))
+    text = regressions(seeds(base, psnr_db=values), base=base)[0]
+    assert "4 of 60 seeds fall by more than 3 dB: seed 106 " in text
+    assert text.index("seed 106") < text.index("seed 108") < text.index("seed 107")
+    assert text.endswith(" and 1 more")
+    assert "seed 105" not in text
 
 
 def test_the_interval_holds_the_true_mean_as_often_as_it_says():
@@ -122,7 +150,7 @@ def test_a_ratio_is_lost_beyond_its_tolerance_unless_a_re_run_finds_it(key, kept
     assert f"confirmed by a re-run, {lost:.3g}" in regressions(slow, rerun=slow)[0]
     assert regressions(slow, rerun=replace(fine, outcome="failed"))[0].endswith("; the re-run failed")
     verdict = gate([BASE], [slow], [fine])
-    assert not verdict.failed
+    assert verdict.exit_code == 0
     assert "not confirmed by a re-run" in verdict.notes[0]
 
 
@@ -131,26 +159,71 @@ def test_a_ratio_may_improve_and_a_re_run_of_what_is_fine_does_not_count():
     assert not regressions(BASE, rerun=row(speedup=0.1))
 
 
-def test_speed_that_was_not_measured_is_a_note():
-    verdict = gate(MANY, [without(record, "speedup", "shallow_share") for record in MANY])
-    assert not verdict.failed
-    assert verdict.notes == ["speed not measured in 6 of 6 records"]
+def test_speed_that_was_not_measured_cannot_be_compared_unless_allowed():
+    untimed = [without(record, "speedup", "shallow_share") for record in MANY]
+    verdict = gate(MANY, untimed)
+    assert (verdict.exit_code, verdict.regressions) == (2, [])
+    (text,) = verdict.incomparable
+    assert text.startswith("speed not measured: 6 records (table1 / uniform N=2 (")
+    assert text.endswith("; table1 / uniform N=5 (mini-ldm, ddim, branch 0, order 0) and 3 more)")
+    assert str(verdict).splitlines()[-1].endswith("--allow speed (of pytest: --gate-allow)")
+    verdict = gate(MANY, untimed, allow=["speed"])
+    assert (verdict.exit_code, verdict.notes) == (0, [f"{text}; allowed"])
+    assert gate(MANY, [without(MANY[0], "speedup"), *MANY[1:]]).exit_code == 2  # one ratio of one row
 
 
 def test_other_seeds_steps_and_lengths_cannot_be_compared():
     for name, value in (("first_seed", 5), ("num_samples", 30), ("num_steps", 50)):
-        (text, nothing) = regressions(settings(BASE, **{name: value}))
-        assert f"cannot compare, {name} is {value}, the baseline's {BASE.settings[name]}" in text
-        assert nothing.startswith("nothing compared")
-    (text,) = regressions(seeds(BASE, psnr_db=PSNR_DB[:-1]))
-    assert text.endswith("psnr_db: cannot compare, the baseline has 60 seeds and this record 59")
-    assert "this record 0" in regressions(replace(BASE, per_seed={"clip_score": BASE.per_seed["clip_score"]}))[0]
+        verdict = gate([BASE], [settings(BASE, **{name: value})], allow=ALLOWANCES)
+        assert (verdict.exit_code, verdict.regressions) == (2, [])
+        text, nothing = verdict.incomparable
+        assert text.startswith(f"{name} is {value} instead of {BASE.settings[name]}: 1 record (table1 / uniform N=3 (")
+        assert nothing.startswith("no record of the baseline can be compared")
+    shorter = seeds(BASE, psnr_db=PSNR_DB[:-1]), replace(BASE, per_seed={"clip_score": BASE.per_seed["clip_score"]})
+    for record, count in zip(shorter, (59, 0), strict=True):
+        verdict = gate([BASE], [record])
+        assert verdict.exit_code == 2
+        assert verdict.incomparable[0].endswith(f"psnr_db: the baseline has 60 seeds and this record {count}")
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("missing_from", ["neither", "the baseline", "the record"])
+def test_other_conditions_cannot_be_compared_unless_allowed(name, missing_from):
+    base, found = settings(BASE, **{name: "a"}), settings(BASE, **{name: "b"}, macs=1)
+    del {"neither": {name: 0}, "the baseline": base.settings, "the record": found.settings}[missing_from][name]
+    verdict = gate([base, MANY[0]], [found, MANY[0]])
+    assert (verdict.exit_code, verdict.regressions, verdict.num_compared) == (2, [], 1)
+    old, new = base.settings.get(name, "missing"), found.settings.get(name, "missing")
+    (text,) = verdict.incomparable
+    assert text.startswith(f"{name} is {new} instead of {old}: 1 record (table1 / uniform N=3 (")
+    assert str(verdict).splitlines()[-1].endswith(f"--allow {name} (of pytest: --gate-allow)")
+    verdict = gate([base, MANY[0]], [found, MANY[0]], allow=[name])
+    assert (verdict.exit_code, verdict.num_compared, verdict.notes) == (0, 2, [f"{text}; allowed"])
+    worse = settings(row(macs=101), **{name: "b"})
+    assert "macs: 100 -> 101" in gate([base, MANY[0]], [worse, MANY[0]], allow=[name]).regressions[0]
+
+
+def test_conditions_of_many_rows_are_one_line():
+    (text,) = gate(MANY, [settings(record, dtype="float16") for record in MANY[:-1]] + MANY[-1:]).incomparable
+    assert text.startswith("dtype is float16 instead of missing: 5 records (")
+
+
+def test_the_machine_is_no_condition():
+    elsewhere = replace(BASE, environment={"machine": "arm64", "torch": "9", "python": "4"})
+    assert str(gate([BASE], [elsewhere])) == "gate: 1 record compared, 0 regressions"
+
+
+def test_rows_of_which_nothing_is_gated_are_named():
+    bare = [replace(row(f"row {i}", "figure2"), metrics={"similarity": 0.5}, per_seed={}) for i in (1, 2)]
+    verdict = gate([*MANY, *bare], [*MANY, *bare])
+    assert verdict.exit_code == 0
+    assert verdict.notes == ["figure2: nothing is gated of 2 records: row 1; row 2"]
 
 
 @pytest.mark.parametrize("name", ["model", "scheduler", "branch", "order"])
 def test_rows_of_one_name_are_told_apart_by_what_was_run(name):
     other = settings(row(macs=200), **{name: "other"})
-    assert not gate([BASE, other], [other, BASE]).failed
+    assert gate([BASE, other], [other, BASE]).exit_code == 0
     assert gate([BASE, other], [BASE]).regressions[0].endswith("missing; update the baseline if intended")
 
 
@@ -159,9 +232,27 @@ def test_a_missing_record_is_a_regression_where_its_experiment_was_run():
         MANY, [record for record in MANY if record.row != "uniform N=5" or record.experiment == "table2"]
     ).regressions
     assert text.startswith("table1 / uniform N=5 (")
+
+
+def test_an_experiment_that_was_not_run_cannot_be_compared_unless_allowed():
     alone = gate(MANY, MANY[:3])
-    assert not alone.failed
-    assert alone.notes == ["table2: not run (3 records)"]
+    assert (alone.exit_code, alone.regressions) == (2, [])
+    assert alone.incomparable == ["table2: not run (3 records)"]
+    alone = gate(MANY, MANY[:3], allow=["experiments"])
+    assert (alone.exit_code, alone.notes) == (0, ["table2: not run (3 records); allowed"])
+    assert gate(MANY, MANY[:2], allow=["experiments"]).exit_code == 1  # a row of one that was run
+
+
+@pytest.mark.parametrize("outcome", ["error", "skipped", "xfailed", "xpassed", "rerun", "unknown", "", "Passed"])
+def test_only_passed_is_a_pass(outcome):
+    (text,) = regressions(replace(BASE, outcome=outcome))
+    assert text.endswith(f": has the outcome {outcome!r}, not 'passed'")
+    assert regressions(replace(BASE, outcome=outcome), rerun=replace(BASE, outcome=outcome))
+    assert gate([BASE], [replace(BASE, outcome=outcome)], [BASE]).exit_code == 0
+    with pytest.raises(DeepCacheError, match="expected a baseline of passed records"):
+        gate([replace(BASE, outcome=outcome)], [BASE])
+    slow = row(speedup=1.0)
+    assert regressions(slow, rerun=replace(BASE, outcome=outcome))[0].endswith("; the re-run failed")
 
 
 def test_new_records_are_a_note_and_failed_ones_a_regression():
@@ -169,25 +260,25 @@ def test_new_records_are_a_note_and_failed_ones_a_regression():
     assert gate(MANY, [*MANY, new]).notes == [
         "table1 / uniform N=7 (mini-ldm, ddim, branch 0, order 0): new, not in the baseline"
     ]
-    assert not gate(MANY, [*MANY, new]).failed
+    assert gate(MANY, [*MANY, new]).exit_code == 0
     assert gate(MANY, [*MANY, replace(new, outcome="failed")]).regressions[0].endswith(": failed")
     assert regressions(replace(BASE, outcome="failed"))[0].endswith(": failed")
     assert regressions(replace(BASE, outcome="failed"), rerun=replace(BASE, outcome="failed"))[0].endswith(": failed")
     verdict = gate([BASE], [replace(BASE, outcome="failed")], [BASE])
-    assert not verdict.failed
+    assert verdict.exit_code == 0
     assert verdict.notes[0].endswith(": failed, and passed when run again")
 
 
 def test_nothing_compared_is_no_pass():
-    assert gate(MANY, [row(experiment="table9")]).regressions == [
-        "nothing compared: no record of the baseline is in the results"
-    ]
-    assert gate(MANY, []).failed
+    for results in ([row(experiment="table9")], []):
+        verdict = gate(MANY, results, allow=ALLOWANCES)
+        assert verdict.exit_code == 2
+        assert verdict.incomparable == ["no record of the baseline can be compared with one of the results"]
 
 
 def test_a_record_that_stands_there_twice_is_named():
     worse = row(macs=101)
-    assert "recorded 2 times" in gate([BASE], [BASE, worse]).regressions[0]
+    assert "recorded 2 times" in gate([BASE], [BASE, worse]).incomparable[0]
     with pytest.raises(DeepCacheError, match=r"the baseline holds table1 / uniform N=3 .* twice"):
         gate([BASE, worse], [BASE])
 
@@ -209,8 +300,8 @@ def test_ten_honest_re_runs_give_no_false_alarm_and_a_real_slowdown_is_caught():
 
     baseline = run()
     runs = [(run(), run()) for _ in range(10)]
-    assert not any(gate(baseline, first, second).failed for first, second in runs)
-    assert any(gate(baseline, first).failed for first, _ in runs)
+    assert not any(gate(baseline, first, second).exit_code for first, second in runs)
+    assert any(gate(baseline, first).exit_code for first, _ in runs)
     slowed = [gate(baseline, run(1.2), run(1.2)) for _ in range(10)]
     assert all(len(verdict.regressions) >= 25 for verdict in slowed)
 
@@ -250,13 +341,14 @@ def test_a_baseline_holds_what_is_gated_and_no_more(capsys, write, tmp_path):
     assert len(json.loads(path.read_text())["deepcache"]) == 6
     assert len(path.read_text().splitlines()) == 6 + 2  # one a line
     slim = read(path)[1]
-    assert not {"device", "timing"} & slim.settings.keys()
+    assert "device" in slim.settings
+    assert "timing" not in slim.settings
     assert slim.metrics.keys() == {"macs", "num_full", "num_shallow", "feature_bytes", "speedup", "shallow_share"}
     assert (slim.pictures, slim.environment) == ([], {"torch": "0"})
     assert slim.per_seed["psnr_db"] == pytest.approx(PSNR_DB, abs=1e-4, rel=0)
-    assert not gate(read(path), MANY).failed
+    assert gate(read(path), MANY).exit_code == 0
     for broken in (row(macs=99), row(speedup=1.0), seeds(BASE, psnr_db=[value - 1 for value in PSNR_DB])):
-        assert gate(read(path), [MANY[0], broken, MANY[2]]).failed
+        assert gate(read(path), [MANY[0], broken, MANY[2]], allow=["experiments"]).exit_code == 1
 
 
 def test_an_update_replaces_the_experiments_that_were_run_and_keeps_the_others(capsys, write, tmp_path):
@@ -285,7 +377,9 @@ def test_what_cannot_be_a_baseline_is_one_line_and_leaves_the_old_one(capsys, wr
     for runs, message in (
         ([[replace(BASE, outcome="failed")]], "failed"),
         ([[BASE, BASE]], "twice"),
+        ([[replace(BASE, outcome="skipped")]], "has the outcome 'skipped'"),
         ([MANY, MANY[:1]], "is not in each"),
+        ([MANY, [settings(record, dtype="float16") for record in MANY]], "dtype is float16 instead of missing"),
     ):
         files = [write(f"run{i}.json", run) for i, run in enumerate(runs)]
         code, _, err = command(capsys, "--update", str(path), *files)

@@ -29,6 +29,7 @@ BENCH = """
     def num_runs(row):
         return len(Path(row).read_text())
 
+    @(pytest.mark.flaky(reruns=2) if MARKED else lambda test: test)
     def test_first(record, model):
         measured(record, "first", FIRST)
         assert not FAILS
@@ -46,13 +47,20 @@ BASELINE = [
 def bench(pytester):
     """A run of two tests whose first records these metrics, one value a run of it."""
 
-    def make(first: str, *options: str, subprocess: bool = False, fails: str = "False"):
+    def make(
+        first: str,
+        *options: str,
+        subprocess: bool = False,
+        fails: str = "False",
+        marked: str = "False",
+        gate: bool = True,
+    ):
         for row in ("first", "last"):
             (pytester.path / row).unlink(missing_ok=True)
-        pytester.makepyfile(BENCH.replace("FIRST", first).replace("FAILS", fails))
+        pytester.makepyfile(BENCH.replace("FIRST", first).replace("FAILS", fails).replace("MARKED", marked))
         (pytester.path / "base.json").write_text(json.dumps({"deepcache": [r.as_dict() for r in BASELINE]}))
         run = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
-        return run("--gate", "base.json", *options)
+        return run(*(["--gate", "base.json"] if gate else []), *options)
 
     return make
 
@@ -79,7 +87,9 @@ def test_a_count_that_grew_fails_the_session_though_all_tests_pass(pytester, ben
     assert num_runs(pytester, "first") == 1  # counts do not change when run again
 
 
-@pytest.mark.parametrize("slow", ["speedup=[1.0, 2.1], shallow_share=[0.3, 0.3]", "shallow_share=[0.4, 0.3]"])
+@pytest.mark.parametrize(
+    "slow", ["speedup=[1.0, 2.1], shallow_share=[0.3, 0.3]", "speedup=[2.0, 2.0], shallow_share=[0.4, 0.3]"]
+)
 def test_what_was_slow_once_is_run_again_and_passes(pytester, bench, slow):
     result = bench(slow, "--tables", "out")
     assert result.ret == 0
@@ -119,26 +129,39 @@ def test_the_last_test_of_a_session_is_run_again_too(bench):
     result.stdout.fnmatch_lines(["regression: table1 / last (mini): missing*", "note: *not confirmed by a re-run*"])
 
 
-def test_speed_that_was_not_measured_is_a_note(bench):
+def test_what_cannot_be_compared_ends_the_session_with_2_unless_allowed(bench):
     result = bench("macs=[10]", "--benchmark-disable")
+    assert result.ret == 2
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["cannot be compared: speed not measured: 1 record (table1 / first (mini))"])
+    result.stdout.fnmatch_lines(["to compare the rest all the same: --allow speed (of pytest: --gate-allow)"])
+    result = bench("macs=[10]", "--benchmark-disable", "--gate-allow", "speed")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["note: speed not measured in 1 of 2 records"])
+    result.stdout.fnmatch_lines(["note: speed not measured: 1 record (table1 / first (mini)); allowed"])
+    assert bench("macs=[10]", fails="True").ret == 1  # a test that failed is said before what cannot be compared
+
+
+def test_an_allowance_is_one_of_the_list_and_needs_a_gate(pytester, bench):
+    assert bench("macs=[10]", "--gate-allow", "weather").ret == pytest.ExitCode.USAGE_ERROR
+    result = pytester.runpytest_subprocess("--gate-allow", "speed")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --gate-allow: expected --gate BASELINE beside it*"])
 
 
 @pytest.mark.parametrize(("first", "code"), [("speedup=[0.1]", 0), ("macs=[11]", 1)])
 def test_workers_leave_the_gate_to_the_controller_and_their_times_out(pytester, bench, first, code):
-    result = bench(first, "-n", "2", "-p", "no:benchmark", subprocess=True)
+    result = bench(first, "-n", "2", "-p", "no:benchmark", "--gate-allow", "speed", subprocess=True)
     assert result.ret == code
     result.assert_outcomes(passed=2)
     assert result.stdout.str().count("gate: 2 records compared") == 1
-    result.stdout.fnmatch_lines(["note: speed not measured in 1 of 2 records"])
+    result.stdout.fnmatch_lines(["note: speed not measured: 1 record *"])
     assert num_runs(pytester, "first") == 1
 
 
 def test_the_record_of_a_re_run_stands_in_pytest_benchmarks_json(pytester, bench, monkeypatch):
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # by which pytest-benchmark disables itself
     pytester.makepyfile(test_timed="def test_timed(benchmark):\n    benchmark.pedantic(lambda: None)\n")
-    assert bench("speedup=[1.0, 2.0]", "--benchmark-json", "results.json").ret == 0
+    assert bench("speedup=[1.0, 2.0], shallow_share=[0.3, 0.3]", "--benchmark-json", "results.json").ret == 0
     assert [r.metrics.get("speedup") for r in read(pytester.path / "results.json")] == [2.0, None]
     assert pytester.run(sys.executable, "-m", "deepcache", "gate", "base.json", "results.json").ret == 0
 
@@ -166,6 +189,43 @@ def test_what_failed_once_and_is_slow_twice_is_a_regression(bench):
     assert result.ret == 1
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["regression: *speedup: 2 -> 1 (-50.0%)*confirmed by a re-run, 1.1"])
+
+
+FAILS_TWICE = "num_runs('first') < 3"
+
+
+@pytest.mark.parametrize("reruns", ["--reruns", "marker"])
+def test_a_row_that_fails_is_run_as_often_as_reruns_says(pytester, bench, reruns):
+    """Of pytest-rerunfailures: three attempts, the last of which passes and is the only record."""
+    options = ("--reruns", "2") if reruns == "--reruns" else ("-o", "markers=flaky")
+    marked = "False" if reruns == "--reruns" else "True"
+    values = "speedup=[2.0, 2.0, 2.0], shallow_share=[0.3, 0.3, 0.3]"
+    result = bench(values, *options, "--tables", "out", fails=FAILS_TWICE, marked=marked)
+    assert result.ret == 0
+    result.assert_outcomes(passed=2)
+    assert num_runs(pytester, "first") == 3
+    assert [(r.row, r.outcome) for r in read(pytester.path / "out/records.jsonl")] == [
+        ("first", "passed"),
+        ("last", "passed"),
+    ]
+    assert bench(values, "--reruns", "1", fails=FAILS_TWICE).ret == 1
+
+
+def test_a_run_that_passed_by_reruns_passes_the_gates_command(pytester, bench):
+    """The session is not gated itself: pytest-rerunfailures runs the failed row."""
+    values = "speedup=[2.0, 2.0, 2.0], shallow_share=[0.3, 0.3, 0.3]"
+    result = bench(values, "--reruns", "2", "--tables", "out", fails=FAILS_TWICE, gate=False)
+    assert (result.ret, num_runs(pytester, "first")) == (0, 3)
+    found = read(pytester.path / "out/records.jsonl")
+    assert [(r.row, r.outcome) for r in found] == [("first", "passed"), ("last", "passed")]
+    command = pytester.run(sys.executable, "-m", "deepcache", "gate", "base.json", "out/records.jsonl")
+    assert (command.ret, command.outlines) == (0, ["gate: 2 records compared, 0 regressions"])
+
+
+def test_a_run_that_fails_to_the_last_rerun_fails_the_gates_command(pytester, bench):
+    bench("speedup=[2.0, 2.0], shallow_share=[0.3, 0.3]", "--reruns", "1", "--tables", "out", fails="True", gate=False)
+    command = pytester.run(sys.executable, "-m", "deepcache", "gate", "base.json", "out/records.jsonl")
+    assert (command.ret, command.outlines[1:]) == (1, ["regression: table1 / first (mini): failed"])
 
 
 def test_collecting_alone_gates_nothing(bench):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import deepcache.results.tables  # noqa: F401  (pytester forgets the modules that a run of its own imports first)
 from deepcache.results.record import Record, read
 
 BENCH = """
@@ -91,6 +92,32 @@ def test_finished_rows_survive_a_kill_and_render(pytester, bench):
     assert shown.ret == 0
     assert [r.row for r in read(pytester.path / "out/records.jsonl")] == ["uncached", "uniform N=2"]
     assert "uniform N=2" in (pytester.path / "later/table1.md").read_text()
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2", "-p", "no:benchmark")], ids=["one process", "xdist"])
+def test_a_test_that_is_run_again_leaves_one_record_its_last(pytester, options):
+    """By pytest-rerunfailures; the first two attempts fail, after they recorded."""
+    pytester.makepyfile(
+        """
+        from pathlib import Path
+
+        def test_before(record):
+            record(experiment="table1", row="before", settings={}, metrics={})
+
+        def test_it(record):
+            attempts = Path("attempts")
+            number = len(attempts.read_text()) + 1 if attempts.exists() else 1
+            attempts.write_text("x" * number)
+            for row in ("one", "two"):
+                record(experiment="table1", row=row, settings={}, metrics={"macs": number})
+            assert number == 3
+        """
+    )
+    result = pytester.runpytest_subprocess("--reruns", "2", "--tables", "out", *options)
+    assert result.ret == 0
+    found = {(r.row, r.metrics.get("macs"), r.outcome) for r in read(pytester.path / "out/records.jsonl")}
+    assert found == {("before", None, "passed"), ("one", 3, "passed"), ("two", 3, "passed")}
+    assert len(read(pytester.path / "out/records.jsonl")) == 3
 
 
 def test_records_of_xdists_workers_come_together(pytester, bench):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 from examples import RECORDS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
 from deepcache.results.record import Record, from_dict, read
+from deepcache.results.tables import render
 
 
 def lines(records) -> str:
@@ -52,7 +56,7 @@ def test_records_are_read_from_pytest_benchmarks_json(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{\n    "benchmarks": [', "is truncated or no JSON"),
+        ('{\n    "benchmarks": [', "which is no JSON"),
         ('{\n    "benchmarks": []\n}', "holds no records"),
         ("", "holds no records"),
         ('{"deepcache": null}', "holds no records"),
@@ -60,7 +64,7 @@ def test_records_are_read_from_pytest_benchmarks_json(tmp_path):
         ('{"schema": 99}\n', "expected records of schema 1, got schema 99"),
         ('{"schema": 1, "colour": "red"}\n', "holds something that is no record"),
         ("[1, 2]\n", "holds something that is no record"),
-        ("hello\nworld\n", "line 1 of .* is truncated or no JSON"),
+        ("hello\nworld\n", "which is no JSON"),
     ],
 )
 def test_a_file_of_another_kind_is_one_clear_line(tmp_path, text, message):
@@ -74,3 +78,84 @@ def test_a_file_of_another_kind_is_one_clear_line(tmp_path, text, message):
 def test_a_missing_file_is_one_clear_line(tmp_path):
     with pytest.raises(DeepCacheError, match="expected a results file"):
         read(tmp_path / "none.json")
+
+
+GOOD = RECORDS[1].as_dict()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**25), 10**25) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([*GOOD, "colour"]), JSON)
+@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_record_with_a_field_of_any_value_is_read_or_refused_in_one_line(tmp_path, field, value):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"deepcache": [{**GOOD, field: value}]}))
+    try:
+        (found,) = read(path)
+    except DeepCacheError as error:
+        refusal = str(error)
+    else:
+        assert from_dict(found.as_dict()) == found
+        if found.experiment == "table1":
+            render([found], tmp_path / "tables")
+        return
+    assert "\n" not in refusal
+    assert len(refusal) < 1000 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("experiment", 1), ("experiment", None), ("row", ["a"]), ("outcome", None), ("outcome", 3),
+        ("settings", []), ("settings", {"a": {}}), ("metrics", None), ("metrics", {"fid": [1]}),
+        ("metrics", {"speedup": "fast"}), ("metrics", {"speedup": 0}), ("metrics", {"speedup": True}),
+        ("metrics", {"shallow_share": -0.1}), ("metrics", {"macs": -1}), ("settings", {"num_full": "many"}),
+        ("metrics", {"fid": 10**400}), ("metrics", {"fid": math.inf}), ("metrics", {"fid": math.nan}),
+        ("per_seed", [1]), ("per_seed", {"psnr_db": 1}), ("per_seed", {"psnr_db": ["1"]}),
+        ("per_seed", {"psnr_db": [math.nan]}), ("per_seed", {"psnr_db": [True]}), ("per_seed", {"psnr_db": [None]}),
+        ("pictures", [{}]), ("pictures", ["a"]), ("pictures", [{"name": 1, "alt": "", "data": ""}]),
+        ("environment", "here"), ("schema", True), ("schema", [1]), ("colour", "red"),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_one_clear_line(tmp_path, field, value):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"deepcache": [{**GOOD, field: value}]}))
+    with pytest.raises(DeepCacheError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 20_000 + b"]" * 20_000,
+        b'{"a":' * 20_000,
+        b"9" * 5_000,
+        b"\xff\xfe",
+        b"\x00",
+        b'{"schema": 1}\n' + b"[" * 9_999 + b"\n",
+    ],
+)
+def test_a_file_that_is_deep_or_long_or_in_another_encoding_is_one_clear_line(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(DeepCacheError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_line_separator_within_a_text_does_not_end_a_line(tmp_path):
+    path = tmp_path / "records.jsonl"
+    entry = {**GOOD, "row": "a\u2028b\x85c"}
+    path.write_text(2 * (json.dumps(entry, ensure_ascii=False) + "\n"))
+    assert [record.row for record in read(path)] == [entry["row"]] * 2
+
+
+def test_a_file_names_no_libraries_that_it_does_not_hold(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps({name: value for name, value in GOOD.items() if name != "environment"}) + "\n")
+    assert read(path)[0].environment == {}

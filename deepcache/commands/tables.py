@@ -23,5 +23,5 @@ def run(options: Namespace) -> str:
         from deepcache.results import tables
 
         written = tables.render(record.read(options.results), options.out)
-    shown = [path.read_text() for path in written if path.suffix == ".md" and path.stem != "all"]
+    shown = [path.read_text(encoding="utf-8") for path in written if path.suffix == ".md" and path.stem != "all"]
     return "\n".join([*shown, "written: " + ", ".join(str(path) for path in written)])

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepcache.errors import DeepCacheError
-from deepcache.results.compare import EXACT, FIDELITY, SPEED, number
-from deepcache.results.gate import METHOD, RUN, keyed, label
-from deepcache.results.record import Record, read
+from deepcache.results.compare import FIDELITY, SPEED, number
+from deepcache.results.conditions import CONDITIONS, METHOD, RUN
+from deepcache.results.gate import differences, keyed, label
+from deepcache.results.record import COUNTS, Record, read
 
-_SETTINGS = (*METHOD, *RUN, *EXACT)
-_METRICS = (*EXACT, *SPEED)
+_SETTINGS = (*METHOD, *RUN, *CONDITIONS, *COUNTS)
+_METRICS = (*COUNTS, *SPEED)
 _ENVIRONMENT = ("machine", "torch", "diffusers")  # what a changed number may come from
 _STEADY = 3  # runs whose median is safe from one slow minute
 _DIGITS = 4  # of values a seed, far below the tolerances
@@ -30,16 +31,16 @@ def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
         What was written, in a sentence.
 
     Raises:
-        DeepCacheError: a failed record, one that stands there twice, a run that lacks records of the first, or a
-            file that cannot be read or written.
+        DeepCacheError: a record that did not pass, or stands there twice, a run that lacks records of the first or was
+            made under other conditions, or a file that cannot be read or written.
     """
     keyed_runs = [keyed(run, "the results") for run in runs]
-    for record in (record for run in runs for record in run):
-        if record.outcome == "failed":
-            raise DeepCacheError(f"expected a baseline of passed records; {label(record)} failed")
     for k, record in keyed_runs[0].items():
-        if any(k not in run for run in keyed_runs):
-            raise DeepCacheError(f"expected the same records in all runs; {label(record)} is not in each")
+        for run in keyed_runs:
+            if k not in run:
+                raise DeepCacheError(f"expected the same records in all runs; {label(record)} is not in each")
+            for text in differences(record, run[k], CONDITIONS).values():
+                raise DeepCacheError(f"expected runs under the same conditions; of {label(record)} {text}")
     new = [_slim(_steadied(record, [run[k] for run in keyed_runs])) for k, record in keyed_runs[0].items()]
     mine = {record.experiment for record in new}
     kept = [record for record in read(path) if record.experiment not in mine] if path.exists() else []

@@ -1,6 +1,6 @@
-"""`pytest --gate BASELINE`: re-run once what looks slower or failed, compare at the end, fail on a regression.
+"""`pytest --gate BASELINE`: re-run what looks slower or failed, compare at the end, fail on a regression.
 
-In a run on several processes times mean nothing: ratios are then left out.
+In a run on several processes times mean nothing: ratios are then left out, as if they had not been measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from _pytest.runner import runtestprotocol  # what pytest-rerunfailures and pyte
 from deepcache.errors import DeepCacheError
 from deepcache.results.compare import SPEED, suspects
 from deepcache.results.gate import Key, Verdict, gate, key, keyed
-from deepcache.results.plugin import PROPERTY, Collector, records_of
+from deepcache.results.plugin import Collector, records_of
 from deepcache.results.record import Record, from_dict, read
 
 
@@ -31,7 +31,7 @@ class Gate:
         path: Path = config.invocation_params.dir / config.getoption("gate")
         try:
             self.baseline = read(path)
-            self._bases = keyed(self.baseline, str(path))
+            self._bases = keyed(self.baseline, "the baseline")
         except DeepCacheError as error:
             raise pytest.UsageError(f"--gate: {error}") from error
         self.collector = collector
@@ -51,15 +51,18 @@ class Gate:
     def _reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
         """Of the first run; a suspect is run again at once, while what it shares with the next tests still stands.
 
-        A failed row is one, since its own assertion may be on times.
+        A failed row is one, since its own assertion may be on times. One that fails again is run as often as
+        pytest-rerunfailures would.
         """
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         first = _records(reports)
-        failed = any(record.outcome == "failed" for record in first)
+        failed = any(record.outcome != "passed" for record in first)
         if not failed and not self._num_suspect(first):
             return reports
-        item.user_properties[:] = [entry for entry in item.user_properties if entry[0] != PROPERTY]
-        reports_again = runtestprotocol(item, log=False, nextitem=nextitem)
+        for _ in range(_most_reruns(item)):
+            reports_again = runtestprotocol(item, log=False, nextitem=nextitem)
+            if all(report.outcome != "failed" for report in reports_again):
+                break
         again = {key(record): record for record in _records(reports_again)}
         self.first |= {key(record): record for record in first}
         self.reruns += [again.get(key(record), replace(record, outcome="failed")) for record in first]
@@ -81,9 +84,9 @@ class Gate:
         records = [self.first.get(key(record), record) for record in records]
         if session.config.pluginmanager.hasplugin("dsession"):
             records = [_untimed(record) for record in records]
-        self.verdict = gate(self.baseline, records, self.reruns)
-        if self.verdict.failed:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self.verdict = gate(self.baseline, records, self.reruns, allow=session.config.getoption("gate_allow"))
+        if exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = self.verdict.exit_code
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, None, None]:
@@ -94,6 +97,12 @@ class Gate:
 
 def _records(reports: Iterable[pytest.TestReport]) -> list[Record]:
     return [from_dict(entry) for report in reports for entry in records_of(report)]
+
+
+def _most_reruns(item: pytest.Item) -> int:
+    """Once, or as often as pytest-rerunfailures was asked for; the gate runs tests in its place."""
+    plugin = item.config.pluginmanager.getplugin("rerunfailures")
+    return max(1, plugin.get_reruns_count(item) or 0) if plugin is not None else 1
 
 
 def _untimed(record: Record) -> Record:

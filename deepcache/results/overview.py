@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from deepcache.results.record import Record
+from deepcache.results.text import markdown
 
 SETTINGS = ("model", "scheduler", "num_steps", "branch", "interval", "order")
 METRICS = ("macs", "speedup", "fid", "clip_score", "psnr_db", "psnr_median_db", "tipped", "feature_bytes", "peak_bytes")
@@ -38,4 +39,4 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
-    return str(value)
+    return markdown(str(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Sequence
 from math import ceil
 from typing import Any
@@ -101,9 +102,13 @@ def svg(layout: Layout, records: Sequence[Record]) -> str:
         axes.set_ylabel(textwrap.fill(y_title, 34))  # characters that the axis is long
         num_columns = max(1, min(3, 66 // (max(map(len, found)) + 7)))  # 66 characters fit, 7 are a line and a gap
         figure.set_figheight(_SIZE_IN[1] + 0.22 * ceil(len(found) / num_columns))
-        figure.legend(handles, list(found), loc="outside lower center", ncols=num_columns)
+        legend = figure.legend(handles, [""] * len(found), loc="outside lower center", ncols=num_columns)
+        for text, name in zip(legend.get_texts(), found, strict=True):
+            text.set_text(name)  # given at once, a name that begins with an underscore would be left out
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # the page's font draws what Matplotlib's own lacks
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
     names = [f"{row}: {x:.4g}, {y:.4g}" for x, y, row in points]
     return _inline(buffer.getvalue(), names, description(layout, found))
 
@@ -125,7 +130,7 @@ def _inline(text: str, names: Sequence[str], label: str) -> str:
     used = set(re.findall(r"#([\w-]+)", " ".join(value for e in root.iter() for value in e.attrib.values())))
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        element.attrib = {key.rpartition("}")[2]: _coloured(value) for key, value in element.attrib.items()}
         name = element.get("id", "")
         if name.startswith("point-"):
             title = ElementTree.Element("title")
@@ -140,7 +145,7 @@ def _inline(text: str, names: Sequence[str], label: str) -> str:
         "stroke-linecap": "butt",
         "stroke-linejoin": "round",
     }
-    return _coloured(ElementTree.tostring(root, encoding="unicode"))
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _coloured(text: str) -> str:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from bisect import bisect_right
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deepcache.errors import DeepCacheError, needs
+from deepcache.results.conditions import ALLOWANCES, HELP
 from deepcache.results.record import Record, from_dict
 
 PROPERTY = "deepcache_record"
@@ -40,13 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gate",
         metavar="BASELINE",
         type=Path,
-        help="compare the records with this baseline, re-run once what is slower or failed, and fail on a regression",
+        help="compare the records with this baseline, re-run what is slower or failed (once, or as often as --reruns "
+        "says), and exit with 1 on a regression, with 2 where something cannot be compared",
     )
+    group.addoption("--gate-allow", action="append", default=[], choices=ALLOWANCES, metavar="WHAT", help=HELP)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     collector = Collector(config)
     config.pluginmanager.register(collector, "deepcache-collector")
+    if config.getoption("gate_allow") and config.getoption("gate") is None:
+        raise pytest.UsageError("--gate-allow: expected --gate BASELINE beside it, got none")
     if config.getoption("gate") is not None and collector.writes:
         from deepcache.results.gate_plugin import Gate
 
@@ -67,6 +71,12 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     return keep
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget what an earlier attempt of a test that is run again recorded."""
+    item.user_properties[:] = [entry for entry in item.user_properties if entry[0] not in (PROPERTY, PLACE)]
+
+
 def records_of(report: pytest.TestReport) -> list[dict[str, Any]]:
     """What a finished test recorded, with its outcome; nothing of its setup and its teardown."""
     if report.when != "call":
@@ -83,8 +93,7 @@ class Collector:
         self.report = _place(config, "report")
         self.results = _place(config, "benchmark_json")
         self.command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
-        self.records: list[dict[str, Any]] = []
-        self._places: list[int] = []
+        self._finished: dict[str, tuple[int, list[dict[str, Any]]]] = {}  # by test: its place, and what it recorded
         self.writes = not hasattr(config, "workerinput")
         if self.writes:
             _prepare("--tables", self.folder)
@@ -93,20 +102,25 @@ class Collector:
                 if file and file.is_dir():
                     raise pytest.UsageError(f"{option}: expected a file to write, {file} is a folder")
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        place = next((value for name, value in report.user_properties if name == PLACE and isinstance(value, int)), 0)
-        for finished in records_of(report):
-            at = bisect_right(self._places, place)  # in the order of the tests, whoever finishes first
-            self._places.insert(at, place)
-            self.records.insert(at, finished)
-            self._append(finished)
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """In the order of the tests, whoever finishes first; of a test that was run again those of its last attempt."""
+        by_place = sorted(self._finished.values(), key=lambda each: each[0])
+        return [entry for _, entries in by_place for entry in entries]
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        found = records_of(report)
+        if not found:
+            return
+        place = next((value for name, value in report.user_properties if name == PLACE and isinstance(value, int)), 0)
+        is_again = report.nodeid in self._finished
+        self._finished[report.nodeid] = (place, found)
         if self.folder is None or not self.writes:
             return
-        mode = "w" if len(self.records) == 1 else "a"  # the first record of a run begins a new file
-        with open(self.folder / RECORDS, mode) as file:
-            file.write(json.dumps(entry) + "\n")
+        if is_again or len(self._finished) == 1:  # the first records of a run begin a new file
+            _write_lines(self.folder / RECORDS, "w", self.records)
+        else:
+            _write_lines(self.folder / RECORDS, "a", found)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
@@ -160,6 +174,11 @@ class Collector:
             terminalreporter.write_line(f"written: {written}")
         except Exception as error:  # as above
             terminalreporter.write_line(f"--report: {_in_words(error)}")
+
+
+def _write_lines(path: Path, mode: str, entries: Sequence[dict[str, Any]]) -> None:
+    with open(path, mode) as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in entries)
 
 
 def _place(config: pytest.Config, option: str) -> Path | None:

@@ -87,6 +87,7 @@ def page(records: Sequence[Record], made_by: str = "") -> str:
     """
     if not records:
         raise DeepCacheError("expected records for a report, got none; `pytest bench/` makes some")
+    records = [record.displayed() for record in records]
     known = {layout.experiment for layout in LAYOUTS}
     others = dict.fromkeys(record.experiment for record in records if record.experiment not in known)
     sections = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from deepcache.results import overview, picture, published
 from deepcache.results.layout import Column, Layout
 from deepcache.results.layouts import LAYOUTS
 from deepcache.results.record import Record, Scalar
+from deepcache.results.text import csv_cell, markdown
 
 DASH = "-"  # a cell that was not measured
 DIFFERENCE = "difference"
+_NAMES = ["method", "source"]  # the columns of texts; all others are numbers
 _NOTED = (
     "model", "weights", "extractor", "clip", "perceptual", "scheduler", "uncached_steps", "branch", "guidance_scale",
     "first_seed", "num_samples", "prompts", "macs_convention", "timing", "device", "num_threads",
@@ -49,14 +52,22 @@ def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
         }
         lines.append({"method": label, "source": f"paper ({_measured_by(beside.published_settings)})", **theirs})
         lines.append({"method": label, "source": DIFFERENCE, **differences})
-    keys = ["method", "source", *(c.key for c in layout.columns)]
+    keys = [*_NAMES, *(c.key for c in layout.columns)]
     return pd.DataFrame(lines, columns=keys).astype({c.key: float for c in layout.columns})
 
 
 def to_markdown(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
     """Title, table and notes; a cell not measured is a dash."""
-    body = printed(layout, table).to_markdown(index=False, disable_numparse=True, colalign=_alignment(layout))
-    return "\n".join([f"### {layout.title}", "", body, "", *(f"- {note}" for note in notes), ""])
+    shown = printed(layout, table)
+    shown[_NAMES] = shown[_NAMES].map(markdown)
+    body = shown.to_markdown(index=False, disable_numparse=True, colalign=_alignment(layout))
+    return "\n".join([f"### {layout.title}", "", body, "", *(f"- {markdown(note)}" for note in notes), ""])
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Numbers in full, and no text that a spreadsheet would run as a formula."""
+    text: str = table.map(csv_cell).to_csv(index=False, float_format="%.6g")
+    return text
 
 
 def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
@@ -70,6 +81,8 @@ def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
         disable_numparse=True,
         colalign=_alignment(layout),
     )
+    # LaTeX takes "[" and "*" at the beginning of a row for arguments of the command that ends the row before
+    body = re.sub(r"^(\s*)(?=[\[*])", r"\1{}", body, flags=re.MULTILINE)
     return "\n".join([f"% {layout.title}", *(f"% {note}" for note in notes), body, ""])
 
 
@@ -99,13 +112,14 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         DeepCacheError: no record belongs to a table, or `out` cannot be written.
     """
     written = []
+    records = [record.displayed() for record in records]
     for layout in LAYOUTS:
         mine = [record for record in records if record.experiment == layout.experiment]
         if mine:
             table, remarks = build(layout, mine), notes(layout, mine)
             for suffix, text in (
                 ("md", to_markdown(layout, table, remarks)),
-                ("csv", table.to_csv(index=False, float_format="%.6g")),
+                ("csv", to_csv(table)),
                 ("tex", to_latex(layout, table, remarks)),
             ):
                 written.append(write(out / f"{layout.experiment}.{suffix}", text))
@@ -114,7 +128,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         found = ", ".join(sorted({record.experiment for record in records})) or "none"
         raise DeepCacheError(f"expected records of the experiments {known}; found {found}")
     everything = overview.overview(records)
-    written.append(write(out / "all.csv", everything.to_csv(index=False, float_format="%.6g")))
+    written.append(write(out / "all.csv", to_csv(everything)))
     written.append(write(out / "all.md", overview.to_markdown(everything)))
     return [*written, *(picture.write(found, out) for record in records for found in record.pictures)]
 
@@ -158,7 +172,7 @@ def write(path: Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8", newline="")
         os.replace(part, path)
     except OSError as error:
         raise DeepCacheError(f"cannot write {path}: {error}; choose another folder") from error

@@ -1,0 +1,72 @@
+"""Regressions planted in the records of an honest run, each with the exit code that the gate owes it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from deepcache.results.compare import FIDELITY
+
+Entries = list[dict[str, Any]]
+WORSE, OTHERWISE = 1, 2  # exit codes of a regression, and of what cannot be compared or read
+OUTCOMES = ("failed", "error", "skipped", "xfailed", "rerun", "unknown")
+OTHER_CONDITIONS = {
+    "guidance_scale": 7.5,
+    "dtype": "float16",
+    "device": "a GPU",
+    "extractor": "Inception",
+    "weights": "random",
+    "num_threads": 64,
+    "num_samples": 4,
+    "first_seed": 1_000,
+}
+
+
+def planted(honest: Entries) -> Iterator[tuple[str, int, Entries]]:
+    """What was planted, the exit code that is right, and the records with it."""
+    for name, code, change in _changes():
+        entries = copy.deepcopy(honest)
+        changed = change(entries)
+        yield name, code, entries if changed is None else changed
+
+
+def _changes() -> Iterator[tuple[str, int, Callable[[Entries], Entries | None]]]:
+    for metric in FIDELITY:
+        yield f"one destroyed seed of one row ({metric} is 0)", WORSE, lambda e, m=metric: _destroy(_with(e, m)[:1], m)
+        yield f"one destroyed seed of each row ({metric})", WORSE, lambda e, m=metric: _destroy(_with(e, m), m)
+    for outcome in OUTCOMES:
+        yield f"a test with the outcome {outcome}", WORSE, lambda e, o=outcome: e[0].update(outcome=o)
+    yield "a test without an outcome (null)", OTHERWISE, lambda e: e[0].update(outcome=None)
+    for name, value in OTHER_CONDITIONS.items():
+        yield f"{name} is {value}", OTHERWISE, lambda e, n=name, v=value: _set(e, n, v)
+    yield "one experiment is missing", OTHERWISE, lambda e: [r for r in e if r["experiment"] != "table1"]
+    yield "one row is missing", WORSE, lambda e: e[:-1]
+    yield "the speedup of one row is missing", OTHERWISE, lambda e: _timed(e)["metrics"].pop("speedup") and None
+    yield "the speedup of one row is a text", OTHERWISE, lambda e: _timed(e)["metrics"].update(speedup="fast")
+    yield "a shallow step takes a negative share", OTHERWISE, lambda e: _shared(e)["metrics"].update(shallow_share=-0.1)
+    yield "the speedup of one row halved", WORSE, lambda e: _timed(e)["metrics"].update(speedup=1.0)
+    yield "a full step more in one row", WORSE, lambda e: _timed(e)["metrics"].update(num_full=51)
+
+
+def _with(entries: Entries, metric: str) -> Entries:
+    return [entry for entry in entries if metric in entry["per_seed"]]
+
+
+def _destroy(entries: Entries, metric: str) -> None:
+    for entry in entries:
+        entry["per_seed"][metric][len(entry["per_seed"][metric]) // 2] = 0.0
+
+
+def _set(entries: Entries, name: str, value: object) -> None:
+    for entry in entries:
+        if name in entry["settings"]:
+            entry["settings"][name] = value
+
+
+def _timed(entries: Entries) -> dict[str, Any]:
+    return next(entry for entry in entries if entry["metrics"].get("speedup", 0) > 2)
+
+
+def _shared(entries: Entries) -> dict[str, Any]:
+    return next(entry for entry in entries if "shallow_share" in entry["metrics"])
