@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deepcache.sampling.conditions import Conditions, conditions_of
+from deepcache.sampling.limits import require_seeds
 
 
 def sample(
@@ -38,7 +39,11 @@ def sample(
 
     Returns:
         (B, 3, H, W) in 0..1, or latents with `output_type="latent"`; float32, on the CPU.
+
+    Raises:
+        DeepCacheError: a seed below 0 or from 2^63 on.
     """
+    require_seeds(seeds)
     conditions = conditions or conditions_of(pipe)
     arguments.setdefault("output_type", "pt")
     own_bar = getattr(pipe, "_progress_bar_config", {})
