@@ -1,7 +1,7 @@
 """Two workers that are killed at random moments and started again, until all samples are there; run as a program.
 
 Prints JSON: whether the store equals one that was never disturbed, how many kills hit a living worker, and how many
-temporary files these left; and the same for a broken variant, which writes its files in place.
+temporary files these left; and whether the store of a broken variant, which writes its files in place, is refused.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from problems import pipeline
 from stores import hashes
 
 from deepcache.caching import cached
+from deepcache.errors import DeepCacheError
 from deepcache.plan import uniform
 from deepcache.sampling import Batches, Settings, Store, Worker, conditions_of, manifest_of
 from deepcache.sampling import shards as shard_files
 
 SEEDS, KILLS, WORKERS, SLOW_S = range(40), 20, 2, 0.05
+REFUSED = 2  # a worker's exit code
 PLAN = uniform(3, 2)
 SETTINGS = Settings("ddim", 3, 1.5)
 
@@ -51,23 +53,26 @@ def start(pipe: Any, folder: Path, worker: Worker) -> int:
     """A process of its own, without the seconds that a new interpreter takes to import torch."""
     if number := os.fork():
         return number
-    work(pipe, folder, worker)
+    try:
+        work(pipe, folder, worker)
+    except DeepCacheError:
+        os._exit(REFUSED)
     os._exit(0)
 
 
 def disturbed(pipe: Any, folder: Path, life_s: float) -> dict[str, Any]:
-    """Kill whoever lives after a random time, 20 times at least; then let all finish."""
+    """Kill who lives after a random time, 20 times at least, then let all finish; or until one refuses the store."""
     rng, kills, left = random.Random(0), 0, 0
     while True:
         numbers = [start(pipe, folder, Worker(rank, WORKERS)) for rank in range(WORKERS)]
         for number in numbers if kills < KILLS else ():
             time.sleep(rng.uniform(0, life_s))
             os.kill(number, signal.SIGKILL)
-        ends = [os.waitpid(number, 0)[1] for number in numbers]
+        ends = [os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) for number in numbers]
         left += len(list(folder.glob(".*.tmp")))
-        kills += ends.count(signal.SIGKILL)
-        if not any(ends):
-            return {"kills": kills, "left": left, "hashes": hashes(folder)}
+        kills += ends.count(-signal.SIGKILL)
+        if REFUSED in ends or not any(ends):
+            return {"kills": kills, "left": left, "is_refused": REFUSED in ends, "hashes": hashes(folder)}
 
 
 @contextmanager
@@ -91,7 +96,7 @@ def main(folder: Path) -> dict[str, Any]:
         "files": len(expected),
         "is_equal": honest.pop("hashes") == expected,
         **honest,
-        "broken_is_equal": broken["hashes"] == expected,
+        "broken_is_refused": broken["is_refused"],
     }
 
 
