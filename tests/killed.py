@@ -13,8 +13,6 @@ import signal
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from unittest.mock import patch
@@ -83,12 +81,11 @@ def ended(number: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
-@contextmanager
-def in_place(path: Path, **_: Any) -> Iterator[IO[bytes]]:
-    """The broken variant of `temporary.whole`, killed as it writes."""
-    with path.open("wb") as file:
-        yield file
+def in_place(path: Path) -> IO[bytes]:
+    """The broken variant of `temporary.whole`, killed as it begins to write."""
+    with path.open("wb"):
         os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def is_found_out(pipe: Any, folder: Path) -> bool:
