@@ -19,11 +19,15 @@ from needs import NAMED_ALONE
 from scales import SCALES, device_of, scale_of
 
 from deepcache.errors import DeepCacheError
+from deepcache.sampling.limits import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 if TYPE_CHECKING:
     from measure import Measure
     from workload import Workload
 
+MOST_ROUNDS = 10_000
+MOST_BRANCHES = 1_000
+FIRST_SEED = whole(at_least=0, at_most=END_OF_SEEDS - MOST_SAMPLES)  # of a block of at most as many
 DTYPES = ("fp32", "fp16", "bf16")
 
 
@@ -36,19 +40,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--dtype", choices=DTYPES, help="of the models (default: fp32; fp16 for prompted ones of the paper on a GPU)")
     add(
         "--num-samples",
-        type=_whole(2),
+        type=whole(at_least=2, at_most=MOST_SAMPLES),
         help="samples a row, for fidelity (default: the protocol; one of each prompt)",
     )
-    add("--num-steps", type=_whole(2), help="sampling steps of the uncached run (default: the model's protocol)")
+    add("--num-steps", type=_num_steps, help="sampling steps of the uncached run (default: the model's protocol)")
     add(
         "--batch-size",
         type=_batch_size,
         help="images sampled together (default: auto, the protocol's, halved if need be)",
     )
-    add("--rounds", type=_whole(1), default=2, help="timed rounds a row, cached and uncached (default 2)")
-    add("--branches", type=_list(_whole(0)), default=[0], help="branches of Table 1, e.g. 0,1,2 (default 0)")
+    add(
+        "--rounds",
+        type=whole(at_most=MOST_ROUNDS),
+        default=2,
+        help="timed rounds a row, cached and uncached (default 2)",
+    )
+    add(
+        "--branches",
+        type=_list(whole(at_least=0, at_most=MOST_BRANCHES)),
+        default=[0],
+        help="branches of Table 1, e.g. 0,1,2 (default 0)",
+    )
     add("--schedulers", type=_list(_scheduler), default=["ddim"], help="of Table 1, e.g. ddim,plms (default ddim)")
-    add("--seeds", type=_list(_whole(0)), default=[0], help="first seed of each block of samples (default 0)")
+    add("--seeds", type=_list(FIRST_SEED), default=[0], help="first seed of each block of samples (default 0)")
     add("--prompts", type=Path, metavar="FILE", help="prompts of the workflows and of prompted models at paper scale")
     add("--images-dir", type=Path, metavar="DIR", help="where the workflows' images go (default: nowhere)")
     add("--all", action="store_true", help="with the benches that else run where they are named alone")
@@ -100,17 +114,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path.stem in NAMED_ALONE and not config.getoption("all") else None
 
 
-def _whole(at_least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < at_least:
-            raise ArgumentTypeError(f"expected a whole number of at least {at_least}, got {text!r}")
-        return int(text)
+def _num_steps(text: str) -> int:
+    from deepcache.plan import MOST_STEPS
 
-    return parse
+    return whole(at_least=2, at_most=MOST_STEPS)(text)
 
 
 def _batch_size(text: str) -> int | str:
-    return text if text == "auto" else _whole(1)(text)
+    return text if text == "auto" else whole(at_most=MOST_A_BATCH)(text)
 
 
 def _list(parse: Callable[[str], object]) -> Callable[[str], list[object]]:

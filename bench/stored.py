@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from deepcache.caching import Cache
 from deepcache.plan import CachePlan
 from deepcache.sampling import Batches, Settings, Store, manifest_of
+from deepcache.sampling.manifest import LAYOUT
 from deepcache.sampling.progress import Progress
 from deepcache.sampling.stored import StoredImages
 from deepcache.sampling.workers import Worker
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def stored_images(workload: Workload, run: Run, seeds: range, description: str) -> tuple[StoredImages, Cache | None]:
-    """Of a run, from its store below `workload.stores`; and the cache of what was sampled now."""
+    """The images of a run, from its store below `workload.stores`; and the cache of what was sampled now."""
     assert workload.stores is not None
     settings = Settings(run.scheduler, run.num_steps, workload.protocol.guidance_scale)
     rule = workload.conditions.rule + (", features zeroed" if run.zeroed else "")
@@ -31,15 +32,18 @@ def stored_images(workload: Workload, run: Run, seeds: range, description: str) 
             model=workload.model,
             weights=weights,
             digest=workload.weights_hash,
+            batch_size=workload.protocol.batch_size,
         )
-        store = Store.below(workload.stores, manifest)
+        # a store that is there decides how its samples are batched, unless another size was asked for
+        follows = LAYOUT if workload.is_halved else ("shard_size",)
+        store = Store.below(workload.stores, manifest, follows=follows)
         worker = Worker()
         with Progress(sum(map(len, store.work(seeds, worker))), description) as progress:
             batches = Batches(
                 workload.pipe,
                 workload.conditions,
                 settings.arguments,
-                workload.protocol.batch_size,
+                store.manifest.batch_size,
                 is_halved=workload.is_halved,
                 say=progress.say,
                 advance=progress.advance,

@@ -10,6 +10,7 @@ import numpy as np
 from deepcache.errors import DeepCacheError, shown
 
 MAX_POWER = 10
+MOST_STEPS = 100_000  # of a generation; a hundred times the training timesteps of most models
 ORDERS = (0, 1, 2)
 DEFAULT_ORDER = 1  # nearer than reuse in nearly all panels of the Pareto bench at N = 2, 3 and 5 (docs/plans.md)
 _POWER_DECREMENT = 0.02  # the released code's, taken off the power until the number of full steps fits
@@ -20,7 +21,7 @@ class CachePlan:
     """The full steps of a generation of `num_steps` U-Net calls; all others are shallow.
 
     Attributes:
-        num_steps: T, at least 1.
+        num_steps: T, 1 to `MOST_STEPS`.
         full_steps: ascending, from 0, all below `num_steps`.
         branch: the skips 0..branch stay live on a shallow step.
         order: 0 reuses the last feature, as in the paper; 1, taken if not given, and 2 predict it from the last two and
@@ -36,7 +37,9 @@ class CachePlan:
     order: int = DEFAULT_ORDER
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "num_steps", require_whole("num_steps", self.num_steps, at_least=1))
+        object.__setattr__(
+            self, "num_steps", require_whole("num_steps", self.num_steps, at_least=1, at_most=MOST_STEPS)
+        )
         object.__setattr__(self, "branch", require_whole("branch", self.branch, at_least=0))
         object.__setattr__(self, "order", require_order(self.order))
         if not isinstance(self.full_steps, (tuple, list, range)):
@@ -90,12 +93,12 @@ def uniform(
     """Full steps 0, N, 2N, ...: ceil(T / N) of T, and the last one if asked.
 
     Args:
-        num_steps: T, at least 1.
+        num_steps: T, 1 to `MOST_STEPS`.
         interval: N, at least 1; 1 caches nothing.
         branch, order: as in `CachePlan`.
         last_step_full: step T - 1 is full, too.
     """
-    require_whole("num_steps", num_steps, at_least=1)
+    require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     every = Interval(interval, branch, order, last_step_full)
     full_steps = tuple(step for step in range(num_steps) if every.is_full(step, num_steps))
     return CachePlan(num_steps, full_steps, branch, order)
@@ -118,7 +121,7 @@ def quadratic(
     c. Where they fall together, p is lowered by 0.02 until `num_full` different steps remain.
 
     Args:
-        num_steps: T, at least 1.
+        num_steps: T, 1 to `MOST_STEPS`.
         num_full: how many steps are full, 1 .. T.
         center: c, in 0..T.
         power: p, above 1 and at most 10 (the paper uses 1.2 to 1.6).
@@ -133,7 +136,7 @@ def quadratic(
     References:
         DeepCache: Accelerating Diffusion Models for Free (Ma et al., 2024), https://arxiv.org/abs/2312.00858
     """
-    require_whole("num_steps", num_steps, at_least=1)
+    require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     require_whole("num_full", num_full, at_least=1)
     center, power = require_number("center", center), require_number("power", power)
     if num_full > num_steps or not 0 <= center <= num_steps or not 1 < power <= MAX_POWER:
@@ -182,8 +185,14 @@ def require_number(name: str, value: object) -> float:
     raise DeepCacheError(f"expected {name} to be a number, got {shown(value)}")
 
 
-def require_whole(name: str, value: object, *, at_least: int) -> int:
-    """The value as an int; refuse anything but a whole number of at least `at_least`."""
+def require_whole(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
+    """The value as an int; refuse anything but a whole number within the bounds.
+
+    Raises:
+        DeepCacheError: no whole number, or one out of bounds.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise DeepCacheError(f"expected {name} to be a whole number of at least {at_least}, got {shown(value)}")
+    if at_most is not None and value > at_most:
+        raise DeepCacheError(f"expected {name} to be at most {at_most:,}, got {shown(value)}; take fewer")
     return int(value)

@@ -1,7 +1,7 @@
 """Two workers that are killed at random moments and started again, until all samples are there; run as a program.
 
 Prints JSON: whether the store equals one that was never disturbed, how many kills hit a living worker, and how many
-temporary files these left; and the same for a broken variant, which writes its files in place.
+temporary files these left; and whether the file of a broken variant, which writes it in its place, is refused.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from problems import pipeline
 from stores import hashes
 
 from deepcache.caching import cached
+from deepcache.errors import DeepCacheError
 from deepcache.plan import uniform
 from deepcache.sampling import Batches, Settings, Store, Worker, conditions_of, manifest_of
 from deepcache.sampling import shards as shard_files
 
 SEEDS, KILLS, WORKERS, SLOW_S = range(40), 20, 2, 0.05
+REFUSED = 2  # a worker's exit code
 PLAN = uniform(3, 2)
 SETTINGS = Settings("ddim", 3, 1.5)
 
@@ -36,14 +36,14 @@ SETTINGS = Settings("ddim", 3, 1.5)
 def work(pipe: Any, folder: Path, worker: Worker) -> None:
     """As `python -m deepcache sample` does, to a disk that takes its time."""
     conditions = conditions_of(pipe)
-    manifest = manifest_of(pipe, SETTINGS, PLAN, conditions.rule, model="tiny", shard_size=2)
-    save = np.savez
+    manifest = manifest_of(pipe, SETTINGS, PLAN, conditions.rule, model="tiny", batch_size=2, shard_size=2)
 
-    def slow(file: IO[bytes], **arrays: Any) -> None:
-        time.sleep(SLOW_S)
-        save(file, **arrays)
+    class Slow(zipfile.ZipFile):
+        def __init__(self, *arguments: Any) -> None:
+            time.sleep(SLOW_S * (len(arguments) == 2))  # a file to write
+            super().__init__(*arguments)
 
-    with cached(pipe, PLAN), patch.object(np, "savez", slow):
+    with cached(pipe, PLAN), patch.object(zipfile, "ZipFile", Slow):
         Store.create(folder, manifest).fill(SEEDS, Batches(pipe, conditions, SETTINGS.arguments, 2), worker)
 
 
@@ -51,30 +51,48 @@ def start(pipe: Any, folder: Path, worker: Worker) -> int:
     """A process of its own, without the seconds that a new interpreter takes to import torch."""
     if number := os.fork():
         return number
-    work(pipe, folder, worker)
+    try:
+        work(pipe, folder, worker)
+    except DeepCacheError:
+        os._exit(REFUSED)
     os._exit(0)
 
 
 def disturbed(pipe: Any, folder: Path, life_s: float) -> dict[str, Any]:
-    """Kill whoever lives after a random time, 20 times at least; then let all finish."""
+    """Kill who lives after a random time, 20 times at least, then let all finish; or until one refuses."""
     rng, kills, left = random.Random(0), 0, 0
     while True:
         numbers = [start(pipe, folder, Worker(rank, WORKERS)) for rank in range(WORKERS)]
         for number in numbers if kills < KILLS else ():
             time.sleep(rng.uniform(0, life_s))
             os.kill(number, signal.SIGKILL)
-        ends = [os.waitpid(number, 0)[1] for number in numbers]
+        ends = [ended(number) for number in numbers]
         left += len(list(folder.glob(".*.tmp")))
-        kills += ends.count(signal.SIGKILL)
-        if not any(ends):
-            return {"kills": kills, "left": left, "hashes": hashes(folder)}
+        kills += ends.count(-signal.SIGKILL)
+        if REFUSED in ends or (not any(ends) and kills >= KILLS):
+            return {"kills": kills, "left": left, "is_refused": REFUSED in ends, "hashes": hashes(folder)}
+        if not any(ends):  # they were faster than the kills
+            for path in folder.glob("*.npz"):
+                path.unlink()
 
 
-@contextmanager
-def in_place(path: Path, **_: Any) -> Iterator[IO[bytes]]:
-    """The broken variant of `temporary.whole`."""
-    with path.open("wb") as file:
-        yield file
+def ended(number: int) -> int:
+    """A process's exit code, or the signal that killed it as a negative number."""
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def in_place(path: Path) -> IO[bytes]:
+    """The broken variant of `temporary.whole`, killed as it begins to write."""
+    with path.open("wb"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def is_found_out(pipe: Any, folder: Path) -> bool:
+    """Whether a file that was written in its place by a worker that was killed is refused by the next one."""
+    with patch.object(shard_files, "whole", in_place):
+        assert ended(start(pipe, folder, Worker())) == -signal.SIGKILL
+    return ended(start(pipe, folder, Worker())) == REFUSED
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -85,13 +103,11 @@ def main(folder: Path) -> dict[str, Any]:
     life_s = 3 * (time.monotonic() - begin) / len(SEEDS)  # in which a worker finishes a file or two
     expected = hashes(folder / "alone")
     honest = disturbed(pipe, folder / "killed", life_s)
-    with patch.object(shard_files, "whole", in_place):
-        broken = disturbed(pipe, folder / "broken", life_s)
     return {
         "files": len(expected),
         "is_equal": honest.pop("hashes") == expected,
         **honest,
-        "broken_is_equal": broken["hashes"] == expected,
+        "broken_is_refused": is_found_out(pipe, folder / "broken"),
     }
 
 

@@ -23,6 +23,7 @@ MANIFEST = Manifest(
     plan=None,
     dtype="fp32",
     image_size=[2, 4],
+    batch_size=4,
     shard_size=4,
     made_with={"device": "cpu"},
 )

@@ -81,4 +81,5 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path):
     assert found["kills"] >= 20
     assert found["left"] > 0  # some were hit while they wrote
     assert found["is_equal"]
-    assert not found["broken_is_equal"]  # writing in place would have been found out
+    assert not found["is_refused"]
+    assert found["broken_is_refused"]  # writing in place would have been found out

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepcache.errors import DeepCacheError
+from deepcache.sampling.limits import MOST_A_BATCH, MOST_A_SHARD, MOST_THREADS, seeds_of, whole
 
 if TYPE_CHECKING:
     from deepcache.plan import CachePlan
@@ -22,6 +22,7 @@ PLANS = (
     "uncached (default); uniform,interval=3,branch=0,order=1; quadratic,num_full=10,center=15,power=1.4; "
     "or a plan's JSON file"
 )
+BATCHES = "samples at once; auto (default): as the store has it, else as the protocol; halved if need be"
 
 
 def add(commands: Any) -> None:
@@ -29,19 +30,26 @@ def add(commands: Any) -> None:
     add = command.add_argument
     add("--model", required=True, help="a known name, a hub id, a diffusers folder, or a checkpoint")
     add("--plan", default="uncached", help=PLANS)
-    add("--seeds", type=_seeds, required=True, metavar="A:B", help="A up to, without, B: one a sample")
+    add("--seeds", type=seeds_of, required=True, metavar="A:B", help="A up to, without, B: one a sample")
     add("--out", type=Path, required=True, metavar="STORE", help="folder to write to, or to go on with")
     add("--scheduler", help="as this and the next two are not given, the model's protocol counts")
-    add("--num-steps", type=_whole, help="of the scheduler")
+    add("--num-steps", type=_steps, help="of the scheduler")
     add("--guidance-scale", type=float, help="1 is no guidance")
     add("--classes", choices=("balanced", "random"), help="seed modulo number of classes (default), or drawn by seed")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
     add("--weights", choices=("trained", "random"), default="trained", help="random: the architecture, for its speed")
-    add("--batch-size", type=_batch_size, default=AUTO, help="samples at once; auto (default): halved if need be")
-    add("--shard-size", type=_whole, default=250, help="samples a file of a new store (default 250)")
+    add("--batch-size", type=_batch_size, default=AUTO, help=BATCHES)
+    add(
+        "--shard-size", type=whole(at_most=MOST_A_SHARD), help="samples a file (default: as the store has it, else 250)"
+    )
     add("--device", help="cpu, cuda (each worker its own), cuda:1, ... (default: cuda where there is one)")
     add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the networks (default fp32)")
-    add("--threads", type=_whole, default=1, help="of each process on the CPU (default 1, for equal files)")
+    add(
+        "--threads",
+        type=whole(at_most=MOST_THREADS),
+        default=1,
+        help="of each process on the CPU (default 1, for equal files)",
+    )
     add("--worker", metavar="RANK/COUNT", help="default: as torchrun, accelerate launch or a Slurm array say")
     command.set_defaults(run=run)
 
@@ -53,7 +61,7 @@ class Job(NamedTuple):
     settings: Settings
     plan: CachePlan | None
     conditions: Unconditional | Labels | Captions | Prompts
-    batch_size: int
+    usual_batch_size: int
 
 
 def run(options: Namespace) -> str:
@@ -71,6 +79,7 @@ def run(options: Namespace) -> str:
 
 def _job(options: Namespace, own: Worker) -> Job:
     from deepcache.plan_text import parse
+    from deepcache.sampling.manifest import SHARD_SIZE
     from deepcache.sampling.protocols import PROTOCOLS
     from deepcache.sampling.schedulers import num_calls, scheduler
     from deepcache.sampling.settings import settings_of
@@ -84,9 +93,7 @@ def _job(options: Namespace, own: Worker) -> Job:
         Cut.of(pipe.unet, plan.branch)  # refuses one that is not there, before there is a store
     pipe.scheduler = scheduler(settings.scheduler, pipe.scheduler.config)
     protocol = PROTOCOLS.get(options.model)
-    usual = protocol.batch_size if protocol else options.shard_size
-    batch_size = usual if options.batch_size == AUTO else options.batch_size
-    return Job(pipe, settings, plan, _conditions(options, pipe), batch_size)
+    return Job(pipe, settings, plan, _conditions(options, pipe), protocol.batch_size if protocol else SHARD_SIZE)
 
 
 def _pipeline(options: Namespace, device: Any) -> Any:
@@ -124,8 +131,12 @@ def _conditions(options: Namespace, pipe: Any) -> Unconditional | Labels | Capti
 
 def _store(options: Namespace, job: Job) -> Store:
     from deepcache.sampling.identity import manifest_of
+    from deepcache.sampling.manifest import SHARD_SIZE
     from deepcache.sampling.store import Store
 
+    usual = {"shard_size": SHARD_SIZE, "batch_size": job.usual_batch_size}
+    asked = {name: getattr(options, name) for name in usual if getattr(options, name) not in (None, AUTO)}
+    layout = {**usual, **asked}
     manifest = manifest_of(
         job.pipe,
         job.settings,
@@ -133,10 +144,11 @@ def _store(options: Namespace, job: Job) -> Store:
         job.conditions.rule,
         model=options.model,
         weights=options.weights,
-        shard_size=options.shard_size,
-        made_with={"batch_size": job.batch_size, "threads": options.threads},
+        made_with={"threads": options.threads},
+        batch_size=layout["batch_size"],
+        shard_size=layout["shard_size"],
     )
-    return Store.create(options.out, manifest)
+    return Store.create(options.out, manifest, follows=usual.keys() - asked.keys())
 
 
 def _fill(options: Namespace, job: Job, store: Store, own: Worker) -> None:
@@ -151,7 +163,7 @@ def _fill(options: Namespace, job: Job, store: Store, own: Worker) -> None:
             job.pipe,
             job.conditions,
             job.settings.arguments,
-            job.batch_size,
+            store.manifest.batch_size,
             is_halved=options.batch_size == AUTO,
             say=progress.say,
             advance=progress.advance,
@@ -167,18 +179,11 @@ def _summary(options: Namespace, store: Store, own: Worker) -> str:
     return f"{store.folder}: {there} of the {len(options.seeds)} samples are there{rest}"
 
 
-def _seeds(text: str) -> range:
-    found = re.fullmatch(r"(\d+):(\d+)", text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise ArgumentTypeError(f"expected seeds as FIRST:END, such as 0:50000, got {text!r}")
-    return range(int(found[1]), int(found[2]))
+def _steps(text: str) -> int:
+    from deepcache.plan import MOST_STEPS
 
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+    return whole(at_most=MOST_STEPS)(text)
 
 
 def _batch_size(text: str) -> int | str:
-    return text if text == AUTO else _whole(text)
+    return text if text == AUTO else whole(at_most=MOST_A_BATCH)(text)

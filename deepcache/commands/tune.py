@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache.errors import DeepCacheError
+from deepcache.sampling.limits import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 if TYPE_CHECKING:
     from deepcache.metrics.clip_score import Clip
@@ -44,9 +45,19 @@ def add(commands: Any) -> None:
         "--clip", metavar="NAME", help="with --clip-loss: mini-clip, or the paper's ViT-g-14 (default: as the model is)"
     )
     add("--clip-weights", type=Path, metavar="FILE", help="its weights (default: the hub's cache)")
-    add("--first-seed", type=int, default=1_000_000, help="of those tuned on (default 1000000); evaluate on others")
-    add("--num-seeds", type=int, default=36, help="a third searches, the others check (default 36)")
-    add("--batch-size", type=int, default=8, help="samples at once (default 8)")
+    add(
+        "--first-seed",
+        type=whole(at_least=0, at_most=END_OF_SEEDS - 1),
+        default=1_000_000,
+        help="of those tuned on (default 1000000); evaluate on others",
+    )
+    add(
+        "--num-seeds",
+        type=whole(at_most=MOST_SAMPLES),
+        default=36,
+        help="a third searches, the others check (default 36)",
+    )
+    add("--batch-size", type=whole(at_most=MOST_A_BATCH), default=8, help="samples at once (default 8)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     command.set_defaults(run=run)
 

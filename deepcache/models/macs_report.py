@@ -6,7 +6,7 @@ from typing import Any
 
 from deepcache.macs import EVERYTHING
 from deepcache.models.architectures import Architecture
-from deepcache.plan import require_whole, uniform
+from deepcache.plan import MOST_STEPS, require_whole, uniform
 
 GIGA = 1e9
 
@@ -18,7 +18,7 @@ def report(
 
     Every figure is MACs in the paper's convention; those that end in `_with_attention` count everything.
     """
-    require_whole("num_steps", num_steps, at_least=1)
+    require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     convention = architecture.convention
     known = architecture.cost()
     branches = []

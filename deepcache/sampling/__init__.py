@@ -1,4 +1,4 @@
-"""Seeds to samples: sample i depends on seed i alone."""
+"""Seeds to samples: sample i depends on seed i alone, up to the rounding of floats (docs/sampling.md)."""
 
 from typing import TYPE_CHECKING
 

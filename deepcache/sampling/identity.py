@@ -30,6 +30,7 @@ def manifest_of(
     model: str,
     weights: str = "trained",
     digest: str | None = None,
+    batch_size: int,
     shard_size: int = SHARD_SIZE,
     made_with: dict[str, Any] | None = None,
 ) -> Manifest:
@@ -43,7 +44,9 @@ def manifest_of(
         model: its name, or where it was loaded from, of which the last part counts.
         weights: "trained" or "random".
         digest: `weights_hash` of the pipeline, where it is known.
-        shard_size, made_with: of a new store; versions and the device are added.
+        batch_size: how many samples run together.
+        shard_size: how many samples a file has.
+        made_with: what else the store is to say of its first writer; versions and the device are added.
     """
     return Manifest(
         model=Path(model).name,
@@ -53,6 +56,7 @@ def manifest_of(
         plan=None if plan is None else asdict(plan),
         dtype=next(name for name, dtype in DTYPES.items() if dtype == pipe.unet.dtype),
         image_size=image_size_of(pipe),
+        batch_size=batch_size,
         shard_size=shard_size,
         made_with={**_versions(pipe.unet.device), **(made_with or {})},
         **asdict(settings),

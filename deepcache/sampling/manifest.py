@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from deepcache.errors import DeepCacheError
-from deepcache.temporary import whole
+from pydantic import Field, TypeAdapter, ValidationError
+
+from deepcache.errors import DeepCacheError, on_one_line, shown
+from deepcache.files import read_json, refused
+from deepcache.plan import MOST_STEPS
+from deepcache.plan_text import from_json
+from deepcache.sampling.limits import MOST_A_BATCH, MOST_A_SHARD, MOST_PIXELS_A_SIDE
 
 FILE = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 SHARD_SIZE = 250  # seeds a file
+LAYOUT = ("shard_size", "batch_size")  # what rounds samples otherwise, and says nothing of what they show
 _SHOWN = 60  # characters of a value in a refusal
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Plain values that JSON gives back as they are.
+
+    The types are the schema by which `read` checks a file.
 
     Attributes:
         model: its name, for the reader.
@@ -32,8 +42,10 @@ class Manifest:
         plan: `CachePlan` as a dict, or None for no cache.
         dtype: in which the networks compute.
         image_size: height and width.
-        shard_size: seeds a file; the first writer's counts, since all shapes of files give the same samples.
-        made_with: versions and device of the first writer: what may change samples by float rounding.
+        batch_size: how many samples run together.
+        shard_size: seeds a file; a batch ends where its file ends.
+        made_with: versions, device and threads of the first writer, which are not compared, though they may round
+            samples otherwise, as the batch size does.
         schema: of the store.
     """
 
@@ -41,13 +53,14 @@ class Manifest:
     weights: str
     scheduler: str
     scheduler_config: dict[str, Any]
-    num_steps: int
-    guidance_scale: float | None
+    num_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None
     conditions: str
     plan: dict[str, Any] | None
     dtype: str
-    image_size: list[int]
-    shard_size: int = field(default=SHARD_SIZE, compare=False)
+    image_size: Annotated[list[Annotated[int, Field(ge=1, le=MOST_PIXELS_A_SIDE)]], Field(min_length=2, max_length=2)]
+    batch_size: Annotated[int, Field(ge=1, le=MOST_A_BATCH)]
+    shard_size: Annotated[int, Field(ge=1, le=MOST_A_SHARD)] = SHARD_SIZE
     made_with: dict[str, Any] = field(default_factory=dict, compare=False)
     schema: int = SCHEMA
 
@@ -61,8 +74,16 @@ class Manifest:
         """A folder's: words for the reader, and a hash of all that is compared."""
         steps = "uncached" if self.plan is None else f"{len(self.plan['full_steps'])}-full"
         words = f"{self.model}-{self.scheduler}-{self.num_steps}-{steps}".lower()
-        digest = sha256(json.dumps(self._compared(), sort_keys=True).encode()).hexdigest()
-        return f"{re.sub('[^a-z0-9.+]+', '-', words)}-{digest[:10]}"
+        return f"{re.sub('[^a-z0-9.+]+', '-', words)}-{self.digest[:10]}"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that is compared: every shard says by it what it was made of."""
+        return sha256(json.dumps(self._compared(), sort_keys=True).encode()).hexdigest()
+
+    def following(self, other: Manifest, names: Iterable[str]) -> Manifest:
+        """This one with some attributes of another."""
+        return replace(self, **{name: getattr(other, name) for name in names})
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -87,34 +108,36 @@ class Manifest:
         return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
+_SCHEMA = TypeAdapter(Manifest)
+
+
 def read(folder: Path) -> Manifest:
     """A store's.
 
     Raises:
-        DeepCacheError: there is none, or it is of another version of the package.
+        DeepCacheError: there is none, it is not whole, or another version of the package wrote it.
     """
+    path, what = folder / FILE, f"a store with a {FILE}"
+    found = read_json(path, what)
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        reason = f"which has schema {shown(schema)} and not {SCHEMA}, this version's; take another folder"
+        raise refused(path, what, reason)
     try:
-        found = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise DeepCacheError(f"expected a store with a {FILE} in {folder}, got none ({error})") from error
-    known = {f.name for f in fields(Manifest)}
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.keys() != known:
-        raise DeepCacheError(f"expected a manifest of schema {SCHEMA} in {folder / FILE}; take another folder")
-    return Manifest(**found)
+        manifest = _SCHEMA.validate_json(json.dumps(found), strict=True, extra="forbid")
+        if manifest.plan is not None:
+            from_json(json.dumps(manifest.plan), "its plan")
+    except (ValidationError, DeepCacheError) as error:
+        raise refused(path, what, f"which was altered ({_first(error)}); restore it or take another folder") from error
+    return manifest
 
 
-def join(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest of the store in a folder: this one if it is the first, else the one there, if that is equal.
-
-    Raises:
-        DeepCacheError: another store is there, or the folder cannot be written.
-    """
-    if not (folder / FILE).exists():
-        with whole(folder / FILE, replace=False) as file:  # of several processes at once, one wins
-            file.write(manifest.to_json().encode())
-    found = read(folder)
-    manifest.require(found, folder)
-    return found
+def _first(error: ValidationError | DeepCacheError) -> str:
+    """The first thing that is wrong, on one line."""
+    if isinstance(error, DeepCacheError):
+        return on_one_line(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'all'}: {first['msg']}, got {shown(first['input'])}"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from deepcache.errors import DeepCacheError
 from deepcache.example import sides
 from deepcache.sampling.conditions import Conditions, conditions_of
+from deepcache.sampling.limits import require_seeds
 
 
 def sample(
@@ -42,8 +43,9 @@ def sample(
         (B, 3, H, W) in 0..1, or latents with `output_type="latent"`; float32, on the CPU.
 
     Raises:
-        DeepCacheError: a pipeline of videos or sounds, or as `conditions_of`.
+        DeepCacheError: a pipeline of videos or sounds, a seed below 0 or from 2^63 on, or as `conditions_of`.
     """
+    require_seeds(seeds)
     conditions = conditions or conditions_of(pipe)
     arguments.setdefault("output_type", "pt")
     own_bar = getattr(pipe, "_progress_bar_config", {})

@@ -15,6 +15,7 @@ from diffusers import (
 )
 
 from deepcache.errors import DeepCacheError
+from deepcache.plan import MOST_STEPS, require_whole
 
 _QUADRATIC_END = 0.8  # share of the training timesteps that the quadratic schedule starts at
 
@@ -71,6 +72,7 @@ def num_calls(name: str, config: Any, num_steps: int) -> int:
     Raises:
         DeepCacheError: no such scheduler, or a number of steps that it cannot do.
     """
+    require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     found = scheduler(name, config)
     try:
         found.set_timesteps(num_steps)

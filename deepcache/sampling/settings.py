@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import signature
+from math import isfinite
 from typing import Any
 
 from deepcache.errors import DeepCacheError
-from deepcache.plan import require_whole
+from deepcache.plan import MOST_STEPS, require_whole
 from deepcache.sampling.protocols import PROTOCOLS
 
 SCALED = ("euler", "heun")  # solvers in noise levels, whose latents a pipeline must scale
@@ -18,7 +19,7 @@ class Settings:
     """A scheduler's name, its steps, and the guidance scale, None for a model that has none.
 
     Raises:
-        DeepCacheError: no step.
+        DeepCacheError: no step, more than `MOST_STEPS`, or a guidance scale that is no finite number.
     """
 
     scheduler: str
@@ -26,7 +27,9 @@ class Settings:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        require_whole("num_steps", self.num_steps, at_least=1)
+        require_whole("num_steps", self.num_steps, at_least=1, at_most=MOST_STEPS)
+        if self.guidance_scale is not None and not isfinite(self.guidance_scale):
+            raise DeepCacheError(f"expected a finite guidance scale, got {self.guidance_scale}; 1 is no guidance")
 
     @property
     def arguments(self) -> dict[str, Any]:

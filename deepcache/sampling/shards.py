@@ -2,72 +2,139 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-from collections.abc import Iterator
+import stat
+import zipfile
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
+from deepcache.sampling.limits import END_OF_SEEDS
+from deepcache.sampling.manifest import Manifest
 from deepcache.temporary import whole
 
 Images = NDArray[np.uint8]  # (B, H, W, 3)
-_NAME = re.compile(r"seeds-(\d{8,})-(\d{8,})\.npz")
+_NAME = re.compile(r"seeds-([0-9]{8,19})-([0-9]{8,19})\.npz")
+_ORIGIN = "origin.txt"  # the member that says what the samples were made of
+_IMAGES, _SEEDS = "arr_0", "seeds"
+_MOST_HEADER = 4_096  # bytes that numpy puts before an array's values
 
 
 @dataclass(frozen=True)
 class Shard:
-    """`seeds-START-STOP.npz`: `arr_0` (B, H, W, 3) uint8, as the ADM suite reads it, and `seeds` (B,) int64."""
+    """The file `seeds-START-STOP.npz` of a store.
 
-    path: Path
+    It holds `arr_0` (B, H, W, 3) uint8, as the ADM suite reads it, `seeds` (B,) int64, and `origin.txt`: the digest of
+    the manifest and the first and last seed, by which a file of another store or other seeds is told at little cost.
+    """
+
+    folder: Path
     seeds: range
+    manifest: Manifest
 
-    @classmethod
-    def of(cls, folder: Path, seeds: range) -> Shard:
-        """Where the samples of these seeds go."""
-        return cls(folder / f"seeds-{seeds.start:08d}-{seeds.stop:08d}.npz", seeds)
+    @property
+    def path(self) -> Path:
+        return self.folder / _name(self.seeds)
 
     def write(self, images: Images) -> None:
-        """The samples, one a seed, through a temporary name.
+        """Write the samples, one a seed, under a temporary name that then becomes the file's.
 
         Raises:
             DeepCacheError: the disk is full, or another reason not to write.
         """
-        with whole(self.path) as file:
-            np.savez(file, arr_0=images, seeds=np.array(self.seeds))
+        with whole(self.path) as file, zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(_ORIGIN), self._origin)  # without the time, so that equal samples are
+            for name, values in ((_IMAGES, images), (_SEEDS, np.array(self.seeds, dtype=np.int64))):  # equal bytes
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, values, allow_pickle=False)
+
+    def require(self) -> None:
+        """Refuse a file that is truncated, is no file, or was not made of this manifest; the images are not read.
+
+        Raises:
+            DeepCacheError: the file is one of these, or cannot be read.
+        """
+        with self._opened():
+            pass
 
     def read(self) -> Images:
         """(B, H, W, 3), in the order of the seeds.
 
         Raises:
-            DeepCacheError: the file is not what `write` wrote.
+            DeepCacheError: the file is not what `write` wrote, or cannot be read.
         """
-        try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                images, seeds = arrays["arr_0"], arrays["seeds"]
-        except Exception as error:  # altered bytes make zipfile and numpy raise a dozen kinds
-            raise DeepCacheError(f"{self._refusal} ({' '.join(str(error).split()) or type(error).__name__})") from error
-        shape = (len(self.seeds), *images.shape[1:3], 3)
-        if images.dtype != np.uint8 or images.shape != shape or seeds.tolist() != list(self.seeds):
-            raise DeepCacheError(f"{self._refusal} ({images.dtype} {images.shape} of {len(seeds)} seeds)")
+        with self._opened() as archive:
+            images, seeds = (_array(archive, name) for name in (_IMAGES, _SEEDS))
+            shape = (len(self.seeds), *self.manifest.image_size, 3)
+            if images.dtype != np.uint8 or images.shape != shape or seeds.tolist() != list(self.seeds):
+                raise ValueError(f"{images.dtype} {images.shape} of {len(seeds)} seeds")
         return np.asarray(images, dtype=np.uint8)
 
     @property
-    def _refusal(self) -> str:
+    def _origin(self) -> bytes:
+        return f"sha256:{self.manifest.digest} seeds {self.seeds.start}:{self.seeds.stop}\n".encode()
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        """The file's archive, once what is cheap to look at says that it is this shard's.
+
+        Altered bytes make zipfile and numpy raise a dozen kinds of errors, inside the block, too: each is told alike.
+        """
+        try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise self._refused("which is no file", "move it away and sample again")
+            with zipfile.ZipFile(self.path) as archive:
+                self._require_origin(archive)
+                yield archive
+        except DeepCacheError:
+            raise
+        except Exception as error:
+            if _is_of_the_system(error):
+                reason = f"which cannot be read ({getattr(error, 'strerror', None) or first_line(error)})"
+                raise self._refused(reason, "mend that and run the command again") from error
+            raise self._refused(
+                f"which is truncated or altered ({first_line(error)})", "delete it and sample again"
+            ) from error
+
+    def _require_origin(self, archive: zipfile.ZipFile) -> None:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        if sizes.get(_ORIGIN) != len(self._origin) or archive.read(_ORIGIN) != self._origin:
+            said = "says nothing of its origin" if _ORIGIN not in sizes else "was made of other seeds or settings"
+            raise self._refused(f"which {said}", "move it to another folder and sample again")
+        pixels = len(self.seeds) * self.manifest.image_size[0] * self.manifest.image_size[1] * 3
+        for name, expected in ((_IMAGES, pixels), (_SEEDS, 8 * len(self.seeds))):
+            if not expected <= sizes.get(f"{name}.npy", 0) <= expected + _MOST_HEADER:
+                raise ValueError(f"{name} has {sizes.get(f'{name}.npy', 0)} bytes, not {expected}")
+
+    def _refused(self, reason: str, advice: str) -> DeepCacheError:
         seeds = f"{self.seeds.start}:{self.seeds.stop}"
-        return (
-            f"expected the samples of seeds {seeds} in {self.path}, which is truncated or altered; "
-            "delete it and sample again"
-        )
+        return DeepCacheError(f"expected the samples of seeds {seeds} in {self.path}, {reason}; {advice}")
 
 
-def shards(folder: Path) -> list[Shard]:
-    """Those in a folder, by their names, in the order of their seeds."""
-    names = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
-    found = (Shard(path, range(int(name[1]), int(name[2]))) for path, name in names if name)
-    return sorted(found, key=lambda shard: (shard.seeds.start, shard.seeds.stop))
+def named(folder: Path) -> list[range]:
+    """The seeds that the names of a folder's shards tell, in their order; nothing is opened.
+
+    Raises:
+        DeepCacheError: the folder cannot be read.
+    """
+    try:
+        names = [_NAME.fullmatch(name) for name in os.listdir(folder)]
+    except OSError as error:
+        raise DeepCacheError(
+            f"expected a store in {folder}, which cannot be read ({error.strerror}); correct its permissions"
+        ) from error
+    found = [(range(int(name[1]), int(name[2])), name[0]) for name in names if name]
+    ours = [seeds for seeds, name in found if seeds.start < seeds.stop <= END_OF_SEEDS and _name(seeds) == name]
+    return sorted(ours, key=lambda seeds: (seeds.start, seeds.stop))
 
 
 def aligned(seeds: range, size: int) -> Iterator[tuple[int, range]]:
@@ -76,10 +143,40 @@ def aligned(seeds: range, size: int) -> Iterator[tuple[int, range]]:
         yield number, range(max(seeds.start, number * size), min(seeds.stop, (number + 1) * size))
 
 
-def blocks(seeds: list[int]) -> Iterator[range]:
-    """Ascending seeds as ranges of successive ones."""
-    start = 0
-    for i in range(1, len(seeds) + 1):
-        if i == len(seeds) or seeds[i] != seeds[i - 1] + 1:
-            yield range(seeds[start], seeds[i - 1] + 1)
-            start = i
+def joined(parts: Iterable[range]) -> list[range]:
+    """Ranges in the order of their first seeds as few that do not meet."""
+    found: list[range] = []
+    for part in parts:
+        if found and part.start <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, part.stop))
+        else:
+            found.append(part)
+    return found
+
+
+def gaps(seeds: range, there: list[range]) -> Iterator[range]:
+    """What of the seeds is in none of some ascending ranges that do not meet; looks at those alone that it needs."""
+    start = seeds.start
+    for i in range(max(0, bisect_right(there, start, key=lambda part: part.start) - 1), len(there)):
+        if there[i].start >= seeds.stop:
+            break
+        if start < there[i].start:
+            yield range(start, there[i].start)
+        start = max(start, there[i].stop)
+    if start < seeds.stop:
+        yield range(start, seeds.stop)
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether the disk, the permissions or the memory are at fault, and not what is in the file."""
+    is_read = isinstance(error, OSError) and error.errno != errno.EINVAL  # zipfile looks before a truncated beginning
+    return is_read or isinstance(error, MemoryError)
+
+
+def _name(seeds: range) -> str:
+    return f"seeds-{seeds.start:08d}-{seeds.stop:08d}.npz"
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as member:
+        return np.asarray(np.lib.format.read_array(member, allow_pickle=False))

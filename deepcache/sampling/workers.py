@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, shown
 from deepcache.plan import require_whole
 
 
@@ -46,8 +46,8 @@ def worker(text: str | None = None, environment: Mapping[str, str] = os.environ)
     """
     local = _whole(environment, "LOCAL_RANK") or 0
     if text is not None:
-        if not (found := re.fullmatch(r"(\d+)/(\d+)", text)):
-            raise DeepCacheError(f"expected a worker as RANK/COUNT, such as 0/8, got {text!r}")
+        if not (found := re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)):
+            raise DeepCacheError(f"expected a worker as RANK/COUNT, such as 0/8, got {shown(text)}")
         return Worker(int(found[1]), int(found[2]), local)
     outer, inner = _array(environment), _launched(environment)
     return Worker(outer.rank * inner.count + inner.rank, outer.count * inner.count, local)
@@ -78,6 +78,6 @@ def _array(environment: Mapping[str, str]) -> Worker:
 
 def _whole(environment: Mapping[str, str], name: str) -> int | None:
     text = environment.get(name)
-    if text is not None and not text.isdecimal():
-        raise DeepCacheError(f"expected {name} to be a whole number, got {text!r}; unset it or give --worker")
+    if text is not None and not re.fullmatch("[0-9]{1,18}", text):
+        raise DeepCacheError(f"expected {name} to be a whole number, got {shown(text)}; unset it or give --worker")
     return None if text is None else int(text)

@@ -16,8 +16,9 @@ from deepcache.families import require_sampler
 from deepcache.metrics.bootstrap import TAIL
 from deepcache.metrics.clip_score import Clip
 from deepcache.metrics.perceptual import Perceptual
-from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
+from deepcache.plan import MOST_STEPS, ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
+from deepcache.sampling.limits import MOST_A_BATCH, MOST_SAMPLES, require_seeds
 from deepcache.search.calibration import Calibration, calibrate
 from deepcache.tuning.budget import MEASURES, SPEEDUP, Budget, budget_of, estimate
 from deepcache.tuning.candidates import Candidate, Space, Way, space_of
@@ -94,7 +95,10 @@ def tune(
         UnsupportedUNetError: a pipeline that cannot be cached.
     """
     budget = budget_of(speedup=speedup, psnr_db=psnr_db, perceptual=perceptual, clip_loss=clip_loss)
-    require_whole("num_steps", num_steps, at_least=2)
+    require_whole("num_steps", num_steps, at_least=2, at_most=MOST_STEPS)
+    require_whole("batch_size", batch_size, at_least=1, at_most=MOST_A_BATCH)
+    require_whole("the number of seeds", len(seeds), at_least=0, at_most=MOST_SAMPLES)
+    require_seeds(seeds)
     for order in orders:
         require_order(order)
     if len(set(seeds)) < 12 or len(set(seeds)) < len(seeds):
