@@ -56,7 +56,7 @@ class Installed:
             return self.original
         for entered in reversed(_ENTERED.get()):
             if (block := entered()) in blocks:
-                return block.handler  # type: ignore[union-attr]
+                return block.handler
         if len(blocks) == 1:
             return blocks[0].handler
         raise DeepCacheError(
