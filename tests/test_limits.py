@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,15 @@ def test_whoever_samples_refuses_seeds_that_no_store_could_hold(seeds):
 def test_tune_refuses_what_is_out_of_bounds_before_it_looks_at_the_pipeline(name, value):
     with pytest.raises(DeepCacheError, match=r"expected (the number of seeds|batch_size) to be"):
         tune(None, psnr_db=30, **{name: value})
+
+
+def test_more_steps_than_a_solver_can_do_are_one_line(capsys):
+    """DDIM has no more than the model was trained with; sampling and tuning say so alike."""
+    for command in ([*SAMPLE[:1], "--out", "none", "--seeds", "0:2"], TUNE[:1] + TUNE[3:]):
+        assert main([*command, "--model", "mini-ddpm", "--scheduler", "ddim", "--num-steps", "5000"]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert re.match(r"error: expected a number of steps that (ddim|DDIMScheduler) can do, got 5000 \(", line)
+    assert not Path("none").exists()
 
 
 def sampled(folder: Path, *words: str) -> int:

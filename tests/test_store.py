@@ -554,6 +554,34 @@ def test_a_full_disk_keeps_the_finished_files_and_no_other(small_disk):
     assert np.array_equal(store.images(range(4)).permute(0, 2, 3, 1).numpy(), large(range(4)))
 
 
+def test_a_disk_that_has_become_read_only_is_one_line_where_something_is_to_be_written(small_disk):
+    folder = fill(small_disk / "store").folder
+    (folder / f".a-machine.00.{SHARD}.tmp").write_text("half")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    store = Store.create(folder, MANIFEST)
+    store.fill(SEEDS, lambda _: pytest.fail("sampled again"))
+    assert torch.equal(store.images(SEEDS), expected(SEEDS))
+    with one_line("cannot write .*: Read-only file system; free space or take another folder"):
+        store.fill(range(30), make)
+    with one_line("expected a folder to write to, got .* [(]Read-only file system[)]"):
+        Store.create(small_disk / "another", MANIFEST)
+
+
+@pytest.mark.parametrize("place", ["listdir", "stat"])
+def test_a_store_that_cannot_be_read_is_one_line_and_nobody_is_told_to_delete_it(tmp_path, place):
+    store = fill(tmp_path)
+    real, denied = getattr(os, place), PermissionError(errno.EACCES, "Permission denied")
+
+    def refuse(path: Path, *arguments: object, **options: object) -> object:
+        if Path(path) in (tmp_path, tmp_path / SHARD):
+            raise denied
+        return real(path, *arguments, **options)
+
+    for look in (store.seeds, lambda: store.images(SEEDS), lambda: store.fill(SEEDS, make)):
+        with patch.object(os, place, refuse), one_line("which cannot be read .Permission denied.; (correct|mend)"):
+            look()
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with one_line("expected a folder to write to"):

@@ -14,7 +14,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 from deepcache.plan import MOST_STEPS, require_whole
 
 _QUADRATIC_END = 0.8  # share of the training timesteps that the quadratic schedule starts at
@@ -72,10 +72,19 @@ def num_calls(name: str, config: Any, num_steps: int) -> int:
     Raises:
         DeepCacheError: no such scheduler, or a number of steps that it cannot do.
     """
+    return num_calls_of(scheduler(name, config), num_steps, name)
+
+
+def num_calls_of(solver: Any, num_steps: int, name: str) -> int:
+    """U-Net calls of a generation by a scheduler, which this sets to these steps and an error calls by a name.
+
+    Raises:
+        DeepCacheError: a number of steps that it cannot do.
+    """
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
-    found = scheduler(name, config)
     try:
-        found.set_timesteps(num_steps)
+        solver.set_timesteps(num_steps)
     except (ValueError, IndexError) as error:
-        raise DeepCacheError(f"expected a number of steps that {name} can do, got {num_steps} ({error})") from error
-    return len(found.timesteps)
+        reason = first_line(error)
+        raise DeepCacheError(f"expected a number of steps that {name} can do, got {num_steps} ({reason})") from error
+    return len(solver.timesteps)

@@ -11,7 +11,7 @@ from typing import Any
 from deepcache.errors import DeepCacheError
 from deepcache.explain import explain
 from deepcache.plan import CachePlan, uniform
-from deepcache.sampling.schedulers import num_calls, scheduler
+from deepcache.sampling.schedulers import num_calls, num_calls_of, scheduler
 
 Optimal = Callable[["Way", int, int, int], CachePlan | None]  # of a way, branch, order and number of full steps
 
@@ -140,7 +140,7 @@ def space_of(
         DeepCacheError: no such scheduler, or none of the branches is there.
         UnsupportedUNetError: a pipeline that cannot be cached.
     """
-    own = Way(None, num_steps, _num_calls(pipe.scheduler, num_steps))
+    own = Way(None, num_steps, num_calls_of(deepcopy(pipe.scheduler), num_steps, type(pipe.scheduler).__name__))
     costs = explain(pipe, 1, own.num_calls)
     there = tuple(branch for branch in branches if 0 <= branch < len(costs.branches))
     if not there:
@@ -166,9 +166,3 @@ def _ways(config: Any, num_steps: int, solvers: Sequence[str]) -> Iterator[Way]:
         for share in _SHARES_OF_STEPS:
             steps = max(1, round(share * num_steps))
             yield Way(solver, steps, num_calls(solver, config, steps))
-
-
-def _num_calls(scheduler: Any, num_steps: int) -> int:
-    own = deepcopy(scheduler)
-    own.set_timesteps(num_steps)
-    return len(own.timesteps)
