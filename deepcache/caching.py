@@ -49,12 +49,11 @@ def cached(
     - An element of a tensor of timesteps, as every diffusers pipeline passes it, tells both by its place in memory,
       whichever pipeline, scheduler or thread uses the U-Net.
     - A number or a copy whose value is one of the pipeline's timesteps stands for that element.
-    - Other numbers and copies have to be told. Say `num_steps`: after so many steps a new generation begins. On a bare
-      U-Net, numbers that only go down, or only up, are one generation from the block's beginning, or from
-      `cache.reset()`, on.
+    - Other numbers and copies have to be told: say `num_steps`, or pass a plan to a bare U-Net. After so many steps the
+      generation is over; if one stops earlier, call `cache.reset()` before the next.
 
-    A call that fits none of these is refused with a `DeepCacheError`. A one-element tensor that is a view of its own
-    memory is a generation of one step: full, so never wrong.
+    A call that fits none of these is refused with a `DeepCacheError`. A tensor that is a view of one element of a
+    memory of its own is a generation of one step: full, so never wrong.
 
     Blocks may be nested: the innermost that a thread, or a task of asyncio, is in counts. A thread or task that is in
     none takes the one that is open, as a block's workers do; so a thread that shall sample uncached needs a U-Net of

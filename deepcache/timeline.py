@@ -68,7 +68,9 @@ def values(timestep: Any) -> Values | None:
 
 
 def matched(timestep: Any, timesteps: Tensor, last: int | None, *, is_complete: bool) -> Place | None:
-    """Return the place of the scheduler's timestep that a number or a copy stands for, or None for none of them.
+    """Return the place of the scheduler's timestep that a number or a copy stands for.
+
+    None if it is none of them, or one that passes over others: nothing says that these belong to one generation.
 
     Args:
         timestep: what the U-Net is given; it may have lost what a cast to its type loses.
@@ -85,10 +87,10 @@ def matched(timestep: Any, timesteps: Tensor, last: int | None, *, is_complete: 
     if nearest > _lost(timestep, timesteps):
         return None
     offsets = [begin + i * stride for i, distance in enumerate(distances) if distance == nearest]
-    if last is not None:  # of equal values the one that goes on
+    if last is not None:  # of equal values the one that goes on; else one from which the timesteps begin anew
         expected = last + stride if is_complete else last
-        offsets = [offset for offset in offsets if offset == expected] or offsets
-    return Place(timesteps.untyped_storage()._cdata, offsets[0])
+        offsets = [offset for offset in offsets if offset == expected] or [each for each in offsets if each <= last]
+    return Place(timesteps.untyped_storage()._cdata, offsets[0]) if offsets else None
 
 
 def _lost(timestep: Any, timesteps: Tensor) -> float:

@@ -79,7 +79,7 @@ class Tracker:
         opened, schedule = self._open(), self._schedule()
         found = place(timestep, schedule)
         is_number = found is None or (self._told.num_steps is not None and _is_alone(timestep, found, schedule))
-        if is_number and schedule is not None:
+        if is_number and schedule is not None and self._told.num_steps is None:
             known = opened.get(schedule.untyped_storage()._cdata)
             last, is_complete = (known.offset, known.is_step_complete) if known else (None, True)
             found = matched(timestep, schedule, last, is_complete=is_complete)
@@ -95,13 +95,14 @@ class Tracker:
     def _locate_counted(self, timestep: Any, schedule: Tensor | None) -> tuple[Run, Stream]:
         """As `locate`, for a number or copy that is none of the pipeline's timesteps."""
         found, is_told = values(timestep), self._told.num_steps is not None
-        if not is_told and (schedule is not None or found is None):
-            kind = "copy on a device" if found is None else "number or copy"
-            other = "the pipeline's timesteps" if schedule is not None else "a tensor of timesteps"
+        is_planned = isinstance(self._plan, CachePlan) and schedule is None and found is not None
+        if not is_told and not is_planned:
+            other = "the tensor of the pipeline's timesteps" if schedule is not None else "a tensor of timesteps"
             raise DeepCacheError(
-                f"expected the timestep of a U-Net call to be an element of {other}, got a {kind} that is none of "
-                "them, so that its generation and step cannot be told; pass the element itself, or say num_steps, and "
-                "calls_per_step where a step makes several calls, to deepcache.cached"
+                f"expected the timestep of a U-Net call to be an element of {other}, got a "
+                f"{'copy on a device' if found is None else 'number or a copy'} that does not go on in it, so that its "
+                "generation and step cannot be told; pass the element itself, or say num_steps, and calls_per_step "
+                "where a step makes several calls, to deepcache.cached"
             )
         run = self._open().get(None)
         if run is None or run.timesteps is not schedule or (is_told and run.is_complete):
@@ -163,23 +164,21 @@ class Tracker:
                 return None, None, False
             most = None if found is None or is_number else num_after(timestep)
             if most is not None and self._plan.num_steps > most:
-                raise self._misfit((most,))
+                raise self._misfit(most)
             return self._plan.num_steps, self._plan.num_steps, False
         possible = num_calls(self._owner, schedule[-left:])
         is_counted = not skips_timesteps(self._owner)
         if isinstance(self._plan, Interval):
             return min(possible) if self._plan.last_step_full else max(possible), None, is_counted
-        # numbers may be some of the timesteps: a loop over a schedule that was never set has a thousand
-        if self._plan.num_steps not in possible and not (is_number and self._plan.num_steps <= left):
-            raise self._misfit(possible)
-        return self._plan.num_steps, self._plan.num_steps, is_counted and not is_number
+        if self._plan.num_steps != possible[0]:
+            raise self._misfit(possible[0])
+        return self._plan.num_steps, self._plan.num_steps, is_counted
 
-    def _misfit(self, possible: tuple[int, ...]) -> DeepCacheError:
+    def _misfit(self, num_steps: int) -> DeepCacheError:
         assert isinstance(self._plan, CachePlan)
         return DeepCacheError(
-            f"the plan is for {self._plan.num_steps} steps and this generation makes "
-            f"{' or '.join(map(str, possible))}; make the plan with num_steps={possible[0]}, or pass interval=N, "
-            "which fits any length"
+            f"the plan is for {self._plan.num_steps} steps and this generation makes {num_steps}; make the plan with "
+            f"num_steps={num_steps}, or pass interval=N, which fits any length"
         )
 
     def _warn_of_copies(self) -> bool:

@@ -18,7 +18,7 @@ import torch
 from optional import OPTIONAL, TIMESTEPS, TRIED
 from pipelines import Workload, counted, workload
 from problems import NAMES as UNETS
-from problems import PROBLEMS, inputs, num_branches, shared, unet
+from problems import PROBLEMS, SAME, at, inputs, num_branches, shared, unet
 from schedulers import options, scheduler, takes
 from storage import STORAGE
 from torch import Tensor, nn
@@ -230,7 +230,7 @@ def _of_call(call: Call, branch: int) -> str:
     with model.conv_in.register_forward_pre_hook(lambda *_: ran.append(1)):
         try:
             with cached(model, interval=2, branch=branch):
-                found = [_output(call) for _ in range(2)]
+                found = [_output(call, t) for t in SAME]
         except UnsupportedUNetError as refusal:
             assert not ran, "refused after the U-Net ran"
             return f"{REFUSED}{refusal}"
@@ -239,11 +239,14 @@ def _of_call(call: Call, branch: int) -> str:
     return EXACT
 
 
-def _output(call: Call) -> Tensor:
-    model, args, kwargs = call
+def _output(call: Call, timestep: Tensor | None = None) -> Tensor:
+    model, *given = call
+    args, kwargs = deepcopy(given)
+    if timestep is not None:  # which must not be a copy
+        args, kwargs = at(timestep, args, kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of forms that diffusers deprecates
-        return model(*deepcopy(args), **deepcopy(kwargs))[0]  # type: ignore[no-any-return]
+        return model(*args, **kwargs)[0]  # type: ignore[no-any-return]
 
 
 def _with_timestep(form: str, name: str, *, seed: int = 0) -> Call:

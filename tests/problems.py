@@ -34,6 +34,7 @@ torch.set_num_threads(1)  # on models this small, threads wait for each other
 TOKENS, FRAMES = 5, 3
 NAMES = tuple(PROBLEMS)
 TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
+SAME = torch.tensor([701, 701])  # two steps at one timestep, told apart by their places
 SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": DDIMScheduler,
     "plms": lambda: PNDMScheduler(skip_prk_steps=True),
@@ -91,6 +92,13 @@ def inputs(
         image = (torch.full((batch,), 16), noise(*video.shape), noise(batch, CONTEXT_DIM))
         args = (video, timestep, *(image if kind is I2VGenXLUNet else ()), context)
     return args, extra(noise, batch)
+
+
+def at(timestep: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments with another timestep."""
+    if "timestep" in kwargs:
+        return args, {**kwargs, "timestep": timestep}
+    return (args[0], timestep, *args[2:]), kwargs
 
 
 def pipeline(scheduler: Any = None, *, seed: int = 0) -> ClassConditionalPipeline:

@@ -132,7 +132,7 @@ def package() -> dict[str, Callable[[Path], Any]]:
     from deepcache.results import record
     from deepcache.results.gate import gate
     from deepcache.sampling.prompt_files import prompts_in
-    from deepcache.sampling.shards import shards
+    from deepcache.sampling.shards import Shard
     from deepcache.sampling.store import Store
 
     def statistics(images: Images) -> Statistics:
@@ -174,7 +174,7 @@ def package() -> dict[str, Callable[[Path], Any]]:
         "part": lambda path: load(path.parent.parent),
         "plan": load_plan,
         "store": store,
-        "shards": lambda path: [shard.read() for shard in shards(path.parent)],
+        "shards": lambda path: Shard(path.parent, range(4), Store.open(path.parent).manifest).read(),
         "records": record.read,
         "gate": gated,
     }

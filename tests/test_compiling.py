@@ -174,16 +174,7 @@ def _adapt(model: Any) -> None:
         model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1"], init_lora_weights=False))
 
 
-def _replace(model: Any) -> None:
-    first = model.up_blocks[-1].resnets[-1].conv1
-    model.up_blocks[-1].resnets[-1].conv1 = nn.Sequential(first, nn.Tanh())
-
-
-@pytest.mark.parametrize(
-    ("change", "branch"),
-    [(_free, 0), (_free, 3), (_adapt, 0), (_replace, 1)],
-    ids=["FreeU", "deep", "LoRA", "layer"],
-)
+@pytest.mark.parametrize(("change", "branch"), [(_free, 3), (_adapt, 0)], ids=["FreeU", "LoRA"])
 def test_change_of_the_unet_within_a_compiled_block_is_seen(change: Callable[[Any], None], branch: int) -> None:
     """Law 9. On a block that the branch cuts through, and within one; the oracle is an eager block."""
     name = "sd-1.5"

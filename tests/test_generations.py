@@ -98,11 +98,11 @@ def test_earlier_generation_costs_what_its_unet_did_before_lora_came(monkeypatch
     def found() -> list[int]:
         model = unet("sd-1.5")
         with cached(model, interval=3) as cache:
-            model(sample, 701, context)
+            model(sample, TIMESTEPS[0], context)
             for change in (lambda: model.add_adapter(lora), model.disable_adapters):
                 change()
                 cache.reset()
-                model(sample, 701, context)
+                model(sample, TIMESTEPS[0], context)
         return [generation.macs for generation in cache.generations]
 
     assert found() == expected
@@ -151,10 +151,10 @@ def test_step_is_a_call_of_the_unet(scheduler: str, calls: int) -> None:
 def test_changed_shape_makes_a_step_full(changed: dict[str, Any]) -> None:
     model, (args, _), (other, _) = unet("ddpm"), inputs("ddpm"), inputs("ddpm", **changed)
     with cached(model, interval=9) as cache:
-        for t in (900, 800):
+        for t in TIMESTEPS[:2]:
             model(args[0], t)
-        assert torch.equal(model(other[0], 701).sample, shared("ddpm")(other[0], 701).sample)
-        assert model(other[0], 700).sample.shape == other[0].shape
+        assert torch.equal(model(other[0], TIMESTEPS[2]).sample, shared("ddpm")(other[0], TIMESTEPS[2]).sample)
+        assert model(other[0], TIMESTEPS[3]).sample.shape == other[0].shape
     assert cache.generations[0].full_steps == (0, 2)
 
 
@@ -165,21 +165,22 @@ def test_changed_shape_forgets_the_features_of_the_other(order: int) -> None:
     with cached(model, interval=2, order=order) as cache:
         expected = [model(large[0], t).sample for t in TIMESTEPS]
         cache.reset()
-        for t in (990, 980, 970):
+        timesteps = torch.tensor([990, 980, 970, *TIMESTEPS])
+        for t in timesteps[:3]:
             model(small[0], t)
-        found = [model(large[0], t.item()).sample for t in TIMESTEPS]
+        found = [model(large[0], t).sample for t in timesteps[3:]]
     assert cache.generations[1].full_steps == (0, 2, 3, 4, 6)
     assert torch.equal(found[0], expected[0])
     assert all(image.isfinite().all() for image in found)
 
 
 def test_changed_type_makes_a_step_full() -> None:
-    model, ((sample, t), _) = unet("ddpm"), inputs("ddpm")
-    expected = unet("ddpm").double()(sample.double(), t).sample
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    expected = unet("ddpm").double()(sample.double(), TIMESTEPS[1]).sample
     with cached(model, interval=9):
-        model(sample, t + 100)
+        model(sample, TIMESTEPS[0])
         model.double()
-        assert torch.equal(model(sample.double(), t).sample, expected)
+        assert torch.equal(model(sample.double(), TIMESTEPS[1]).sample, expected)
 
 
 def test_appearing_optional_input_makes_a_step_full() -> None:
@@ -194,21 +195,21 @@ def test_appearing_optional_input_makes_a_step_full() -> None:
 def test_generation_of_one_size_costs_the_same_after_one_of_two_sizes() -> None:
     model, small, large = unet("ddpm"), inputs("ddpm")[0], inputs("ddpm", size=(16, 16))[0]
     with cached(model, interval=9) as cache:
-        model(small[0], 900)
-        model(large[0], 800)
+        model(small[0], TIMESTEPS[0])
+        model(large[0], TIMESTEPS[1])
         cache.reset()
-        model(*large)
+        model(large[0], TIMESTEPS[0])
     assert cache.generations[1].macs == cost(model, *large).full()
 
 
 def test_reset_begins_a_generation_of_a_bare_unet() -> None:
-    model, (args, _) = unet("ddpm"), inputs("ddpm")
-    expected = model(*args).sample
-    with cached(model, interval=4) as cache:
-        for seed in (1, 2):
-            model(*inputs("ddpm", seed=seed, timestep=900 - seed)[0])
+    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    expected = model(sample, 701).sample
+    with cached(model, interval=4, num_steps=9) as cache:
+        for t in (999, 998):
+            model(2 * sample, t)
         cache.reset()
-        assert torch.equal(model(*args).sample, expected)
+        assert torch.equal(model(sample, 701).sample, expected)
     assert [generation.full_steps for generation in cache.generations] == [(0,), (0,)]
 
 
@@ -281,7 +282,7 @@ def test_last_step_is_full_where_the_scheduler_tells_it_and_refused_where_not() 
         cached(model, interval=4, last_step_full=True),
         pytest.raises(DeepCacheError, match="last_step_full with an interval needs the number of steps"),
     ):
-        model(*args)
+        model(args[0], TIMESTEPS[0])
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
@@ -335,8 +336,8 @@ def test_last_thousand_generations_are_remembered() -> None:
     model, (args, _) = unet("ddpm"), inputs("ddpm", size=(4, 4), batch=1)
     with cached(model, interval=9) as cache:
         for number in range(1001):
-            for t in range(1 if number else 3):
-                model(args[0], 900 - t)
+            for t in TIMESTEPS[: 1 if number else 3]:
+                model(args[0], t)
             cache.reset()
     assert [g.num_calls for g in cache.generations] == [1] * 1000
 

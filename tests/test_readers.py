@@ -135,8 +135,9 @@ def npy(array: np.ndarray) -> bytes:
 
 @st.composite
 def altered_arrays(draw: st.DrawFn, arrays: dict[str, np.ndarray]) -> bytes:
-    """An `.npz` with an odd array or header, or compressed in any way."""
-    members = {name: npy(array) for name, array in arrays.items()}
+    """An `.npz` with an odd array or header, or compressed in any way; other members stay as they are."""
+    others = {name: content for name, content in arrays.items() if isinstance(content, bytes)}
+    members = {name: npy(array) for name, array in arrays.items() if name not in others}
     for _ in range(draw(st.integers(0, 2))):
         name = draw(st.sampled_from(sorted({*members, "mu"})))
         kind = draw(st.sampled_from(["array", "array", "header", "bytes", "gone"]))
@@ -152,8 +153,8 @@ def altered_arrays(draw: st.DrawFn, arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     methods = [zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
     with zipfile.ZipFile(buffer, "w", draw(st.sampled_from(methods))) as archive:
-        for name, content in members.items():
-            archive.writestr(f"{name}.npy", content)
+        for name, content in ({f"{name}.npy": content for name, content in members.items()} | others).items():
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
@@ -218,7 +219,9 @@ REFERENCE = {
 }  # fmt: skip
 COCO = {"annotations": [{"image_id": i, "id": i, "caption": f"bond {i}"} for i in range(3)], "images": []}
 RESULTS = {"deepcache": [{**r.as_dict(), "per_seed": {"psnr_db": [1.0, 2.0]}} for r in RECORDS[:3]], "benchmarks": []}
-SHARD = {"arr_0": make(range(4)), "seeds": np.arange(4)}
+PASSED = {**RESULTS, "deepcache": [{**record, "outcome": "passed"} for record in RESULTS["deepcache"]]}
+ORIGIN = f"sha256:{MANIFEST.digest} seeds 0:4\n".encode()
+SHARD = {"arr_0": make(range(4)), "seeds": np.arange(4), "origin.txt": ORIGIN}
 
 
 def stored(folder: str) -> Any:
@@ -267,8 +270,8 @@ FILES: dict[str, tuple[str, str, st.SearchStrategy[bytes], int]] = {
     "damaged shard": ("shards", "seeds-00000000-00000004.npz", altered_arrays(SHARD).flatmap(altered_bytes), 40),
     "records": ("records", "results.json", of_json(RESULTS), 80),
     "records a line each": ("records", "records.jsonl", of_json(RESULTS["deepcache"][0]), 60),
-    "results at the gate": ("gate", "results.json", of_json(RESULTS), 60),
-    "baseline at the gate": ("gate", "baseline.json", of_json(RESULTS), 60),
+    "results at the gate": ("gate", "results.json", of_json(PASSED), 60),
+    "baseline at the gate": ("gate", "baseline.json", of_json(PASSED), 60),
 }
 
 
@@ -277,11 +280,11 @@ def surroundings(folder: Path, name: str) -> Path:
     kind = FILES[name][0]
     if kind in ("index", "part", "skeleton"):
         shutil.copytree(WEIGHTS / "mini-ddpm", folder, dirs_exist_ok=True)
-    if kind == "store":
+    if kind in ("store", "shards"):
         Store.create(folder, MANIFEST).fill(range(4), make)
     if kind == "gate":
-        (folder / "results.json").write_text(json.dumps(RESULTS))
-        (folder / "baseline.json").write_text(json.dumps(RESULTS))
+        (folder / "results.json").write_text(json.dumps(PASSED))
+        (folder / "baseline.json").write_text(json.dumps(PASSED))
     return folder / FILES[name][1]
 
 
@@ -352,7 +355,12 @@ def test_the_files_that_are_altered_are_valid(readers, tmp_path, name):
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif path.suffix == ".npz":
-        np.savez(path, **content)
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, part in content.items():
+                archive.writestr(
+                    member if isinstance(part, bytes) else f"{member}.npy",
+                    part if isinstance(part, bytes) else npy(part),
+                )
     elif content is not None:
         path.write_text(json.dumps(content))
     elif not path.exists() and path.suffix == ".ckpt":

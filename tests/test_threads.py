@@ -138,13 +138,13 @@ def test_thread_without_a_block_is_refused_in_one_line_while_two_are_open() -> N
     """Which of them counts would be a guess; with one open, it is that one."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with ThreadPoolExecutor(1) as thread, cached(model, interval=2) as outer:
-        thread.submit(model, sample, 900).result(60)
+        thread.submit(model, sample, TIMESTEPS[0]).result(60)
         with cached(model, interval=3):
             with pytest.raises(DeepCacheError, match="2 blocks are open on this U-Net") as caught:
-                thread.submit(model, sample, 800).result(60)
+                thread.submit(model, sample, TIMESTEPS[1]).result(60)
             assert "\n" not in str(caught.value)
-            model(sample, 900)
-        thread.submit(model, sample, 800).result(60)
+            model(sample, TIMESTEPS[0])
+        thread.submit(model, sample, TIMESTEPS[1]).result(60)
     assert [generation.num_steps for generation in outer.generations] == [2]
 
 
@@ -160,7 +160,7 @@ def test_thread_that_inherits_the_number_of_an_ended_one_is_in_none_of_its_block
     def call() -> None:
         numbers.append(threading.get_ident())
         with pytest.raises(DeepCacheError, match="2 blocks are open"):
-            model(sample, 900)
+            model(sample, TIMESTEPS[0])
 
     with stack, cached(model, interval=2):
         for act in (enter, *[call] * 100):
@@ -222,10 +222,10 @@ def test_task_is_in_the_block_that_it_was_made_in() -> None:
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
 
     async def inside(cache: Any) -> int:
-        await asyncio.gather(asyncio.create_task(_call(900)), asyncio.to_thread(model, sample, 800))
+        await asyncio.gather(asyncio.create_task(_call(TIMESTEPS[0])), asyncio.to_thread(model, sample, TIMESTEPS[1]))
         return len(cache.generations)
 
-    async def _call(t: int) -> None:
+    async def _call(t: Tensor) -> None:
         model(sample, t)
 
     async def both() -> list[int]:

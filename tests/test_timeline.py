@@ -276,15 +276,14 @@ def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
     assert [g.full_steps for g in cache.generations] == [(0, 3)] * 2
 
 
-@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("told", [{"interval": 3, "num_steps": 5}, {"plan": uniform(5, 3)}], ids=["told", "planned"])
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
 def test_second_generation_of_numbers_without_a_reset_is_refused(
-    copy: Callable[[Tensor, int], Any],
-    is_told: bool,  # noqa: FBT001
+    copy: Callable[[Tensor, int], Any], told: dict[str, Any]
 ) -> None:
-    """A stopped one, too, where the number of steps is told."""
+    """After one that was stopped."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
-    with cached(model, interval=3, num_steps=5 if is_told else None) as cache:
+    with cached(model, **told) as cache:
         for i in range(3):
             model(sample, copy(TIMESTEPS, i))
         with pytest.raises(DeepCacheError, match=r"goes on from 300.*got 900.*cache\.reset\(\)") as caught:
@@ -299,7 +298,7 @@ def test_copy_on_a_device_has_to_be_told() -> None:
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with (
         cached(model, interval=3),
-        pytest.raises(DeepCacheError, match=r"copy on a device that is none of them.*say num_steps"),
+        pytest.raises(DeepCacheError, match=r"copy on a device that does not go on.*say num_steps"),
     ):
         model(sample, torch.empty((), device="meta"))
 
@@ -308,7 +307,12 @@ def test_number_that_is_none_of_the_pipelines_timesteps_is_refused() -> None:
     """Some other pipeline's, or what a sampler of its own makes of them."""
     pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     pipe.scheduler.set_timesteps(5)
-    with cached(pipe, interval=3), pytest.raises(DeepCacheError, match="to be an element of the pipeline's timesteps"):
+    with (
+        cached(pipe, interval=3),
+        pytest.raises(
+            DeepCacheError, match="element of the tensor of the pipeline's timesteps, got a number or a copy"
+        ),
+    ):
         pipe.unet(sample, 999)
 
 
