@@ -73,10 +73,10 @@ class Shard:
             DeepCacheError: the file is not what `write` wrote, or cannot be read.
         """
         with self._opened() as archive:
-            images, seeds = (_array(archive, name) for name in (_IMAGES, _SEEDS))
-            shape = (len(self.seeds), *self.manifest.image_size, 3)
-            if images.dtype != np.uint8 or images.shape != shape or seeds.tolist() != list(self.seeds):
-                raise ValueError(f"{images.dtype} {images.shape} of {len(seeds)} seeds")
+            images = _array(archive, _IMAGES, np.uint8, (len(self.seeds), *self.manifest.image_size, 3))
+            seeds = _array(archive, _SEEDS, np.int64, (len(self.seeds),))
+            if seeds.tolist() != list(self.seeds):
+                raise ValueError(f"seeds {seeds[0]} to {seeds[-1]}")
         return np.asarray(images, dtype=np.uint8)
 
     @property
@@ -177,6 +177,12 @@ def _name(seeds: range) -> str:
     return f"seeds-{seeds.start:08d}-{seeds.stop:08d}.npz"
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+def _array(archive: zipfile.ZipFile, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Read an array of a known type and shape; one that says otherwise is not read, whatever size it claims."""
     with archive.open(f"{name}.npy") as member:
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        found_shape, _, found_dtype = header[np.lib.format.read_magic(member)](member)
+        if (found_shape, found_dtype) != (shape, np.dtype(dtype)):
+            raise ValueError(f"{found_dtype} {found_shape} as {name}")
+        member.seek(0)
         return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
