@@ -18,7 +18,7 @@ import torch
 from optional import OPTIONAL, TIMESTEPS, TRIED
 from pipelines import Workload, counted, workload
 from problems import NAMES as UNETS
-from problems import PROBLEMS, SAME, at, inputs, num_branches, shared, unet
+from problems import PROBLEMS, at, inputs, num_branches, shared, unet
 from schedulers import options, scheduler, takes
 from storage import STORAGE
 from torch import Tensor, nn
@@ -230,7 +230,7 @@ def _of_call(call: Call, branch: int) -> str:
     with model.conv_in.register_forward_pre_hook(lambda *_: ran.append(1)):
         try:
             with cached(model, interval=2, branch=branch):
-                found = [_output(call, t) for t in SAME]
+                found = [_output(call, t) for t in twice(*call[1:])]
         except UnsupportedUNetError as refusal:
             assert not ran, "refused after the U-Net ran"
             return f"{REFUSED}{refusal}"

@@ -34,7 +34,6 @@ torch.set_num_threads(1)  # on models this small, threads wait for each other
 TOKENS, FRAMES = 5, 3
 NAMES = tuple(PROBLEMS)
 TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
-SAME = torch.tensor([701, 701])  # two steps at one timestep, told apart by their places
 SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": DDIMScheduler,
     "plms": lambda: PNDMScheduler(skip_prk_steps=True),
@@ -92,6 +91,13 @@ def inputs(
         image = (torch.full((batch,), 16), noise(*video.shape), noise(batch, CONTEXT_DIM))
         args = (video, timestep, *(image if kind is I2VGenXLUNet else ()), context)
     return args, extra(noise, batch)
+
+
+def twice(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """A call's timestep two times, as elements of one tensor: two steps, told apart by their places."""
+    timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+    dtype = torch.float64 if isinstance(timestep, float) else None
+    return torch.stack([torch.as_tensor(timestep, dtype=dtype)] * 2)
 
 
 def at(timestep: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
