@@ -18,7 +18,7 @@ import torch
 from optional import OPTIONAL, TIMESTEPS, TRIED
 from pipelines import Workload, counted, workload
 from problems import NAMES as UNETS
-from problems import PROBLEMS, at, inputs, num_branches, shared, unet
+from problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
 from schedulers import options, scheduler, takes
 from storage import STORAGE
 from torch import Tensor, nn
