@@ -230,7 +230,7 @@ def _of_call(call: Call, branch: int) -> str:
     with model.conv_in.register_forward_pre_hook(lambda *_: ran.append(1)):
         try:
             with cached(model, interval=2, branch=branch):
-                found = [_output(call, t) for t in twice(*call[1:])]
+                found = [_output(call, t) for t in twice(*call)]
         except UnsupportedUNetError as refusal:
             assert not ran, "refused after the U-Net ran"
             return f"{REFUSED}{refusal}"

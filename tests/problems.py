@@ -93,9 +93,11 @@ def inputs(
     return args, extra(noise, batch)
 
 
-def twice(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def twice(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """A call's timestep two times, as elements of one tensor: two steps, told apart by their places."""
     timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+    if isinstance(timestep, float) and isinstance(model, UNet2DModel):
+        timestep = int(timestep)  # as its forward cuts a number
     dtype = torch.float64 if isinstance(timestep, float) else None
     return torch.stack([torch.as_tensor(timestep, dtype=dtype)] * 2)
 

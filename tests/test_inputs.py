@@ -51,7 +51,7 @@ def test_cached_calls_with_an_optional_input_equal_forward_and_have_a_cost(which
     call = _call(which, name)
     expected = _output(call)
     with cached(call[0], interval=2, branch=1) as cache:
-        found = [_output(call, t) for t in twice(*call[1:])]
+        found = [_output(call, t) for t in twice(*call)]
         (generation,) = cache.generations
     assert all(torch.equal(output, expected) for output in found)
     assert (generation.num_calls, generation.full_steps) == (2, (0,))
@@ -79,7 +79,7 @@ def test_down_residuals_alone_are_controlnets_where_no_adapter_is_known() -> Non
     del kwargs["mid_block_additional_residual"]
     assert_laws_of_kernel(model, range(num_branches("animatediff")), args, kwargs)
     with cached(model, interval=2):
-        first, second = (_output((model, args, kwargs), t) for t in twice(args, kwargs))
+        first, second = (_output((model, args, kwargs), t) for t in twice(model, args, kwargs))
     assert torch.equal(first, second)
 
 
