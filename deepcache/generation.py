@@ -199,8 +199,9 @@ class Run:
             return self._repeat()
         if self.offset is not None and found.offset > self.offset + self.stride:
             self._disprove(f"{(found.offset - self.offset) // self.stride - 1} timesteps were passed over")
+        stream = self._next()
         self.offset = found.offset
-        return self._next()
+        return stream
 
     def count_on(self, found: Values | None) -> Stream:
         """Count a call whose timestep is a number or a copy, and return the stream that the call belongs to.
@@ -213,16 +214,17 @@ class Run:
         """
         if self.step >= 0 and not self.is_step_complete:
             return self._repeat()
+        direction = self.direction
         if found is not None and self.values is not None:
-            self.direction = goes_on(found, self.values, self.direction)
-            if not self.direction:
+            direction = goes_on(found, self.values, direction)
+            if not direction:
                 raise DeepCacheError(
                     f"expected a timestep that goes on from {_show(self.values)}, the last step's, got {_show(found)}; "
                     "if a new generation begins, call cache.reset() before it; if this is another call of the same "
                     "step, say calls_per_step to deepcache.cached; or pass elements of one tensor of timesteps"
                 )
         stream = self._next()
-        self.values = found
+        self.values, self.direction = found, direction
         return stream
 
     def _repeat(self) -> Stream:
