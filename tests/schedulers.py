@@ -40,6 +40,7 @@ def options(name: str) -> list[str]:
     return [option for option, config in OPTIONS.items() if config.keys() <= known.keys()]
 
 
+@cache
 def takes(name: str, option: str | None = None) -> bool:
     """Whether a constructor asks for nothing more, and does not refuse an option that it knows."""
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import diffusers
 from cells import (
@@ -29,6 +31,7 @@ from storage import STORAGE
 
 from deepcache.families import COPIERS, FAMILIES, READERS
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
 LOOPS = (  # pipelines on which every scheduler is tried: the others call the U-Net as one of these does
     "text2img",
     "img2img",
@@ -68,13 +71,20 @@ class Table:
     facts: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
 
     def render(self) -> str:
-        lines = [[self.corner, *self.facts, *self.columns], ["---"] * (1 + len(self.facts) + len(self.columns))]
-        for row in self.rows:
-            cells = [_shortened(self.cell(row, column)) for column in self.columns]
-            if set(cells) != {NOTHING}:
-                lines.append([row, *(fact(row) for fact in self.facts.values()), *cells])
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"## {self.title}\n\n{self.text}\n\n{table}\n"
+        head = [self.corner, *self.facts, *self.columns]
+        lines = [_joined(head), _joined(["---"] * len(head)), *filter(None, map(self.line, self.rows))]
+        return f"## {self.title}\n\n{self.text}\n\n" + "\n".join(lines) + "\n"
+
+    def line(self, row: str) -> str | None:
+        """A row as it is printed, of which every cell is run now; None where all cells are `-`."""
+        cells = [_shortened(self.cell(row, column)) for column in self.columns]
+        if set(cells) == {NOTHING}:
+            return None
+        return _joined([row, *(fact(row) for fact in self.facts.values()), *cells])
+
+
+def _joined(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _shortened(cell: str) -> str:
@@ -173,3 +183,19 @@ file (`pytest tests/test_support.py --force-regen`), and fails where a cell is n
 - `-`: diffusers itself has no such thing. Without a cache it raises, gives no finite number, or takes no notice.
 """
     return "\n".join([introduction, *(table.render() for table in TABLES)])
+
+
+@cache
+def written() -> dict[str, dict[str, str]]:
+    """The lines of the document as it is committed, by the title of their table and the name of their row."""
+    sections = re.findall(r"^## (.*)$\n(.*?)(?=^## |\Z)", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    return {
+        title: {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
+        for title, text in sections
+    }
+
+
+def documented(title: str) -> dict[str, dict[str, str]]:
+    """A table of the committed document: the cells of each row by their columns."""
+    head, _, *rows = (line.strip("| ").split(" | ") for line in written()[title].values())
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}

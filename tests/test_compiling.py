@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
+import problems
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from peft import LoraConfig
 from pipelines import workload
-from problems import inputs, latents, pipeline, unet
+from problems import inputs, latents, pipeline
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from deepcache import DeepCacheError, cached, views
-from deepcache.forward import full_forward, run_full, run_shallow
-from deepcache.views import Cut, full_view, shallow_view
 
 NAMES = ("ddpm-attention", "no-mid", "sdxl")  # UNet2DModel, Stable Diffusion without and with added conditions
+SMALLER = {"sdxl": {"layers_per_block": 1, "transformer_layers_per_block": 1}}  # fewer modules to trace
 INTERVAL, NUM_STEPS = 3, 7
+
+
+def unet(name: str) -> nn.Module:
+    return problems.unet(name, **SMALLER.get(name, {}))
 
 
 @pytest.fixture(autouse=True)
@@ -50,20 +54,8 @@ def _eager(name: str, order: int, batch: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_graph_breaks_in_a_step(name: str) -> None:
-    model, (args, kwargs) = unet(name), inputs(name, timestep=torch.tensor(701))
-    cut = Cut.of(model, 1)
-    full, shallow = partial(run_full, *full_view(model, cut)), partial(run_shallow, *shallow_view(model, cut))
-    _, feature = full_forward(model, cut, *args, **kwargs)
-    with torch.no_grad():
-        for step, given in ((full, args), (shallow, (feature, *args))):
-            torch._dynamo.reset()
-            found = torch._dynamo.explain(lambda *a, step=step, **k: step(*a, **k))(*given, **kwargs)
-            assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_two_graphs_serve_every_generation_of_a_shape(name: str) -> None:
+    """With `fullgraph` a step that makes two graphs raises."""
     counter, model = CompileCounter(), unet(name)
     with cached(model, interval=INTERVAL, order=2, compile={"backend": counter, "fullgraph": True}) as cache:
         for _ in range(3):
@@ -143,15 +135,27 @@ def test_traced_backend_equals_eager_within_rounding() -> None:
         torch.testing.assert_close(_generate(model, "ddpm-attention"), _eager("ddpm-attention", 1))
 
 
+def _generate_at_two_branches_in_two_sizes() -> int:
+    """How many graphs that makes, where torch keeps three graphs of one function's code and raises at the fourth."""
+    counter, model = CompileCounter(), unet("ddpm")
+    with torch._dynamo.config.patch(recompile_limit=3):
+        for branch in range(2):
+            with cached(model, interval=2, branch=branch, compile={"backend": counter, "fullgraph": True}) as cache:
+                for batch in (2, 3):
+                    cache.reset()
+                    _generate(model, "ddpm", batch=batch)
+    return counter.frame_count
+
+
 def test_any_number_of_branches_and_shapes_stays_compiled() -> None:
-    """Torch keeps eight graphs of one function's code; with `fullgraph` it raises at the ninth."""
-    counter, model = CompileCounter(), unet("ddpm-attention")
-    for branch in range(3):
-        with cached(model, interval=2, branch=branch, compile={"backend": counter, "fullgraph": True}) as cache:
-            for batch in (2, 3):
-                cache.reset()
-                _generate(model, "ddpm-attention", batch=batch)
-    assert counter.frame_count == 3 * 2 * 2
+    assert _generate_at_two_branches_in_two_sizes() == 2 * 2 * 2
+
+
+def test_steps_that_share_their_code_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test of the test above."""
+    monkeypatch.setattr("deepcache.compiling._of_its_own", lambda run: run)
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        _generate_at_two_branches_in_two_sizes()
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="Inductor needs a C++ compiler")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from inspect import signature
 from itertools import product
@@ -11,9 +12,10 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from cells import EXACT, of_pipeline, verdict
+from cells import EXACT, verdict
 from pipelines import NAMES, Workload, counted, workload
 from schedulers import scheduler
+from support import documented
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, uniform
@@ -57,29 +59,20 @@ def _num_steps(name: str) -> int:
     return len(ran) // work.calls
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
-def test_interval_one_equals_uncached_and_deep_stages_run_on_steps_of_the_plan(name: str) -> None:  # laws 3, 5, 6
-    assert of_pipeline(name, "plain") == EXACT
-
-
-@pytest.mark.parametrize("name", [name for name in SUPPORTED if name not in WITHOUT_GUIDANCE])
-def test_the_same_without_guidance(name: str) -> None:
-    assert of_pipeline(name, "without guidance") == EXACT
-
-
-@pytest.mark.parametrize("name", [name for name in SUPPORTED if name != "text-to-video"])
-def test_the_same_for_two_images_at_once(name: str) -> None:
-    assert of_pipeline(name, "two at once") == EXACT
-
-
-@pytest.mark.parametrize("name", WITH_CALLBACKS)
-def test_guidance_turned_off_midway_makes_that_step_full_and_leaves_the_plan(name: str) -> None:
-    assert of_pipeline(name, "guidance off midway") == EXACT
-
-
-@pytest.mark.parametrize("name", [*WITH_CALLBACKS, "PAG", "panorama"])
-def test_interrupted_generation_leaks_nothing_into_the_next(name: str) -> None:
-    assert of_pipeline(name, "interrupted before") == EXACT
+@pytest.mark.parametrize(
+    ("way", "names"),
+    [
+        ("plain", SUPPORTED),  # laws 3, 5 and 6
+        ("without guidance", [name for name in SUPPORTED if name not in WITHOUT_GUIDANCE]),
+        ("two at once", [name for name in SUPPORTED if name != "text-to-video"]),
+        ("guidance off midway", WITH_CALLBACKS),
+        ("interrupted before", [*WITH_CALLBACKS, "PAG", "panorama"]),
+    ],
+)
+def test_pipelines_are_exact(way: str, names: Iterable[str]) -> None:
+    """As docs/support.md says, which `tests/test_support.py` holds against what each of them does."""
+    found = documented("Pipelines")
+    assert {name: found[name][way] for name in names} == dict.fromkeys(names, EXACT)
 
 
 @pytest.mark.parametrize("name", REFUSED)

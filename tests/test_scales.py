@@ -107,13 +107,11 @@ def test_every_bench_says_what_it_needs():
         assert all(re.search(rf'\.{part}\b|"{part}"|\b{part}: Workload', sources[name]) for part in parts)
 
 
-def test_random_weights_need_nothing(tmp_path):
-    done = run(tmp_path, "bench/test_table1_imagenet.py", "--weights", "random", "--collect-only", "-q")
-    assert done.returncode == 0
-
-
 def test_a_row_of_random_weights_runs_through(tmp_path):
-    """Table 2's CIFAR-10 at N = 2, on the real architecture: its MACs over three steps, its speed, and no fidelity."""
+    """Table 2's CIFAR-10 at N = 2, on the real architecture: its MACs over three steps, its speed, and no fidelity.
+
+    Nothing has to be there for it.
+    """
     short = ["--weights", "random", "--num-samples", "2", "--num-steps", "3", "--rounds", "1", "--device", "cpu"]
     results = tmp_path / "results.json"
     row = "bench/test_table2_ddpm.py::test_table2[CIFAR-10-N=2]"

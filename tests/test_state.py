@@ -31,7 +31,7 @@ from deepcache.timeline import Place
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
 LANES = ("main", "a thread", "another thread", "a task", "another task")
-INTERLEAVED = settings(max_examples=15, stateful_step_count=20, deadline=None, derandomize=True, database=None)
+INTERLEAVED = settings(max_examples=10, stateful_step_count=20, deadline=None, derandomize=True, database=None)
 
 Block = tuple[int, int, int, int]  # its number, interval, branch, order
 Denoising = Generator[None, "Step", Tensor]

@@ -1,22 +1,23 @@
-"""docs/support.md: a snapshot (`pytest --force-regen` makes it anew) of cells that each ran; and what fails a cell."""
+"""docs/support.md: a snapshot (`pytest --force-regen` makes it anew) of cells that each ran; and what fails a cell.
+
+Each row is a test of its own, which runs the cells of this row; a last one holds together what the rows leave.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cells import EXACT, NOTHING, of_unet, verdict
 from diffusers.utils import logging
 from pipelines import workload
-from support import Table, document
+from support import DOCUMENT, TABLES, Table, document, written
 
 from deepcache import UnsupportedUNetError
 from deepcache.forward import full_forward, shallow_forward
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # of diffusers
     pytest.mark.filterwarnings("ignore:Should have t[ab][<>]=t[01] but got"),  # of torchsde, under a rounded time
@@ -32,7 +33,18 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(level)
 
 
-def test_document_is_what_its_cells_give(file_regression: Any) -> None:
+@pytest.mark.parametrize(("table", "row"), [pytest.param(table, row, id=f"{table.title}-{row}") for table in TABLES for row in table.rows])
+def test_row_of_the_document_is_what_its_cells_give(table: Table, row: str, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("force_regen"):
+        pytest.skip("the document is made anew as a whole")
+    assert table.line(row) == written()[table.title].get(row), "see `pytest tests/test_support.py --force-regen`"
+
+
+def test_document_is_its_rows_and_what_stands_around_them(
+    file_regression: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("force_regen"):  # else every cell is run here
+        monkeypatch.setattr(Table, "line", lambda table, row: written()[table.title].get(row))
     file_regression.check(document(), extension=".md", fullpath=DOCUMENT)
 
 

@@ -55,9 +55,9 @@ def psnrs(pipe, plan, num_steps: int, seeds) -> list[float]:
 
 
 def test_the_cheapest_plan_keeps_its_budget_on_other_seeds(pipe):
-    """20 steps, and the promise is of the median over any seeds; on `OTHERS` within their own interval."""
-    found = tuned(pipe, psnr_db=30, num_steps=20, orders=[1, 2])
-    others = estimate("psnr_db", np.array(psnrs(pipe, found.plan, 20, OTHERS)))
+    """12 steps, and the promise is of the median over any seeds; on `OTHERS` within their own interval."""
+    found = tuned(pipe, psnr_db=30, num_steps=12, orders=[1])
+    others = estimate("psnr_db", np.array(psnrs(pipe, found.plan, 12, OTHERS)))
     assert found.promise.low >= 30
     assert others.value >= 30
     assert found.promise.low <= others.high
@@ -80,11 +80,11 @@ def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe):
 
 
 def test_the_search_leaves_the_pipeline_as_it_was(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.tuning.tuner._CONVERGED", ("ddim", 12))
+    monkeypatch.setattr("deepcache.tuning.tuner._CONVERGED", ("ddim", 6))
     own, forward = pipe.scheduler, pipe.unet.forward
-    found = tuned(pipe, speedup=2, solvers=["dpm-solver++"], orders=[1], seeds=SEEDS[:12])
+    found = tuned(pipe, speedup=2, num_steps=5, solvers=["dpm-solver++"], orders=[1], seeds=SEEDS[:12])
     assert {way.scheduler for way in found.space.ways} == {None, "dpm-solver++"}
-    assert found.plan.num_steps <= STEPS
+    assert found.plan.num_steps <= 5
     assert pipe.scheduler is own
     assert pipe.unet.forward == forward
 
