@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from planted import planted
+from bench.planted import planted
 
 BENCH = Path(__file__).parent
 OUT = BENCH / "results" / "gate" / "README.md"
@@ -31,8 +31,8 @@ DEEPCACHE = [sys.executable, "-m", "deepcache"]
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
-    """A run of the benches, from bench/ so that its plugins are found."""
-    environment = {**os.environ, "PYTHONPATH": str(BENCH)}
+    """A run of the benches, whose plugin `bench.broken` is found from the root."""
+    environment = {**os.environ, "PYTHONPATH": str(BENCH.parent)}
     return subprocess.run([*PYTEST, *options], capture_output=True, text=True, env=environment, check=False)
 
 
@@ -78,7 +78,9 @@ def main() -> int:
         honest = [run("--gate", str(baseline)) for _ in range(HONEST_RUNS)]
         minutes = (time.monotonic() - started) / 60
         lines = [verdict(f"honest run {number}", found) for number, found in enumerate(honest, 1)]
-        broken = [run("--gate", str(baseline), "-p", "broken", "--break", how) for how in ("zeros", "stage", "slow")]
+        broken = [
+            run("--gate", str(baseline), "-p", "bench.broken", "--break", how) for how in ("zeros", "stage", "slow")
+        ]
         names = ("features replaced by zeros", "one stage more than needed", "shallow steps slower by a fifth")
         lines += [verdict(name, found) for name, found in zip(names, broken, strict=True)]
         planted_lines, are_right = of_records(Path(folder))

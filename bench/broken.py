@@ -1,4 +1,4 @@
-"""A pytest plugin that breaks the library on purpose, to show that the gate catches it: `-p broken --break zeros`.
+"""A pytest plugin that breaks the library on purpose, so that the gate must notice: `-p bench.broken --break zeros`.
 
 zeros   every kept feature is replaced by zeros
 stage   a shallow step runs one stage more than the branch asks for
@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache import forward, steps, views
+from deepcache.cache import steps
+from deepcache.unets.diffusers import forward, views
 
 SLOWER = 0.2
 

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requirements
-from needs import NAMED_ALONE
-from scales import SCALES, device_of, scale_of
 
+from bench import requirements
+from bench.needs import NAMED_ALONE
+from bench.scales import SCALES, device_of, scale_of
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.limits import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 if TYPE_CHECKING:
-    from measure import Measure
-    from workload import Workload
+    from bench.measure import Measure
+    from bench.workload import Workload
 
 MOST_ROUNDS = 10_000
 MOST_BRANCHES = 1_000
@@ -169,7 +169,7 @@ def images_mean_something(request: pytest.FixtureRequest, pytestconfig: pytest.C
 @pytest.fixture(scope="session")
 def workload(pytestconfig: pytest.Config) -> Callable[[str], Workload]:
     """`workload("prompted")`: by part or by name, loaded once a session, as its protocol and the options say."""
-    from loading import load_workload
+    from bench.loading import load_workload
 
     scale = scale_of(pytestconfig)
 
@@ -184,7 +184,7 @@ def workload(pytestconfig: pytest.Config) -> Callable[[str], Workload]:
 @pytest.fixture(scope="session")
 def class_conditional(workload: Callable[[str], Workload], pytestconfig: pytest.Config) -> Workload:
     """LDM-4-G or its stand-in."""
-    from deepcache.stages import require_branch
+    from deepcache.unets.diffusers.stages import require_branch
 
     found = workload("class_conditional")
     with _told():
@@ -202,7 +202,7 @@ def prompted(workload: Callable[[str], Workload]) -> Workload:
 @pytest.fixture(scope="session")
 def reference(pytestconfig: pytest.Config) -> Callable[[str], Any]:
     """`reference(model)`: statistics of the real images that a model was trained on."""
-    from loading import load_reference
+    from bench.loading import load_reference
 
     @cache
     def load(model: str) -> Any:
@@ -217,7 +217,7 @@ def measure(
     benchmark: Any, record: Callable[..., None], reference: Callable[[str], Any], pytestconfig: pytest.Config
 ) -> Measure:
     """Samples a row and its uncached counterpart, times both, keeps the record."""
-    from measure import Measure
+    from bench.measure import Measure
 
     return Measure(benchmark, record, reference, pytestconfig.getoption("rounds"))
 

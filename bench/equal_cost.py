@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from aims import FEWER, PREDICTED, Point, chosen, lead, prediction, reuse
 
+from bench.aims import FEWER, PREDICTED, Point, chosen, lead, prediction, reuse
 from deepcache.results.record import Record, read
 
 SHOWN = {"mini-ldm": "ddim 50", "mini-ddpm": "ddim 50", "mini-sd": "plms 50"}  # each by its own solver

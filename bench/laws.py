@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
-import thresholds
-from measure import Measure
-from workload import Run, Workload
 
-from deepcache.sampling import PROTOCOLS
+from bench import thresholds
+from bench.measure import Measure
+from bench.workload import Run, Workload
+from deepcache.sampling.protocols import PROTOCOLS
 
 
 def is_judged(workload: Workload) -> bool:

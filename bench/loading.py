@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import requirements
 import torch
-from scales import device_of
-from workload import Workload
 
+from bench import requirements
+from bench.scales import device_of
+from bench.workload import Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
@@ -21,8 +21,8 @@ from deepcache.metrics.inception import load_inception
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
 from deepcache.models import EMBEDDED
-from deepcache.sampling import PROTOCOLS, Protocol
 from deepcache.sampling.prompt_files import prompts_in
+from deepcache.sampling.protocols import PROTOCOLS, Protocol
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CHANGES = ("num_samples", "num_steps", "batch_size")  # of a protocol, by options of these names

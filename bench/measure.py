@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from timing import Timing, interleaved
-from workload import Run, Samples, Workload
 
-from deepcache.caching import Cache
+from bench.timing import Timing, interleaved
+from bench.workload import Run, Samples, Workload
+from deepcache.cache.caching import Cache
 from deepcache.metrics.fidelity import Errors, drift, psnr_of, quality, squared_errors
 from deepcache.metrics.reference import Reference
 from deepcache.metrics.statistics import Statistics

@@ -13,19 +13,19 @@ from functools import cache
 from math import ceil
 
 import numpy as np
-from aims import Point, psnr_of_mean
-from measure import Measure, costs
 from tqdm import tqdm
-from workload import Run, Samples, Workload
 
 import deepcache
-from deepcache.macs import EVERYTHING
+from bench.aims import Point, psnr_of_mean
+from bench.measure import Measure, costs
+from bench.workload import Run, Samples, Workload
+from deepcache.costs.macs import EVERYTHING
 from deepcache.metrics.bootstrap import Statistic, bootstrap
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.plan import CachePlan
-from deepcache.sampling import scheduler
-from deepcache.search import Calibration, calibrate
-from deepcache.tuning import Tuned
+from deepcache.sampling.schedulers import scheduler
+from deepcache.search.calibration import Calibration, calibrate
+from deepcache.search.tuned import Tuned
 
 SOLVERS = ("ddim", "plms", "dpm-solver++")
 STEPS = (20, 25, 50)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from pareto import Panel
+
+from bench.pareto import Panel
 
 STYLES = {  # colours that readers with other eyes tell apart (Okabe and Ito), and a marker each
     "fewer steps": ("#000000", "x"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from racers import OLDER, UNCACHED
+
+from bench.racers import OLDER, UNCACHED
 
 COLOURS = {OLDER: "#D55E00"}  # as the Pareto plots have it
 OURS = "#0072B2"

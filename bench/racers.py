@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from DeepCache import DeepCacheSDHelper
 from diffusers import DDIMScheduler
-from memory import PeakMemory
 
-from deepcache.caching import cached
-from deepcache.example import Call, example
+from bench.memory import PeakMemory
+from deepcache.cache.caching import cached
 from deepcache.plan import CachePlan
+from deepcache.unets.diffusers.inputs import Call, example
 
 UNCACHED, OLDER, OURS = "uncached", "DeepCache 0.1.1", "this library"
 COMPILED: dict[str, Any] = {"compile": "default"}

@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from aims import chosen, reuse
-from equal_cost import NEAREST, Recorded, panels
-
+from bench.aims import chosen, reuse
+from bench.equal_cost import NEAREST, Recorded, panels
 from deepcache.models.recommendations import PLANS, place
 from deepcache.plan import CachePlan
 from deepcache.plan_text import save_plan

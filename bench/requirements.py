@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
-from needs import Needs, needs
-from scales import Scale, scale_of
 
+from bench.needs import Needs, needs
+from bench.scales import Scale, scale_of
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.sources import (
     ALEXNET_FILE,

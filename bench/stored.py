@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepcache.caching import Cache
+from deepcache.cache.caching import Cache
 from deepcache.plan import CachePlan
-from deepcache.sampling import Batches, Settings, Store, manifest_of
+from deepcache.sampling.batches import Batches
+from deepcache.sampling.identity import manifest_of
 from deepcache.sampling.manifest import LAYOUT
 from deepcache.sampling.progress import Progress
+from deepcache.sampling.settings import Settings
+from deepcache.sampling.store import Store
 from deepcache.sampling.stored import StoredImages
 from deepcache.sampling.workers import Worker
 
 if TYPE_CHECKING:
-    from workload import Run, Workload
+    from bench.workload import Run, Workload
 
 
 def stored_images(workload: Workload, run: Run, seeds: range, description: str) -> tuple[StoredImages, Cache | None]:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-import thresholds
-from laws import is_judged
-from loading import load_distance
-from measure import describe
-from workload import Run, Workload
 
+from bench import thresholds
+from bench.laws import is_judged
+from bench.loading import load_distance
+from bench.measure import describe
+from bench.workload import Run, Workload
 from deepcache.metrics.diversity import diversity
 from deepcache.metrics.perceptual import Perceptual
-from deepcache.sampling import prompts_of
+from deepcache.sampling.conditions import prompts_of
 
 PROMPTS = prompts_of([3, 27, 58, 9])  # a dress, a sneaker, a bag, an ankle boot
 NUM_SEEDS = 12

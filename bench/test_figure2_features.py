@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import thresholds
-from laws import is_judged
 from matplotlib.figure import Figure
-from measure import describe
-from pictures import heatmaps
 from torch import Tensor
-from up_blocks import similarities
-from workload import Workload
 
+from bench import thresholds
+from bench.laws import is_judged
+from bench.measure import describe
+from bench.pictures import heatmaps
+from bench.up_blocks import similarities
+from bench.workload import Workload
 from deepcache.results.picture import picture
 
 SEEDS = range(8)

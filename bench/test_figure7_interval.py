@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from laws import assert_falls, is_judged
-from measure import Measure, describe
-from pictures import grid
-from workload import Workload
 
+from bench.laws import assert_falls, is_judged
+from bench.measure import Measure, describe
+from bench.pictures import grid
+from bench.workload import Workload
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.results.picture import picture
 

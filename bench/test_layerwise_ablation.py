@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import thresholds
-from laws import assert_clip_score_is_kept, is_judged
-from measure import Measure
-from memory import PeakMemory
-from scales import scale_of
-from workload import Run, Workload
 
-from deepcache.caching import Cache
+from bench import thresholds
+from bench.laws import assert_clip_score_is_kept, is_judged
+from bench.measure import Measure
+from bench.memory import PeakMemory
+from bench.scales import scale_of
+from bench.workload import Run, Workload
+from deepcache.cache.caching import Cache
 from deepcache.models.architectures import architecture
 
 INTERVAL = 5

@@ -11,19 +11,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import thresholds
 import torch
-from measure import NOT_MEASURED, conditions
-from scales import scale_of
-from workload import Workload
 
-from deepcache.example import example
-from deepcache.forward import full_forward, shallow_forward
+from bench import thresholds
+from bench.measure import NOT_MEASURED, conditions
+from bench.scales import scale_of
+from bench.workload import Workload
 from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
 from deepcache.results import published
 from deepcache.results.experiments import MACS_TABLE
-from deepcache.views import Cut
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.inputs import example
+from deepcache.unets.diffusers.views import Cut
 
 # The paper's branch and steps.
 PAPER = {

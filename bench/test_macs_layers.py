@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from matplotlib.figure import Figure
 
-from deepcache.macs import EVERYTHING, Convention, Cost, StageCost
+from deepcache.costs.macs import EVERYTHING, Convention, Cost, StageCost
 from deepcache.models.architectures import ARCHITECTURES, architecture
 from deepcache.results.picture import picture
 

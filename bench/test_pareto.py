@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import aims
 import numpy as np
-import pareto
 import pytest
-import thresholds
-from laws import is_judged
-from measure import describe
-from workload import Workload
+
+from bench import aims, pareto, thresholds
+from bench.laws import is_judged
+from bench.measure import describe
+from bench.workload import Workload
 
 pytestmark = [pytest.mark.shows_images, pytest.mark.xdist_group("pareto")]  # which share panels
 PARTS = ("class_conditional", "unconditional", "prompted")

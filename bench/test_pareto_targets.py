@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import aims
 import numpy as np
-import pareto
 import pytest
-from aims import Point
-from measure import describe
-from pareto import Panel
-from pareto_picture import figure
 from test_pareto import PARTS
-from workload import Workload
 
+from bench import aims, pareto
+from bench.aims import Point
+from bench.measure import describe
+from bench.pareto import Panel
+from bench.pareto_picture import figure
+from bench.workload import Workload
 from deepcache.results.picture import picture
 
 pytestmark = [pytest.mark.shows_images, pytest.mark.xdist_group("pareto")]  # which share panels

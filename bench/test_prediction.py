@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import thresholds
 import torch
-from laws import is_judged
-from measure import Measure, describe, errors
-from pictures import grid
-from workload import SOLVERS, Samples, Workload
 
+from bench import thresholds
+from bench.laws import is_judged
+from bench.measure import Measure, describe, errors
+from bench.pictures import grid
+from bench.workload import SOLVERS, Samples, Workload
 from deepcache.metrics.fidelity import psnr_each, squared_errors, tipped
 from deepcache.results.picture import picture
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import thresholds
-from laws import assert_clip_score_is_kept, is_judged
-from measure import Measure
-from workload import Workload
+
+from bench import thresholds
+from bench.laws import assert_clip_score_is_kept, is_judged
+from bench.measure import Measure
+from bench.workload import Workload
 
 INTERVAL = 3
 SCHEDULERS = ("plms", "ddim", "pndm", "euler", "heun", "dpm-solver++")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import thresholds
-from laws import is_judged
-from measure import Measure, describe
-from workload import Run, Workload
+
+from bench import thresholds
+from bench.laws import is_judged
+from bench.measure import Measure, describe
+from bench.workload import Run, Workload
 
 pytestmark = pytest.mark.shows_images
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-import thresholds
-from laws import assert_clip_score_is_kept, is_judged, medians_db, skip_unless_judged
-from measure import Measure
-from scales import scale_of
-from workload import Run, Workload
 
+from bench import thresholds
+from bench.laws import assert_clip_score_is_kept, is_judged, medians_db, skip_unless_judged
+from bench.measure import Measure
+from bench.scales import scale_of
+from bench.workload import Run, Workload
 from deepcache.models.architectures import architecture
 
 INTERVAL = 5

@@ -11,13 +11,13 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-import thresholds
-from laws import is_judged, skip_unless_judged
-from measure import Measure
-from workload import Run, Workload
 
+from bench import thresholds
+from bench.laws import is_judged, skip_unless_judged
+from bench.measure import Measure
+from bench.workload import Run, Workload
 from deepcache.metrics.fidelity import as_asked
-from deepcache.sampling import labels_of
+from deepcache.sampling.conditions import labels_of
 
 # The paper's centre and power over 250 steps (Tables 7 to 9); the centre scales with the number of steps.
 QUADRATIC = {10: (110 / 250, 1.2), 20: (120 / 250, 1.2)}

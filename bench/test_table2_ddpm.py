@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import thresholds
-from laws import assert_falls, is_judged, medians_db, skip_unless_judged
-from measure import Measure
-from scales import scale_of
-from workload import Workload
+
+from bench import thresholds
+from bench.laws import assert_falls, is_judged, medians_db, skip_unless_judged
+from bench.measure import Measure
+from bench.scales import scale_of
+from bench.workload import Workload
 
 INTERVALS = (2, 3, 5, 10)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import thresholds
-from laws import medians_db, skip_unless_judged
-from measure import Measure
-from workload import SOLVERS, Run, Workload
+
+from bench import thresholds
+from bench.laws import medians_db, skip_unless_judged
+from bench.measure import Measure
+from bench.workload import SOLVERS, Run, Workload
 
 pytestmark = pytest.mark.shows_images
 

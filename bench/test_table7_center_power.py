@@ -7,10 +7,11 @@ powers of 1.3 and 1.4 do.
 from __future__ import annotations
 
 import pytest
-import thresholds
-from laws import is_judged
-from measure import Measure
-from workload import Workload
+
+from bench import thresholds
+from bench.laws import is_judged
+from bench.measure import Measure
+from bench.workload import Workload
 
 INTERVAL, PAPER_INTERVAL = 4, 20
 

@@ -11,15 +11,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-import racers
-import thresholds
-from measure import NOT_MEASURED, conditions
-from race_picture import figure
-from scales import scale_of
 from tqdm import tqdm
-from workload import Workload
 
-from deepcache.macs import EVERYTHING
+from bench import racers, thresholds
+from bench.measure import NOT_MEASURED, conditions
+from bench.race_picture import figure
+from bench.scales import scale_of
+from bench.workload import Workload
+from deepcache.costs.macs import EVERYTHING
 from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
 from deepcache.results.picture import picture

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import thresholds
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
-from laws import assert_clip_score_is_kept, is_judged
-from measure import NOT_MEASURED, describe
 from PIL import Image
-from timing import Timing
 from torch import Tensor
-from workload import Run, Workload
 
+from bench import thresholds
+from bench.laws import assert_clip_score_is_kept, is_judged
+from bench.measure import NOT_MEASURED, describe
+from bench.timing import Timing
+from bench.workload import Run, Workload
 from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_images
 from deepcache.plan import Interval
-from deepcache.sampling import prompts_of
+from deepcache.sampling.conditions import prompts_of
 from deepcache.sampling.prompt_files import prompts_in
 
 INTERVAL = 3

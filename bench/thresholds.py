@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workload import Workload
+    from bench.workload import Workload
 
 
 MOST_THREADS = 8

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
-from workload import Run, Workload
 
-from deepcache.caching import Cache
+from bench.workload import Run, Workload
+from deepcache.cache.caching import Cache
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.memory import is_out_of_memory
 

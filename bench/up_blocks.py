@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from workload import Workload
+
+from bench.workload import Workload
 
 
 def similarities(workload: Workload, seeds: range) -> tuple[list[np.ndarray], Tensor]:

@@ -12,20 +12,23 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from stored import stored_images
 from torch import Tensor
 
-from deepcache import steps
-from deepcache.caching import Cache, cached
-from deepcache.macs import Cost
+from bench.stored import stored_images
+from deepcache.cache import steps
+from deepcache.cache.caching import Cache, cached
+from deepcache.costs.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.extractors import Extractor, Features, Images, extract
 from deepcache.models.architectures import architecture
 from deepcache.models.embedded import EMBEDDED
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
-from deepcache.sampling import Protocol, conditions_of, num_calls, sample, scheduler
+from deepcache.sampling.conditions import conditions_of
 from deepcache.sampling.identity import weights_hash
 from deepcache.sampling.memory import fitting
+from deepcache.sampling.protocols import Protocol
+from deepcache.sampling.samples import sample
+from deepcache.sampling.schedulers import num_calls, scheduler
 
 _KEPT = 1  # runs whose features stay in memory when their samples are in a store: the uncached one, and its own
 SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # and the share of the protocol's steps that does for each

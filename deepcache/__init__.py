@@ -12,13 +12,13 @@ from deepcache.lazy import lazy
 
 if TYPE_CHECKING:
     from deepcache import compat, models
-    from deepcache.caching import Cache, cached
+    from deepcache.cache.caching import Cache, cached
+    from deepcache.cache.generation import Generation
     from deepcache.errors import DeepCacheError, DeepCacheWarning, UnsupportedUNetError
-    from deepcache.generation import Generation
     from deepcache.plan import CachePlan, quadratic, uniform
     from deepcache.plan_text import load_plan, save_plan
     from deepcache.search.calibration import Calibration, calibrate
-    from deepcache.tuning.tuner import tune
+    from deepcache.search.tuner import tune
 
 __all__ = [
     "Cache",
@@ -43,14 +43,14 @@ __version__ = "0.1.0"
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "caching": ("Cache", "cached"),
+        "cache.caching": ("Cache", "cached"),
         "errors": ("DeepCacheError", "DeepCacheWarning", "UnsupportedUNetError"),
-        "generation": ("Generation",),
+        "cache.generation": ("Generation",),
         "compat": (),
         "models": (),
         "plan": ("CachePlan", "quadratic", "uniform"),
         "plan_text": ("load_plan", "save_plan"),
         "search.calibration": ("Calibration", "calibrate"),
-        "tuning.tuner": ("tune",),
+        "search.tuner": ("tune",),
     },
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from deepcache.caching import Cache, cached
+from deepcache.cache.caching import Cache, cached
 from deepcache.errors import DeepCacheError
 
 

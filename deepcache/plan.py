@@ -25,7 +25,7 @@ class CachePlan:
         full_steps: ascending, from 0, all below `num_steps`.
         branch: the skips 0..branch stay live on a shallow step.
         order: 0 reuses the last feature, as in the paper; 1, taken if not given, and 2 predict it from the last two and
-            three (`deepcache.predict`).
+            three (`deepcache.cache.prediction`).
 
     Raises:
         DeepCacheError: one of these does not hold.

@@ -15,16 +15,16 @@ from typing import Any
 
 import diffusers
 import torch
-from optional import OPTIONAL, TIMESTEPS, TRIED
-from pipelines import Workload, counted, workload
-from problems import NAMES as UNETS
-from problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
-from schedulers import options, scheduler, takes
-from storage import STORAGE
 from torch import Tensor, nn
 
 from deepcache import UnsupportedUNetError, cached
-from deepcache.forward import parameters
+from deepcache.unets.diffusers.forward import parameters
+from tests.optional import OPTIONAL, TIMESTEPS, TRIED
+from tests.pipelines import Workload, counted, workload
+from tests.problems import NAMES as UNETS
+from tests.problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
+from tests.schedulers import options, scheduler, takes
+from tests.storage import STORAGE
 
 EXACT, NOTHING, REFUSED = "exact", "-", "refused: "
 NUM_STEPS = 4  # PNDM's fewest

@@ -22,7 +22,6 @@ from diffusers import (
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
-from topologies import CONDITION, CONTEXT_DIM, MOTION, PROBLEMS, TEXT_TIME, blocks
 from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessor,
@@ -34,6 +33,7 @@ from transformers import (
 )
 
 from deepcache.models.embedded import WEIGHTS
+from tests.topologies import CONDITION, CONTEXT_DIM, MOTION, PROBLEMS, TEXT_TIME, blocks
 
 SIZE, FRAMES, TOKENS = 8, 2, 5
 VIDEO = {"num_frames": FRAMES, "height": SIZE, "width": SIZE}

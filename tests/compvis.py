@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 import yaml
-from compvis_networks import Config, Make, classes, decode, encode, unet
 from torch import Tensor
+
+from tests.compvis_networks import Config, Make, classes, decode, encode, unet
 
 UNET = {
     "in_channels": 4,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import loop, unet
 from torch import Tensor
 
 from deepcache import cached
+from tests.problems import loop, unet
 
 
 @pytest.fixture(scope="session")

@@ -18,14 +18,19 @@ from typing import IO, Any
 from unittest.mock import patch
 
 import torch
-from problems import pipeline
-from stores import hashes
 
-from deepcache.caching import cached
+from deepcache.cache.caching import cached
 from deepcache.errors import DeepCacheError
 from deepcache.plan import uniform
-from deepcache.sampling import Batches, Settings, Store, Worker, conditions_of, manifest_of
 from deepcache.sampling import shards as shard_files
+from deepcache.sampling.batches import Batches
+from deepcache.sampling.conditions import conditions_of
+from deepcache.sampling.identity import manifest_of
+from deepcache.sampling.settings import Settings
+from deepcache.sampling.store import Store
+from deepcache.sampling.workers import Worker
+from tests.problems import pipeline
+from tests.stores import hashes
 
 SEEDS, KILLS, WORKERS, SLOW_S = range(40), 20, 2, 0.05
 REFUSED = 2  # a worker's exit code

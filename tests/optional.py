@@ -11,8 +11,9 @@ from diffusers import ControlNetModel, MultiControlNetModel, T2IAdapter
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
 from peft import LoraConfig
-from problems import CONTEXT_DIM, TOKENS, inputs, shared, unet
 from torch import Tensor, nn
+
+from tests.problems import CONTEXT_DIM, TOKENS, inputs, shared, unet
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]  # a U-Net and the arguments of its forward
 ODD = (11, 14)  # three upsamplers make 8 the least common size

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
-import components as small
 import diffusers
 import torch
-from components import image, noise, text
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, LCMScheduler, UNetControlNetXSModel
-from problems import CONTEXT_DIM
 from torch import Tensor
 
 from deepcache.models.class_conditional import ClassConditionalPipeline, ClassEmbedder
+from tests import components as small
+from tests.components import image, noise, text
+from tests.problems import CONTEXT_DIM
 
 
 @dataclass(frozen=True)

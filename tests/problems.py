@@ -22,12 +22,12 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
     VQModel,
 )
-from topologies import CONTEXT_DIM, PROBLEMS
 from torch import Tensor, nn
 
-from deepcache.forward import full_forward, shallow_forward
 from deepcache.models.class_conditional import ClassConditionalPipeline, ClassEmbedder
-from deepcache.views import Cut
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.views import Cut
+from tests.topologies import CONTEXT_DIM, PROBLEMS
 
 torch.set_num_threads(1)  # on models this small, threads wait for each other
 

@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import diffusers
-from cells import (
+
+from deepcache.unets.diffusers.families import COPIERS, FAMILIES, READERS
+from tests.cells import (
     BRANCHES,
     INPUTS,
     NOTHING,
@@ -23,13 +25,11 @@ from cells import (
     of_storage,
     of_unet,
 )
-from pipelines import NAMES, workload
-from problems import NAMES as UNETS
-from problems import PROBLEMS
-from schedulers import OPTIONS, classes
-from storage import STORAGE
-
-from deepcache.families import COPIERS, FAMILIES, READERS
+from tests.pipelines import NAMES, workload
+from tests.problems import NAMES as UNETS
+from tests.problems import PROBLEMS
+from tests.schedulers import OPTIONS, classes
+from tests.storage import STORAGE
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
 LOOPS = (  # pipelines on which every scheduler is tried: the others call the U-Net as one of these does

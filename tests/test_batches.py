@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, EulerDiscreteScheduler
-from problems import pipeline, unet
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling import Batches, conditions_of, sample
+from deepcache.sampling.batches import Batches
+from deepcache.sampling.conditions import conditions_of
 from deepcache.sampling.finite import finite, watched
+from deepcache.sampling.samples import sample
+from tests.problems import pipeline, unet
 
 QUICK = {"num_inference_steps": 3, "guidance_scale": 1.5}
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from problems import SCHEDULERS, Aborted, aborting, denoise, latents, num_branches, pipeline, shared, unet
 from torch import Tensor, nn
 
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, uniform
-from deepcache.forward import full_forward, shallow_forward
-from deepcache.predict import Node, Polynomial, coordinate
-from deepcache.views import Cut
+from deepcache.cache.prediction import Node, Polynomial, coordinate
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.views import Cut
+from tests.problems import SCHEDULERS, Aborted, aborting, denoise, latents, num_branches, pipeline, shared, unet
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from problems import latents, pipeline, unet
 
 import deepcache
 from deepcache import CachePlan, DeepCacheError, cached, uniform
-from deepcache.forward import full_forward, shallow_forward
 from deepcache.models import load
 from deepcache.models.class_conditional import ClassConditionalPipeline
-from deepcache.sampling import sample, scheduler
+from deepcache.sampling.samples import sample
+from deepcache.sampling.schedulers import scheduler
 from deepcache.search.calibration import Calibration, calibrate
 from deepcache.search.descent import descended
 from deepcache.search.gains import gains
 from deepcache.search.recorder import Recorder, Sketch, listening
 from deepcache.search.responses import Responses
-from deepcache.views import Cut
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.views import Cut
+from tests.problems import latents, pipeline, unet
 
 STEPS = 6
 GUIDANCE = inspect.signature(ClassConditionalPipeline.__call__).parameters["guidance_scale"].default

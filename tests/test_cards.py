@@ -9,18 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import untrained
 from PIL import Image
 from torch.nn.functional import one_hot
 
+from bench.training.__main__ import main
+from bench.training.cards import CARDS, ddpm, pictures, prompted
+from bench.training.cards.card import Card, table, trained
+from bench.training.cards.clip import right_of
+from bench.training.cards.prompted import asked_for
+from bench.training.cards.sd import best_guidance
 from deepcache.errors import DeepCacheError
 from deepcache.models import EMBEDDED, captions, fashion
-from deepcache.models.train.__main__ import main
-from deepcache.models.train.cards import CARDS, ddpm, pictures, prompted
-from deepcache.models.train.cards.card import Card, table, trained
-from deepcache.models.train.cards.clip import right_of
-from deepcache.models.train.cards.prompted import asked_for
-from deepcache.models.train.cards.sd import best_guidance
+from tests import untrained
 
 RUNS = {
     "mini-ddpm": ("mini-ddpm/denoiser",),
@@ -197,7 +197,7 @@ def test_cards_are_written_by_name_from_the_command_line(weights, runs, monkeypa
 
 def test_without_names_the_cards_are_those_of_the_trainings_there(monkeypatch, tmp_path):
     written = []
-    monkeypatch.setattr("deepcache.models.train.__main__.Workshop.cards", lambda _, names: written.extend(names))
+    monkeypatch.setattr("bench.training.__main__.Workshop.cards", lambda _, names: written.extend(names))
     (tmp_path / "mini-sd").mkdir()
     (tmp_path / "mini-bk").mkdir()
     assert main(["cards", "--runs", str(tmp_path)]) == 0

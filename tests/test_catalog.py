@@ -7,7 +7,6 @@ import json
 import shutil
 from pathlib import Path
 
-import compvis
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -20,6 +19,7 @@ from deepcache.models import CATALOG
 from deepcache.models.architectures import architecture
 from deepcache.models.catalog import HOME, home, snapshot
 from deepcache.models.embedded import WEIGHTS
+from tests import compvis
 
 NAMES = {"ldm-4-g", "sd-1.5", "sd-2.1", "sdxl", "ddpm-cifar10", "ddpm-bedroom", "ddpm-church"} | {
     f"bk-sdm-{size}" for size in ("base", "small", "tiny")

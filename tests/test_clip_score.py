@@ -14,11 +14,11 @@ from huggingface_hub import constants
 from PIL import Image
 from torch import Tensor, nn
 
+from bench.training import contrastive
+from bench.training.clip_export import export_clip
+from bench.training.tokens import tokenizer
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.clip_score import PAPER, Clip, clip_scores, load_clip
-from deepcache.models.train import contrastive
-from deepcache.models.train.clip_export import export_clip
-from deepcache.models.train.tokens import tokenizer
 
 PROMPTS = ["a red sneaker on a blue background", "a green bag on a white background", "an unheard-of thing " * 9]
 SMALL = {  # an architecture of open_clip, in small

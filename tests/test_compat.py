@@ -10,10 +10,10 @@ import DeepCache
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from problems import denoise, latents, pipeline, unet
 
 from deepcache import DeepCacheError, cached
 from deepcache.compat import DeepCacheSDHelper
+from tests.problems import denoise, latents, pipeline, unet
 
 NAME = "sd-1.5"
 

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-import problems
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from peft import LoraConfig
-from pipelines import workload
-from problems import inputs, latents, pipeline
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from deepcache import DeepCacheError, cached, views
+from tests import problems
+from tests.pipelines import workload
+from tests.problems import inputs, latents, pipeline
 
 NAMES = ("ddpm-attention", "no-mid", "sdxl")  # UNet2DModel, Stable Diffusion without and with added conditions
 SMALLER = {"sdxl": {"layers_per_block": 1, "transformer_layers_per_block": 1}}  # fewer modules to trace
@@ -153,7 +153,7 @@ def test_any_number_of_branches_and_shapes_stays_compiled() -> None:
 
 def test_steps_that_share_their_code_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test of the test above."""
-    monkeypatch.setattr("deepcache.compiling._of_its_own", lambda run: run)
+    monkeypatch.setattr("deepcache.cache.compiling._of_its_own", lambda run: run)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
         _generate_at_two_branches_in_two_sizes()
 
@@ -199,7 +199,7 @@ def test_change_of_the_unet_within_a_compiled_block_is_seen(change: Callable[[An
 def test_views_that_are_made_once_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test of the test above: they have FreeU's numbers from before."""
     for name in ("full_view", "shallow_view"):
-        monkeypatch.setattr(f"deepcache.compiling.{name}", cache(getattr(views, name)))
+        monkeypatch.setattr(f"deepcache.cache.compiling.{name}", cache(getattr(views, name)))
     with pytest.raises(AssertionError):
         test_change_of_the_unet_within_a_compiled_block_is_seen(_free)
 

@@ -9,8 +9,14 @@ import pytest
 from deepcache.errors import DeepCacheError
 from deepcache.models.captions import subject_of
 from deepcache.models.embedded import WEIGHTS
-from deepcache.sampling import conditions_of, labels_of, prompts_of
-from deepcache.sampling.conditions import Prompts, given_conditions, random_labels_of
+from deepcache.sampling.conditions import (
+    Prompts,
+    conditions_of,
+    given_conditions,
+    labels_of,
+    prompts_of,
+    random_labels_of,
+)
 
 
 class Labelled:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import compvis
 import pytest
 import torch
 
@@ -13,6 +12,7 @@ from deepcache import DeepCacheError, models
 from deepcache.__main__ import main
 from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.models.exporting import save
+from tests import compvis
 
 
 @pytest.fixture

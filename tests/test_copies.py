@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DModel
-from problems import inputs, loop, unet
 from torch import Tensor, nn
 
 from deepcache import cached
+from tests.problems import inputs, loop, unet
 
 NAME, TIMESTEPS = "ddpm", torch.tensor([900, 700])
 

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from problems import FRAMES, NAMES, TOKENS, inputs, latents, pipeline, shared, unet
-from topologies import CONDITION, CONTEXT_DIM
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, models, uniform
+from deepcache.costs.explain import explain, warn_if_it_cannot_pay
+from deepcache.costs.explanation import Explanation
+from deepcache.costs.macs import EVERYTHING, cost
+from deepcache.costs.parts import decoder_macs, num_tokens, text_encoder_macs
 from deepcache.errors import DeepCacheWarning
-from deepcache.example import example
-from deepcache.explain import explain, warn_if_it_cannot_pay
-from deepcache.explanation import Explanation
-from deepcache.forward import parameters
-from deepcache.macs import EVERYTHING, cost
 from deepcache.models.skeletons import skeleton
-from deepcache.parts import decoder_macs, num_tokens, text_encoder_macs
 from deepcache.plan import Interval
+from deepcache.unets.diffusers.forward import parameters
+from deepcache.unets.diffusers.inputs import example
+from tests.problems import FRAMES, NAMES, TOKENS, inputs, latents, pipeline, shared, unet
+from tests.topologies import CONDITION, CONTEXT_DIM
 
 CLIP = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 MAX_TOKENS = 12

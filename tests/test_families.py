@@ -9,12 +9,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.unets import unet_2d_blocks as blocks
-from problems import NAMES, shared, unet
 from torch import nn
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached
-from deepcache.families import DOWN_BLOCKS, FAMILIES, UP_BLOCKS
-from deepcache.stages import nest
+from deepcache.unets.diffusers.families import DOWN_BLOCKS, FAMILIES, UP_BLOCKS
+from deepcache.unets.diffusers.stages import nest
+from tests.problems import NAMES, shared, unet
 
 FOREIGN = (
     "UNetControlNetXSModel",

@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from optional import TIMESTEPS
-from problems import (
+from torch import Tensor
+
+from deepcache.unets.diffusers.forward import full_forward, parameters, shallow_forward
+from deepcache.unets.diffusers.stages import nest
+from deepcache.unets.diffusers.views import Cut
+from tests.optional import TIMESTEPS
+from tests.problems import (
     FRAMES,
     NAMES,
     assert_laws_of_kernel,
@@ -18,11 +23,6 @@ from problems import (
     shared,
     unet,
 )
-from torch import Tensor
-
-from deepcache.forward import full_forward, parameters, shallow_forward
-from deepcache.stages import nest
-from deepcache.views import Cut
 
 ONE_A_FAMILY = ("ddpm-classes", "ncsn++", "sdxl", "timestep-cond", "animatediff-sdxl", "modelscope", "svd", "i2vgen-xl")
 

@@ -14,7 +14,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from peft import LoraConfig
-from problems import (
+from torch import Tensor
+
+from deepcache import DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
+from deepcache.costs.macs import Structure, cost
+from deepcache.unets.diffusers.forward import full_forward
+from deepcache.unets.diffusers.views import Cut
+from tests.problems import (
     CONTEXT_DIM,
     SCHEDULERS,
     TIMESTEPS,
@@ -27,12 +33,6 @@ from problems import (
     shared,
     unet,
 )
-from torch import Tensor
-
-from deepcache import DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
-from deepcache.forward import full_forward
-from deepcache.macs import Structure, cost
-from deepcache.views import Cut
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 3])
@@ -106,7 +106,7 @@ def test_earlier_generation_costs_what_its_unet_did_before_lora_came(monkeypatch
         return [generation.macs for generation in cache.generations]
 
     assert found() == expected
-    monkeypatch.setattr("deepcache.tracking.structure_of", partial(_first_structure, {}))
+    monkeypatch.setattr("deepcache.cache.tracking.structure_of", partial(_first_structure, {}))
     assert found() != expected
 
 
@@ -329,7 +329,7 @@ def _watch(monkeypatch: pytest.MonkeyPatch, features: list[weakref.ref[Tensor]])
         features.append(weakref.ref(feature[0]))
         return output, feature
 
-    monkeypatch.setattr("deepcache.steps.full_forward", spy)
+    monkeypatch.setattr("deepcache.cache.steps.full_forward", spy)
 
 
 def test_last_thousand_generations_are_remembered() -> None:
@@ -361,7 +361,7 @@ def test_what_cannot_run_without_data_tells_its_steps_and_no_macs(monkeypatch: p
     def cost_of(*_: Any, **__: Any) -> Any:
         raise NotImplementedError("No operator found for `memory_efficient_attention_forward`\non device meta")
 
-    monkeypatch.setattr("deepcache.macs._counted", cost_of)
+    monkeypatch.setattr("deepcache.costs.macs._counted", cost_of)
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with cached(model, interval=2) as cache:
         model(sample, torch.tensor([900, 700])[0])

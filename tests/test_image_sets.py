@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stores import MANIFEST, make, manifest
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.image_sets import image_set
 from deepcache.sampling.store import Store
+from tests.stores import MANIFEST, make, manifest
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (11, 6, 4, 3), dtype=np.uint8)
 

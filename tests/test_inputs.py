@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from optional import OPTIONAL, PAIRS, TRIED, Call
-from problems import assert_laws_of_kernel, at, inputs, num_branches, shared, twice, unet
 from torch import Tensor
 
 from deepcache import UnsupportedUNetError, cached
-from deepcache.forward import full_forward, parameters
-from deepcache.views import Cut
+from deepcache.unets.diffusers.forward import full_forward, parameters
+from deepcache.unets.diffusers.views import Cut
+from tests.optional import OPTIONAL, PAIRS, TRIED, Call
+from tests.problems import assert_laws_of_kernel, at, inputs, num_branches, shared, twice, unet
 
 
 @cache

@@ -16,10 +16,10 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from DeepCache import DeepCacheSDHelper
 from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
-from problems import loop, unet
 from torch import Tensor, nn
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached
+from tests.problems import loop, unet
 
 NAME = "ddpm"
 

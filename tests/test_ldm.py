@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import compvis
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from deepcache.models import load_ldm
 from deepcache.models.architectures import ARCHITECTURES
 from deepcache.models.ldm import ldm_pipeline
 from deepcache.models.ldm_config import CIN256_V2
+from tests import compvis
 
 NOTHING = 10  # the last of the tiny configuration's 11 classes
 VARIANTS: dict[str, dict[str, Any]] = {

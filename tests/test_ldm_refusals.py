@@ -6,13 +6,13 @@ import re
 from copy import deepcopy
 from typing import Any
 
-import compvis
 import pytest
 import torch
 from torch import Tensor
 
 from deepcache import DeepCacheError
 from deepcache.models import load_ldm
+from tests import compvis
 
 
 @pytest.fixture(scope="module")

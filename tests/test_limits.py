@@ -11,8 +11,10 @@ from deepcache import tune
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
 from deepcache.plan import MOST_STEPS, CachePlan, quadratic, uniform
-from deepcache.sampling import Settings, num_calls, sample
 from deepcache.sampling.limits import END_OF_SEEDS, MOST_SAMPLES, seeds_of
+from deepcache.sampling.samples import sample
+from deepcache.sampling.schedulers import num_calls
+from deepcache.sampling.settings import Settings
 
 HUGE = 10**9
 LONG = "9" * 5_000  # more digits than Python makes a number of

@@ -15,18 +15,18 @@ from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload, add_hook_to_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optional import OPTIONAL
-from problems import NAMES, inputs, num_branches, shared, unet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepcache import DeepCacheError, cached, uniform
-from deepcache.example import example
-from deepcache.forward import full_forward, shallow_forward
-from deepcache.macs import EVERYTHING, PAPER, PAPER_LDM, Cost, StageCost, cost
+from deepcache.costs.macs import EVERYTHING, PAPER, PAPER_LDM, Cost, StageCost, cost
 from deepcache.models.architectures import ARCHITECTURES
 from deepcache.plan import CachePlan
-from deepcache.views import Cut
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.inputs import example
+from deepcache.unets.diffusers.views import Cut
+from tests.optional import OPTIONAL
+from tests.problems import NAMES, inputs, num_branches, shared, unet
 
 GIGA = 10**9
 CPU = torch.device("cpu")

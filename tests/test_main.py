@@ -7,14 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from examples import RECORDS
 
 from deepcache import uniform
 from deepcache.__main__ import main
-from deepcache.explain import explain
+from deepcache.costs.explain import explain
 from deepcache.models.architectures import ARCHITECTURES
 from deepcache.models.embedded import WEIGHTS
 from deepcache.models.skeletons import skeleton
+from tests.examples import RECORDS
 
 
 def run(capsys, *arguments: str) -> str:
@@ -137,7 +137,7 @@ def test_a_truncated_results_file_writes_nothing(capsys, tmp_path):
 
 
 def test_a_missing_data_folder_is_one_line(capsys, tmp_path):
-    from deepcache.models.train.__main__ import main as train
+    from bench.training.__main__ import main as train
 
     assert train(["mini-ldm", "--data", str(tmp_path / "none"), "--runs", str(tmp_path)]) == 2
     err = capsys.readouterr().err

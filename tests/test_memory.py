@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from memory import PeakMemory
+
+from bench.memory import PeakMemory
 
 
 def test_the_peak_is_what_lives_at_once():

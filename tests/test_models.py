@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from problems import pipeline
 
 import deepcache
 from deepcache import models
@@ -17,8 +16,10 @@ from deepcache.metrics.clip_score import clip_scores, load_clip
 from deepcache.metrics.extractors import MiniExtractor, extract
 from deepcache.metrics.fidelity import as_asked
 from deepcache.models.embedded import EMBEDDED, WEIGHTS
-from deepcache.sampling import labels_of, prompts_of, sample
-from deepcache.stages import nest
+from deepcache.sampling.conditions import labels_of, prompts_of
+from deepcache.sampling.samples import sample
+from deepcache.unets.diffusers.stages import nest
+from tests.problems import pipeline
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_caching_an_embedded_model_changes_little_at_interval_two(pipe):
     ],
 )
 def test_the_cards_scores_are_as_good_as_they_must_be(name, score, at_least):
-    # stored values, written by `python -m deepcache.models.train cards`
+    # stored values, written by `python -m bench.training cards`
     assert json.loads((WEIGHTS / name / "scores.json").read_text())[score] >= at_least
 
 

@@ -19,10 +19,10 @@ import pytest
 import torch
 from DeepCache import DeepCacheSDHelper
 from diffusers import DDIMScheduler
-from problems import SCHEDULERS, Aborted, aborting, inputs, unet
 from torch import Tensor, nn
 
 from deepcache import cached, uniform
+from tests.problems import SCHEDULERS, Aborted, aborting, inputs, unet
 
 NUM_STEPS = 7
 FILES = ("test_older_package.py", "test_upstream.py")

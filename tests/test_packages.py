@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from examples import RECORDS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
+
+from tests.examples import RECORDS
 
 BENCH, METRICS = "pip install 'deepcache-bench[bench]'", "pip install 'deepcache-bench[metrics]'"
 TUNE = ("tune", "--model", "mini-sd", "--num-steps", "4")
@@ -46,7 +47,7 @@ def answer(package, command):
         return None, traceback.format_exc()
 
 
-from deepcache.tuning import tuner  # what the cases share
+from deepcache.search import tuner# what the cases share
 from diffusers import StableDiffusionPipeline
 
 for package, _, command in json.loads(sys.argv[1]):

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from deepcache import parts
+from deepcache.costs import parts
+from deepcache.costs.parts import decoder_macs, text_encoder_macs
 from deepcache.models.skeletons import skeleton
-from deepcache.parts import decoder_macs, text_encoder_macs
 
 CLIP = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENCODERS: dict[str, Any] = {

@@ -12,16 +12,16 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from cells import EXACT, verdict
-from pipelines import NAMES, Workload, counted, workload
-from schedulers import scheduler
-from support import documented
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, uniform
-from deepcache.explain import explain
-from deepcache.forward import full_forward, shallow_forward
-from deepcache.views import Cut
+from deepcache.costs.explain import explain
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.views import Cut
+from tests.cells import EXACT, verdict
+from tests.pipelines import NAMES, Workload, counted, workload
+from tests.schedulers import scheduler
+from tests.support import documented
 
 # of diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import planted
 import pytest
 
+from bench import planted
 from deepcache.__main__ import main
 
 BENCH = Path(planted.__file__).parent

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deepcache.predict import Node, Polynomial, coordinate
+from deepcache.cache.prediction import Node, Polynomial, coordinate
 
 TIMESTEPS = st.lists(st.integers(0, 999), min_size=4, max_size=4, unique=True)
 COEFFICIENTS = st.lists(st.floats(-2, 2), min_size=3, max_size=3)

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from stores import hashes
 
 from deepcache.__main__ import main
-from deepcache.sampling import Store
+from deepcache.sampling.store import Store
+from tests.stores import hashes
 
 TESTS = Path(__file__).parent
 JOB = (
@@ -27,7 +27,7 @@ MANY = {
 
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **variables}
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=300, check=False

@@ -15,22 +15,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import compvis
 import numpy as np
 import pytest
 import torch
-from examples import RECORDS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from readers import Readers
 from safetensors.numpy import save
-from stores import MANIFEST, make
 
 from deepcache import uniform
 from deepcache.models.embedded import WEIGHTS
 from deepcache.plan_text import to_json
 from deepcache.sampling.store import Store
+from tests import compvis
+from tests.examples import RECORDS
+from tests.readers import Readers
+from tests.stores import MANIFEST, make
 
 ODD = (  # JSON and, mostly, YAML
     "null", "true", "-1", "0", "1", "2", "0.5", "1000000", "1000000000", "9223372036854775808", "1e400", "NaN",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from deepcache import DeepCacheError, models, uniform
-from deepcache.macs import EVERYTHING
+from deepcache.costs.macs import EVERYTHING
 from deepcache.models.architectures import architecture
 from deepcache.models.recommendations import PLANS, recommended
-from deepcache.sampling import PROTOCOLS, num_calls
+from deepcache.sampling.protocols import PROTOCOLS
+from deepcache.sampling.schedulers import num_calls
 
 NAMES = sorted(path.stem for path in PLANS.glob("*.json"))
 

@@ -7,13 +7,13 @@ import math
 
 import numpy as np
 import pytest
-from examples import RECORDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
 from deepcache.results.record import Record, from_dict, read
 from deepcache.results.tables import render
+from tests.examples import RECORDS
 
 
 def lines(records) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from stores import make, manifest
 
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
@@ -22,7 +21,8 @@ from deepcache.metrics import reference as references
 from deepcache.metrics.extractors import Images, MiniExtractor, batches
 from deepcache.metrics.image_sets import image_set
 from deepcache.metrics.statistics import Statistics
-from deepcache.sampling import Store
+from deepcache.sampling.store import Store
+from tests.stores import make, manifest
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)

@@ -9,7 +9,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from examples import RECORDS, SETTINGS, table1_record
 from PIL import Image
 
 from deepcache.__main__ import main
@@ -19,6 +18,7 @@ from deepcache.results.experiments import TABLE1
 from deepcache.results.layouts import LAYOUTS
 from deepcache.results.picture import picture
 from deepcache.results.record import Record, read
+from tests.examples import RECORDS, SETTINGS, table1_record
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "bench" / "records.jsonl"

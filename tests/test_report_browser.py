@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import SETTINGS
 from PIL import Image
 
 from deepcache.results import report
 from deepcache.results.picture import picture
 from deepcache.results.record import Record, read
+from tests.examples import SETTINGS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

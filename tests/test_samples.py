@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from problems import pipeline
 
-from deepcache.sampling import labels_of, sample
+from deepcache.sampling.conditions import labels_of
+from deepcache.sampling.samples import sample
+from tests.problems import pipeline
 
 QUICK = {"progress": False, "num_inference_steps": 3, "guidance_scale": 1.5}
 

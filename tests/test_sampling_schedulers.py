@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling import SCHEDULERS, scheduler
+from deepcache.sampling.schedulers import SCHEDULERS, scheduler
 
 CONFIG = DDIMScheduler(clip_sample=False, set_alpha_to_one=True).config
 

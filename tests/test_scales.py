@@ -9,15 +9,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import loading
 import pytest
 import torch
-from loading import load_workload
-from measure import Measure, describe
-from needs import NEEDS
-from scales import SCALES, device_of
-from workload import Run, Workload
 
+from bench import loading
+from bench.loading import load_workload
+from bench.measure import Measure, describe
+from bench.needs import NEEDS
+from bench.scales import SCALES, device_of
+from bench.workload import Run, Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
@@ -26,8 +26,8 @@ from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
 from deepcache.results import record
 from deepcache.results.published import published
-from deepcache.sampling import PROTOCOLS, Protocol
 from deepcache.sampling.identity import weights_hash
+from deepcache.sampling.protocols import PROTOCOLS, Protocol
 from deepcache.sampling.stored import StoredImages
 
 ROOT = Path(__file__).parents[1]
@@ -263,7 +263,7 @@ def test_a_row_reads_its_stores_for_features_and_for_errors_alone(workload, tmp_
     hashed: list[str] = []
     split = StoredImages.split
     monkeypatch.setattr(StoredImages, "split", lambda images, size: reads.append(images) or split(images, size))
-    monkeypatch.setattr("workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe))
+    monkeypatch.setattr("bench.workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe))
     assert metrics_of(replace(workload, stores=tmp_path)).keys() > {"psnr_db", "tipped"}
     assert len(reads) == 4  # of two stores
     assert len(hashed) == 1

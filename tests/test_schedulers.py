@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from cells import EXACT, NOTHING, of_option, verdict
-from pipelines import counted, workload
-from schedulers import classes, options, scheduler, takes
-from support import documented
 
 from deepcache import cached
-from deepcache.timeline import Place
+from deepcache.cache.timeline import Place
+from tests.cells import EXACT, NOTHING, of_option, verdict
+from tests.pipelines import counted, workload
+from tests.schedulers import classes, options, scheduler, takes
+from tests.support import documented
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # of diffusers
@@ -62,7 +62,7 @@ def test_a_step_looked_up_by_its_timestep_is_noticed(name: str, monkeypatch: pyt
     def looked_up(timestep: Any, timesteps: Any) -> Place:
         return Place(timesteps.untyped_storage()._cdata, int((timesteps == timestep).nonzero()[0]))
 
-    monkeypatch.setattr("deepcache.tracking.place", looked_up)
+    monkeypatch.setattr("deepcache.cache.tracking.place", looked_up)
     assert verdict(workload("text2img"), (2, 3)) == EXACT
     with pytest.raises(AssertionError, match="the mid block ran"):
         verdict(workload("text2img", scheduler(name)), (2, 3))

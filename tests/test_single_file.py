@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import compvis
 import pytest
 import torch
 from huggingface_hub import constants
@@ -17,6 +16,7 @@ from deepcache.__main__ import main
 from deepcache.models.catalog import HOME
 from deepcache.models.embedded import WEIGHTS
 from deepcache.models.ldm_names import unet_names, vqvae_names
+from tests import compvis
 
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 LAYOUT = compvis.config(  # mini-sd's, as far as names go

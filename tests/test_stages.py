@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from diffusers.models.upsampling import Upsample2D
-from problems import NAMES, num_branches, shared, unet
 from torch import nn
 
 from deepcache import UnsupportedUNetError
-from deepcache.stages import Stage, nest
+from deepcache.unets.diffusers.stages import Stage, nest
+from tests.problems import NAMES, num_branches, shared, unet
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,11 +23,11 @@ import torch
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from problems import SCHEDULERS, Aborted, aborting, unet
 from torch import Tensor, nn
 
 from deepcache import DeepCacheError, cached
-from deepcache.timeline import Place
+from deepcache.cache.timeline import Place
+from tests.problems import SCHEDULERS, Aborted, aborting, unet
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
 LANES = ("main", "a thread", "another thread", "a task", "another task")
@@ -375,10 +375,10 @@ class _OfThreads(_OfAll):
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("deepcache.tracking.place", lambda timestep, _: Place(0, timestep.storage_offset())),
-        ("deepcache.caching._fingerprint", lambda *_: ()),
-        ("deepcache.installing._ENTERED", _OfThreads()),
-        ("deepcache.installing._ENTERED", _OfAll()),
+        ("deepcache.cache.tracking.place", lambda timestep, _: Place(0, timestep.storage_offset())),
+        ("deepcache.cache.caching._fingerprint", lambda *_: ()),
+        ("deepcache.cache.installing._ENTERED", _OfThreads()),
+        ("deepcache.cache.installing._ENTERED", _OfAll()),
     ],
     ids=["all timesteps are one memory", "sizes are one", "tasks are one", "threads are one"],
 )

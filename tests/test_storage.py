@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cells import BRANCHES, EXACT, of_stored
-from problems import loop, unet
-from storage import BLOCKS, QUANTISED, STORAGE
-from support import documented
 
 from deepcache import UnsupportedUNetError, cached
+from tests.cells import BRANCHES, EXACT, of_stored
+from tests.problems import loop, unet
+from tests.storage import BLOCKS, QUANTISED, STORAGE
+from tests.support import documented
 
 
 def test_full_and_shallow_steps_are_those_of_the_unet() -> None:  # laws 1 and 2

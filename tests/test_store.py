@@ -18,7 +18,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from stores import MANIFEST, hashes, make, manifest
 
 from deepcache import temporary
 from deepcache.errors import DeepCacheError
@@ -26,6 +25,7 @@ from deepcache.sampling.manifest import LAYOUT, Manifest
 from deepcache.sampling.shards import Shard, aligned, gaps, joined
 from deepcache.sampling.store import Store
 from deepcache.sampling.workers import Worker
+from tests.stores import MANIFEST, hashes, make, manifest
 
 SEEDS = range(3, 25)
 

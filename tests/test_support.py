@@ -10,13 +10,13 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from cells import EXACT, NOTHING, of_unet, verdict
 from diffusers.utils import logging
-from pipelines import workload
-from support import DOCUMENT, TABLES, Table, document, written
 
 from deepcache import UnsupportedUNetError
-from deepcache.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from tests.cells import EXACT, NOTHING, of_unet, verdict
+from tests.pipelines import workload
+from tests.support import DOCUMENT, TABLES, Table, document, written
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # of diffusers
@@ -33,7 +33,9 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(level)
 
 
-@pytest.mark.parametrize(("table", "row"), [pytest.param(table, row, id=f"{table.title}-{row}") for table in TABLES for row in table.rows])
+@pytest.mark.parametrize(
+    ("table", "row"), [pytest.param(table, row, id=f"{table.title}-{row}") for table in TABLES for row in table.rows]
+)
 def test_row_of_the_document_is_what_its_cells_give(table: Table, row: str, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("force_regen"):
         pytest.skip("the document is made anew as a whole")
@@ -66,7 +68,7 @@ def test_full_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyP
         output, feature = full_forward(*args, **kwargs)
         return (output[0] + 1e-6,), feature
 
-    monkeypatch.setattr("deepcache.steps.full_forward", off)
+    monkeypatch.setattr("deepcache.cache.steps.full_forward", off)
     with pytest.raises(AssertionError, match="interval 1 differs from uncached"):
         verdict(workload("text2img"))
     with pytest.raises(AssertionError, match="a full step differs from forward"):
@@ -75,7 +77,7 @@ def test_full_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyP
 
 def test_shallow_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "deepcache.steps.shallow_forward", lambda *args, **more: (shallow_forward(*args, **more)[0] + 1e-6,)
+        "deepcache.cache.steps.shallow_forward", lambda *args, **more: (shallow_forward(*args, **more)[0] + 1e-6,)
     )
     with pytest.raises(AssertionError, match="a shallow step differs from forward"):
         of_unet("bk-sdm-tiny", "branch 0")
@@ -93,13 +95,13 @@ def test_refusal_after_the_unet_ran_fails_a_cell(monkeypatch: pytest.MonkeyPatch
         full_forward(*args, **kwargs)
         raise UnsupportedUNetError("too late")
 
-    monkeypatch.setattr("deepcache.steps.full_forward", late)
+    monkeypatch.setattr("deepcache.cache.steps.full_forward", late)
     for cell in (lambda: verdict(workload("text2img")), lambda: of_unet("bk-sdm-tiny", "branch 0")):
         with pytest.raises(AssertionError, match="refused after the U-Net ran"):
             cell()
 
 
 def test_foreign_unet_that_is_taken_fails_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cells.cached", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("tests.cells.cached", lambda *_, **__: nullcontext())
     with pytest.raises(AssertionError, match="UNet1DModel is of no known family, and was not refused"):
         of_unet("UNet1DModel", "branch 0")

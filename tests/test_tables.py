@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from examples import RECORDS, table1_record
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import published
@@ -14,6 +13,7 @@ from deepcache.results.experiments import TABLE1, TABLE3
 from deepcache.results.layouts import LAYOUTS
 from deepcache.results.record import Record
 from deepcache.results.tables import build, notes, render
+from tests.examples import RECORDS, table1_record
 
 PROTOCOL = {"extractor": "Inception", "num_samples": 50_000, "uncached_steps": 250, "guidance_scale": 1.5}
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from problems import SCHEDULERS, TIMESTEPS, denoise, inputs, loop, unet
 from torch import Tensor
 
 from deepcache import DeepCacheError, cached
+from tests.problems import SCHEDULERS, TIMESTEPS, denoise, inputs, loop, unet
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
 

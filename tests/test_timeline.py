@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
-from problems import SCHEDULERS, denoise, inputs, loop, unet
 from torch import Tensor
 
 from deepcache import DeepCacheError, DeepCacheWarning, cached, uniform
-from deepcache.forward import full_forward, shallow_forward
-from deepcache.timeline import Place, goes_on, lifetime, matched, num_after, num_descents, num_left, place
-from deepcache.views import Cut
+from deepcache.cache.timeline import Place, goes_on, lifetime, matched, num_after, num_descents, num_left, place
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.views import Cut
+from tests.problems import SCHEDULERS, denoise, inputs, loop, unet
 
 TIMESTEPS = torch.tensor([900, 600, 300, 100, 50])
 ELEMENTS: dict[str, Callable[[Tensor, int], Any]] = {
@@ -226,7 +226,7 @@ def test_timestep_that_is_repeated_to_measure_it_is_refused_and_keeps_one_featur
 
 
 def test_calls_of_a_pipelines_step_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepcache.generation.MOST_CALLS", 4)
+    monkeypatch.setattr("deepcache.cache.generation.MOST_CALLS", 4)
     pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     with cached(pipe, interval=3):
         for _ in range(4):

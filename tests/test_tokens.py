@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import CLIPTokenizer
 
+from bench.training.tokens import LENGTH, table, tokenizer, vocabulary_size
 from deepcache.models import captions
-from deepcache.models.train.tokens import LENGTH, table, tokenizer, vocabulary_size
 
 
 @pytest.fixture(scope="module")

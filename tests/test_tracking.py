@@ -16,11 +16,11 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from problems import inputs, unet
 from test_timeline import ALL, COPIES
 from torch import Tensor
 
 from deepcache import DeepCacheError, cached
+from tests.problems import inputs, unet
 
 SCHEDULES = {"long": [900, 600, 300, 100, 50], "short": [999, 600, 100], "one step": [999], "rising": [50, 300, 900]}
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
@@ -129,9 +129,9 @@ def test_one_loop_is_right_where_it_can_be_told_and_else_refused(pass_on: str, o
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("deepcache.timeline._lost", lambda *_: 1000.0),
-        ("deepcache.generation.Run._repeat", lambda self: self._next()),
-        ("deepcache.generation.Run.is_continued_at", lambda *_: True),
+        ("deepcache.cache.timeline._lost", lambda *_: 1000.0),
+        ("deepcache.cache.generation.Run._repeat", lambda self: self._next()),
+        ("deepcache.cache.generation.Run.is_continued_at", lambda *_: True),
     ],
     ids=["any number is a timestep", "a repeated place is the next step", "an earlier place goes on"],
 )

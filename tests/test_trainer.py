@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepcache.models.train.trainer import Recipe, train
+from bench.training.trainer import Recipe, train
 
 RECIPE = Recipe(num_steps=200, lr=0.05, warmup=10, ema=0.9, save_every_s=0)
 

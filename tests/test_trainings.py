@@ -10,14 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-import untrained
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from deepcache.errors import DeepCacheError
-from deepcache.metrics.clip_score import load_clip
-from deepcache.models import captions, embedded, fashion
-from deepcache.models.train import (
+from bench.training import (
     autoencoder,
     classifier,
     clip_export,
@@ -30,8 +26,12 @@ from deepcache.models.train import (
     text_to_image,
     trainer,
 )
-from deepcache.models.train.tokens import LENGTH, tokenizer
-from deepcache.stages import nest
+from bench.training.tokens import LENGTH, tokenizer
+from deepcache.errors import DeepCacheError
+from deepcache.metrics.clip_score import load_clip
+from deepcache.models import captions, embedded, fashion
+from deepcache.unets.diffusers.stages import nest
+from tests import untrained
 
 
 @dataclass(frozen=True)

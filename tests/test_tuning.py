@@ -12,16 +12,17 @@ import torch
 import deepcache
 from deepcache import DeepCacheError, cached, models, uniform
 from deepcache.__main__ import main
-from deepcache.macs import EVERYTHING
+from deepcache.costs.macs import EVERYTHING
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.models.architectures import architecture
 from deepcache.models.embedded import WEIGHTS
-from deepcache.sampling import sample, scheduler
+from deepcache.sampling.samples import sample
+from deepcache.sampling.schedulers import scheduler
+from deepcache.search.budget import Budget, Estimate, estimate
+from deepcache.search.candidates import Candidate, Space, Way, space_of
+from deepcache.search.halving import front, halved
 from deepcache.search.recorder import listening
-from deepcache.tuning.budget import Budget, Estimate, estimate
-from deepcache.tuning.candidates import Candidate, Space, Way, space_of
-from deepcache.tuning.halving import front, halved
-from deepcache.tuning.trials import Trials
+from deepcache.search.trials import Trials
 
 STEPS = 8
 OTHERS = range(24)  # seeds that nothing is tuned on
@@ -80,7 +81,7 @@ def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe):
 
 
 def test_the_search_leaves_the_pipeline_as_it_was(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.tuning.tuner._CONVERGED", ("ddim", 6))
+    monkeypatch.setattr("deepcache.search.tuner._CONVERGED", ("ddim", 6))
     own, forward = pipe.scheduler, pipe.unet.forward
     found = tuned(pipe, speedup=2, num_steps=5, solvers=["dpm-solver++"], orders=[1], seeds=SEEDS[:12])
     assert {way.scheduler for way in found.space.ways} == {None, "dpm-solver++"}
@@ -124,7 +125,7 @@ def test_noise_of_the_solver_is_the_calibrations_too(pipe):
 
 
 def test_mini_extractors_are_refused_for_images_they_do_not_know(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.tuning.extractors.SIZE", (64, 64))
+    monkeypatch.setattr("deepcache.search.extractors.SIZE", (64, 64))
     with pytest.raises(DeepCacheError, match=r"images of 64 x 64 by .*got 32 x 32 by a .*; pass distance="):
         tuned(pipe, perceptual=0.1)
 
@@ -229,7 +230,7 @@ def test_the_worse_end_decides():
 def test_every_measure_is_zero_or_at_its_cap_without_a_cache():
     from deepcache.metrics.clip_score import load_clip
     from deepcache.metrics.perceptual import load_perceptual
-    from deepcache.sampling import conditions_of
+    from deepcache.sampling.conditions import conditions_of
 
     pipe = models.load("mini-sd")
     way = Way(None, 4, 5)

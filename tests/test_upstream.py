@@ -18,10 +18,10 @@ import pytest
 import torch
 from DeepCache import DeepCacheSDHelper
 from diffusers import ControlNetModel
-from problems import SCHEDULERS, denoise, inputs, num_branches, unet
 from torch import Tensor
 
 from deepcache import CachePlan, cached, uniform
+from tests.problems import SCHEDULERS, denoise, inputs, num_branches, unet
 
 NAME, NUM_STEPS = "sd-1.5", 7
 BRANCHES = range(num_branches(NAME))

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from problems import NAMES, assert_laws_of_kernel, inputs, num_branches, shared, unet
 from torch import Tensor, nn
 
 from deepcache import DeepCacheError, UnsupportedUNetError
-from deepcache.forward import full_forward, shallow_forward
-from deepcache.views import Cut, full_view, shallow_view
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.views import Cut, full_view, shallow_view
+from tests.problems import NAMES, assert_laws_of_kernel, inputs, num_branches, shared, unet
 
 HOOKS: dict[str, Callable[[Any], Any]] = {
     "hook": lambda block: block.register_forward_hook(lambda *_: None),

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from pipelines import workload
-from problems import inputs, unet
 
 from deepcache import DeepCacheWarning, cached
+from tests.pipelines import workload
+from tests.problems import inputs, unet
 
 _LINE = 'work.pipe(num_inference_steps=3, **work.conditions, output_type="latent")  # the user\'s line'
 pytestmark = pytest.mark.filterwarnings("always::deepcache.errors.DeepCacheWarning")

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, VQModel
 
+from bench.training import autoencoder, clip_export, contrastive, export, pixels, pruned, text_to_image
+from bench.training.tokens import tokenizer
 from deepcache.metrics import clip_score
 from deepcache.models import architectures, embedded, fashion
-from deepcache.models.train import autoencoder, clip_export, contrastive, export, pixels, pruned, text_to_image
-from deepcache.models.train.tokens import tokenizer
 
 WEIGHTS = embedded.WEIGHTS  # the real ones
 

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> str:
-    from deepcache.explain import explain
+    from deepcache.costs.explain import explain
     from deepcache.models.described import described
     from deepcache.models.skeletons import skeleton
     from deepcache.plan import Interval

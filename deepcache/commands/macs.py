@@ -22,9 +22,9 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> str:
+    from deepcache.costs.macs_report import report, to_text
     from deepcache.models.architectures import architecture
     from deepcache.models.described import described
-    from deepcache.models.macs_report import report, to_text
 
     found = report(
         options.model,

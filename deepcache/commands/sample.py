@@ -83,7 +83,7 @@ def _job(options: Namespace, own: Worker) -> Job:
     from deepcache.sampling.protocols import PROTOCOLS
     from deepcache.sampling.schedulers import num_calls, scheduler
     from deepcache.sampling.settings import settings_of
-    from deepcache.views import Cut
+    from deepcache.unets.diffusers.views import Cut
 
     pipe = _pipeline(options, _device(options, own))
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
@@ -152,7 +152,7 @@ def _store(options: Namespace, job: Job) -> Store:
 
 
 def _fill(options: Namespace, job: Job, store: Store, own: Worker) -> None:
-    from deepcache.caching import cached
+    from deepcache.cache.caching import cached
     from deepcache.sampling.batches import Batches
     from deepcache.sampling.progress import Progress
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from deepcache.metrics.clip_score import Clip
     from deepcache.metrics.perceptual import Perceptual
     from deepcache.sampling.settings import Settings
-    from deepcache.tuning.tuned import Tuned
+    from deepcache.search.tuned import Tuned
 
 BUDGETS = {
     "speedup": "uncached over cached MACs of a sample, at least; the images are then kept as near as can be",
@@ -68,8 +68,8 @@ def run(options: Namespace) -> str:
     from deepcache.sampling.prompt_files import prompts_in
     from deepcache.sampling.schedulers import scheduler
     from deepcache.sampling.settings import settings_of
-    from deepcache.tuning.plot import plot, require_matplotlib
-    from deepcache.tuning.tuner import tune
+    from deepcache.search.plot import plot, require_matplotlib
+    from deepcache.search.tuner import tune
 
     require_matplotlib()
     picture = options.plot or options.out.with_suffix(".png")

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
+from deepcache.costs.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed, shown
-from deepcache.example import CLIP_TOKENS, example
-from deepcache.families import FAMILIES
-from deepcache.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.models.configurations import bounded, read
 from deepcache.models.embedded import CONTEXT_TOKENS, EMBEDDED, WEIGHTS
 from deepcache.models.ldm_config import CIN256_V2, unet_config
 from deepcache.plan import require_whole
-from deepcache.stages import nest
+from deepcache.unets.diffusers.families import FAMILIES
+from deepcache.unets.diffusers.inputs import CLIP_TOKENS, example
+from deepcache.unets.diffusers.stages import nest
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Architecture:
         Raises:
             UnsupportedUNetError: a configuration that is wrong, or that needs inputs which cannot be guessed.
         """
-        with guessed("call deepcache.macs.cost(unet, ...) with the U-Net's own inputs"):
+        with guessed("call deepcache.costs.macs.cost(unet, ...) with the U-Net's own inputs"):
             unet = self.meta()
             args, kwargs = example(unet, context_tokens=self.context_tokens or None)
             return cost(unet, *args, **kwargs)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache.errors import DeepCacheError
-from deepcache.families import unet_of
 from deepcache.models.folders import load_folder
+from deepcache.unets.diffusers.families import unet_of
 
 if TYPE_CHECKING:
     from deepcache.models.mini_features import MiniFeatures

@@ -10,9 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
-from deepcache.example import sides
 from deepcache.sampling.conditions import Conditions, conditions_of
 from deepcache.sampling.limits import require_seeds
+from deepcache.unets.diffusers.inputs import sides
 
 
 def sample(

@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
-from deepcache.families import require_sampler
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.samples import sample
@@ -20,6 +19,7 @@ from deepcache.search.gains import gains
 from deepcache.search.programming import Stretches, best
 from deepcache.search.recorder import Recorder
 from deepcache.search.responses import Array, Responses, Vectors
+from deepcache.unets.diffusers.families import require_sampler
 
 SEEDS = range(100_000, 100_008)  # none that anybody evaluates on
 LONGEST = 24  # steps between full ones

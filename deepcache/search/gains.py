@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepcache.families import unet_of
 from deepcache.search.recorder import Recorder, answered
+from deepcache.unets.diffusers.families import unet_of
 
 NUM_PROBES = 9
 _LAST = 3

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepcache.cache.installing import install, uninstall
+from deepcache.cache.prediction import coordinate
 from deepcache.errors import DeepCacheError
-from deepcache.families import unet_of
-from deepcache.forward import full_forward, shallow_forward
-from deepcache.installing import install, uninstall
-from deepcache.predict import coordinate
 from deepcache.search.responses import Responses
-from deepcache.views import Cut, Feature
+from deepcache.unets.diffusers.families import unet_of
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
+from deepcache.unets.diffusers.views import Cut, Feature
 
 SKETCH = 512  # numbers of a sample that are kept of a response
 NUDGE = 0.25  # of the way to an older feature: small enough for the first order, large enough against rounding

@@ -1,0 +1,299 @@
+"""One generation: which step it is at, the last full steps of each call that a step makes, and what it reports."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from deepcache.cache.prediction import Node, Polynomial
+from deepcache.cache.timeline import Place, Values, goes_on
+from deepcache.costs.macs import Structure
+from deepcache.errors import DeepCacheError
+from deepcache.plan import CachePlan, Interval
+from deepcache.unets.diffusers.views import Feature
+
+Fingerprint = tuple[Any, ...]
+MOST_CALLS = 512  # of one step, where nobody says how many it makes; a panorama of 8192 pixels makes 121
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one generation did. It holds neither features nor weights, and can be pickled.
+
+    Attributes:
+        num_steps: steps so far; a step calls the U-Net once, or twice where conditional and unconditional are apart.
+        full_steps: the steps of which a call was full, in order.
+        num_calls: calls of the U-Net.
+        feature_bytes: the most bytes of features that were kept at once.
+    """
+
+    num_steps: int
+    full_steps: tuple[int, ...]
+    num_calls: int
+    feature_bytes: int
+    _spent: Spent = field(repr=False, compare=False)
+
+    @property
+    def macs(self) -> int:
+        """Mean MACs of the calls, for one sample, in the paper's convention (`deepcache.costs.macs`).
+
+        They are those of the U-Net as it was when the generation began, whatever has been loaded into it since.
+
+        Raises:
+            UnsupportedUNetError: the U-Net does not run without data, as with xformers' attention.
+        """
+        return self._spent.mean()
+
+
+class Spent:
+    """The calls of a generation by shape and kind, and the structure of the U-Net that made them."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        examples: dict[Fingerprint, tuple[tuple[Any, ...], dict[str, Any]]],
+        calls: Counter[tuple[Fingerprint, bool]],
+        branch: int,
+    ) -> None:
+        self._structure, self._examples, self._calls, self._branch = structure, examples, calls, branch
+
+    def mean(self) -> int:
+        """Mean MACs of the calls; counted when they are asked for.
+
+        Raises:
+            UnsupportedUNetError: the U-Net does not run without data.
+        """
+        total = Fraction()
+        for (fingerprint, is_full), number in self._calls.items():
+            args, kwargs = self._examples[fingerprint]
+            one = self._structure.cost(fingerprint, args, kwargs)
+            total += number * (one.full() if is_full else one.shallow(self._branch))
+        return round(total / self._calls.total())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled generation holds the number, or the sentence that says why there is none."""
+        try:
+            return Counted, (self.mean(), None)
+        except DeepCacheError as error:
+            return Counted, (None, error)
+
+
+@dataclass(frozen=True)
+class Counted(Spent):
+    """Mean MACs that were counted before the generation was pickled, or why they could not be."""
+
+    macs: int | None
+    error: DeepCacheError | None
+
+    def mean(self) -> int:
+        if self.macs is None:
+            assert self.error is not None
+            raise self.error
+        return self.macs
+
+
+@dataclass
+class Stream:
+    """The calls that come at the same turn of every step, and the polynomial through their last full steps."""
+
+    fingerprint: Fingerprint = ()
+    _polynomial: Polynomial | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The last full steps, newest first."""
+        return () if self._polynomial is None else self._polynomial.nodes
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.numel() * part.element_size() for node in self.nodes for part in node.feature)
+
+    def keep(self, nodes: Sequence[Node], fingerprint: Fingerprint) -> None:
+        """Predict from these full steps from now on; their calls had this fingerprint."""
+        self._polynomial, self.fingerprint = Polynomial.through(nodes), fingerprint
+
+    def feature(self, step: int, timestep: Any) -> Feature:
+        """Return the predicted feature of a shallow step; a full step came before."""
+        assert self._polynomial is not None
+        return self._polynomial(step, timestep)
+
+    def clear(self) -> None:
+        """Drop the features."""
+        self._polynomial = None
+
+
+@dataclass
+class Facts:
+    """What a generation has done so far; it holds no features."""
+
+    structure: Structure
+    num_steps: int = 0
+    full_steps: list[int] = field(default_factory=list)
+    calls: Counter[tuple[Fingerprint, bool]] = field(default_factory=Counter)
+    feature_bytes: int = 0
+
+
+@dataclass
+class Run:
+    """A generation that is under way.
+
+    Attributes:
+        plan: which steps are full.
+        facts: what the generation has done so far.
+        num_steps: steps after which the features are dropped; None where the number is not known.
+        limit: a call of one step more than this is refused; None where any number of steps may come.
+        is_counted: whether `num_steps` is the number of timesteps that the scheduler has from the first call on.
+        calls_per_step: calls of the U-Net that every step makes; None for as many as come at one timestep.
+        stride: elements from one of the scheduler's timesteps to the next in memory.
+        timesteps: the scheduler's, which identify the generation where the calls' timesteps are numbers or copies.
+        alive: expires with the tensor that the calls' timesteps are elements of.
+    """
+
+    plan: CachePlan | Interval
+    facts: Facts
+    num_steps: int | None
+    limit: int | None
+    is_counted: bool
+    calls_per_step: int | None
+    stride: int
+    timesteps: Tensor | None
+    alive: StorageWeakRef | None
+    step: int = -1
+    turn: int = 0
+    offset: int | None = None
+    values: Values | None = None
+    direction: int = 0
+    streams: list[Stream] = field(default_factory=list)
+
+    @property
+    def is_step_complete(self) -> bool:
+        """Whether the last call was the last one of its step, as far as the number of calls is known."""
+        return self.turn + 1 >= (self.calls_per_step or 1)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last call of a known number of steps has been made."""
+        return self.step + 1 == self.num_steps and self.is_step_complete
+
+    def is_continued_at(self, found: Place) -> bool:
+        """Whether a call at this place belongs to this generation: it lies no earlier than the last one."""
+        return self.offset is None or found.offset >= self.offset
+
+    def is_over(self) -> bool:
+        """Whether no call can continue this generation, because its timesteps no longer exist."""
+        return self.alive is not None and self.alive.expired()
+
+    def advance(self, found: Place) -> Stream:
+        """Count a call whose timestep has a place, and return the stream that the call belongs to.
+
+        Raises:
+            DeepCacheError: the call cannot be another call of this step, nor the first one of the next step.
+        """
+        if found.offset == self.offset:
+            return self._repeat()
+        if self.offset is not None and found.offset > self.offset + self.stride:
+            self._disprove(f"{(found.offset - self.offset) // self.stride - 1} timesteps were passed over")
+        stream = self._next()
+        self.offset = found.offset
+        return stream
+
+    def count_on(self, found: Values | None) -> Stream:
+        """Count a call whose timestep is a number or a copy, and return the stream that the call belongs to.
+
+        Args:
+            found: the value of the timestep; None where it is on a device.
+
+        Raises:
+            DeepCacheError: the value does not go on from the last step's, or there is a step too many.
+        """
+        if self.step >= 0 and not self.is_step_complete:
+            return self._repeat()
+        direction = self.direction
+        if found is not None and self.values is not None:
+            direction = goes_on(found, self.values, direction)
+            if not direction:
+                raise DeepCacheError(
+                    f"expected a timestep that goes on from {_show(self.values)}, the last step's, got {_show(found)}; "
+                    "if a new generation begins, call cache.reset() before it; if this is another call of the same "
+                    "step, say calls_per_step to deepcache.cached; or pass elements of one tensor of timesteps"
+                )
+        stream = self._next()
+        self.values, self.direction = found, direction
+        return stream
+
+    def _repeat(self) -> Stream:
+        """Count another call of this step."""
+        if self.turn + 1 == (self.calls_per_step or MOST_CALLS):
+            raise DeepCacheError(
+                f"expected at most {self.calls_per_step or MOST_CALLS} U-Net calls at one timestep, got another one; "
+                "if every step makes more calls, say calls_per_step to deepcache.cached, or cache the pipeline instead "
+                "of its U-Net; if a generation begins anew, or a call is repeated to measure it, call cache.reset() "
+                "before"
+            )
+        self.turn += 1
+        if self.turn == len(self.streams):
+            self.streams.append(Stream())
+        return self.streams[self.turn]
+
+    def _next(self) -> Stream:
+        """Count the first call of the next step."""
+        expected = self.calls_per_step or len(self.streams)
+        if self.step >= 0 and self.turn + 1 < expected:
+            raise DeepCacheError(
+                f"expected {expected} U-Net calls in step {self.step}, as in the steps before, got {self.turn + 1}, so "
+                "that it cannot be told which call is which; call cache.reset() after a call to warm up and before "
+                "each generation, or say calls_per_step to deepcache.cached"
+            )
+        if self.step + 1 == self.limit:
+            raise DeepCacheError(
+                f"expected {self.limit} steps in this generation, and this U-Net call would be one more; make the plan "
+                "for as many steps as you sample; call cache.reset() before a new generation of a bare U-Net; and "
+                "say calls_per_step to deepcache.cached where a step calls the U-Net twice"
+            )
+        if self.num_steps is not None and self.step + 1 >= self.num_steps:
+            self._disprove("more followed")
+        self.step, self.turn = self.step + 1, 0
+        if not self.streams:
+            self.streams.append(Stream())
+        return self.streams[0]
+
+    def _disprove(self, why: str) -> None:
+        """Take note that the scheduler's timesteps are not the U-Net's calls.
+
+        Raises:
+            DeepCacheError: the plan depends on their number.
+        """
+        if not self.is_counted:
+            return
+        if isinstance(self.plan, CachePlan) or self.plan.last_step_full:
+            raise DeepCacheError(
+                f"this generation was expected to make {self.num_steps} steps, one for each of the scheduler's "
+                f"timesteps, but {why}; say num_steps, the number of steps that call the U-Net, to deepcache.cached"
+            )
+        self.num_steps, self.is_counted = None, False
+
+    def is_full(self) -> bool:
+        """Whether the plan makes this step full."""
+        return self.plan.is_full(self.step, self.num_steps)
+
+    def count(self, fingerprint: Fingerprint, *, is_full: bool) -> None:
+        """Take a call that was made into the facts, and drop the features after the last step."""
+        facts = self.facts
+        facts.num_steps = self.step + 1
+        facts.calls[fingerprint, is_full] += 1
+        if is_full:
+            facts.feature_bytes = max(facts.feature_bytes, sum(stream.num_bytes for stream in self.streams))
+            if facts.full_steps[-1:] != [self.step]:
+                facts.full_steps.append(self.step)
+        if self.num_steps is not None and self.step >= self.num_steps - 1:
+            self.streams[self.turn].clear()
+
+
+def _show(values: Values) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else f"{len(values)} timesteps up to {max(values):g}"

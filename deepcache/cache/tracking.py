@@ -1,0 +1,216 @@
+"""Which generation and step each U-Net call belongs to, for each thread and task of asyncio on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from deepcache.cache.generation import Facts, Run, Stream
+from deepcache.cache.timeline import Place, lifetime, matched, num_after, num_left, place, stride_of, values
+from deepcache.costs.explain import warn_if_it_cannot_pay
+from deepcache.costs.macs import structure_of
+from deepcache.errors import DeepCacheError, warn
+from deepcache.plan import CachePlan, Interval, require_whole
+from deepcache.unets.diffusers.families import num_calls, skips_timesteps
+
+_REMEMBERED = 1000  # generations
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the user says of a generation's calls; the attributes are those of `cached`."""
+
+    num_steps: int | None = None
+    calls_per_step: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                object.__setattr__(self, name, require_whole(name, value, at_least=1))
+
+    def require_fit(self, plan: CachePlan | Interval) -> None:
+        """Refuse a number of steps that is not the plan's."""
+        if isinstance(plan, CachePlan) and self.num_steps not in (None, plan.num_steps):
+            raise DeepCacheError(
+                f"the plan is for {plan.num_steps} steps, and num_steps is {self.num_steps}; make the plan for "
+                f"{self.num_steps} steps, or leave num_steps out"
+            )
+
+
+class Tracker:
+    """Finds the generation of each U-Net call in a block, and begins new ones.
+
+    Attributes:
+        facts: what the last generations did, at most 1000, in the order in which they began.
+    """
+
+    def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, told: Told) -> None:
+        self.facts: deque[Facts] = deque(maxlen=_REMEMBERED)
+        self._unet, self._owner, self._plan, self._told = unet, owner, plan, told
+        self._local = threading.local()
+        self._warned = False
+
+    def reset(self) -> None:
+        """Drop the features of this thread or task: its next call begins a new generation."""
+        self._open().clear()
+
+    def release(self) -> None:
+        """Drop the features of all threads and tasks."""
+        self._local = threading.local()
+
+    def drop(self, run: Run) -> None:
+        """Drop a generation in which a call failed: what it kept would belong to no step."""
+        opened = self._open()
+        for memory in [memory for memory, other in opened.items() if other is run]:
+            del opened[memory]
+
+    def locate(self, timestep: Any) -> tuple[Run, Stream]:
+        """Return the generation and the stream that this call belongs to.
+
+        Raises:
+            DeepCacheError: neither can be told.
+        """
+        opened, schedule = self._open(), self._schedule()
+        found = place(timestep, schedule)
+        is_number = found is None or (self._told.num_steps is not None and _is_alone(timestep, found, schedule))
+        if is_number and schedule is not None and self._told.num_steps is None:
+            known = opened.get(schedule.untyped_storage()._cdata)
+            last, is_complete = (known.offset, known.is_step_complete) if known else (None, True)
+            found = matched(timestep, schedule, last, is_complete=is_complete)
+        elif is_number:
+            found = None
+        if found is None:
+            return self._locate_counted(timestep, schedule)
+        run = opened.get(found.memory)
+        if run is None or not run.is_continued_at(found):
+            run = self._begin(timestep, found, schedule, is_number=is_number)
+        return run, run.advance(found)
+
+    def _locate_counted(self, timestep: Any, schedule: Tensor | None) -> tuple[Run, Stream]:
+        """As `locate`, for a number or copy that is none of the pipeline's timesteps."""
+        found, is_told = values(timestep), self._told.num_steps is not None
+        is_planned = isinstance(self._plan, CachePlan) and schedule is None and found is not None
+        if not is_told and not is_planned:
+            other = "the tensor of the pipeline's timesteps" if schedule is not None else "a tensor of timesteps"
+            raise DeepCacheError(
+                f"expected the timestep of a U-Net call to be an element of {other}, got a "
+                f"{'copy on a device' if found is None else 'number or a copy'} that does not go on in it, so that its "
+                "generation and step cannot be told; pass the element itself, or say num_steps, and calls_per_step "
+                "where a step makes several calls, to deepcache.cached"
+            )
+        run = self._open().get(None)
+        if run is None or run.timesteps is not schedule or (is_told and run.is_complete):
+            run = self._begin(timestep, None, schedule, is_number=True)
+        return run, run.count_on(found)
+
+    def _schedule(self) -> Tensor | None:
+        """Return the timesteps of the pipeline's scheduler; None of a bare U-Net."""
+        timesteps = getattr(getattr(self._owner, "scheduler", None), "timesteps", None)
+        return timesteps if isinstance(timesteps, Tensor) and timesteps.ndim == 1 else None
+
+    def _begin(self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool) -> Run:
+        """Begin a generation with this call.
+
+        Raises:
+            DeepCacheError: the plan does not fit it.
+        """
+        opened = self._open()
+        memory = None if found is None else found.memory
+        num_steps, limit, is_counted = self._num_steps(timestep, found, schedule, is_number=is_number)
+        if num_steps is None and isinstance(self._plan, Interval) and self._plan.last_step_full:
+            raise DeepCacheError(
+                "last_step_full with an interval needs the number of steps, and this call's timestep is none of the "
+                "pipeline's; say num_steps to deepcache.cached, or pass a plan, such as deepcache.uniform(num_steps, "
+                "interval, last_step_full=True)"
+            )
+        self._warned = self._warned or warn_if_it_cannot_pay(self._plan, num_steps) or self._warn_of_copies()
+        facts = Facts(structure_of(self._unet))
+        run = Run(
+            plan=self._plan,
+            facts=facts,
+            num_steps=num_steps,
+            limit=limit,
+            is_counted=is_counted,
+            calls_per_step=self._told.calls_per_step or (1 if is_number or schedule is None else None),
+            stride=stride_of(schedule),
+            timesteps=schedule if found is None else None,
+            alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
+        )
+        for other in [key for key, one in opened.items() if key == memory or one.is_over()]:
+            del opened[other]
+        opened[memory] = run
+        self.facts.append(facts)
+        return run
+
+    def _num_steps(
+        self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool
+    ) -> tuple[int | None, int | None, bool]:
+        """Return `num_steps`, `limit` and `is_counted` of the `Run` that begins with this call.
+
+        Raises:
+            DeepCacheError: the plan is for another number of steps.
+        """
+        if self._told.num_steps is not None:
+            return self._told.num_steps, None if found is None else self._told.num_steps, False
+        left = None if found is None else num_left(found, schedule)
+        if left is None or schedule is None:
+            if isinstance(self._plan, Interval):
+                return None, None, False
+            most = None if found is None or is_number else num_after(timestep)
+            if most is not None and self._plan.num_steps > most:
+                raise self._misfit(most)
+            return self._plan.num_steps, self._plan.num_steps, False
+        possible = num_calls(self._owner, schedule[-left:])
+        is_counted = not skips_timesteps(self._owner)
+        if isinstance(self._plan, Interval):
+            return min(possible) if self._plan.last_step_full else max(possible), None, is_counted
+        if self._plan.num_steps != possible[0]:
+            raise self._misfit(possible[0])
+        return self._plan.num_steps, self._plan.num_steps, is_counted
+
+    def _misfit(self, num_steps: int) -> DeepCacheError:
+        assert isinstance(self._plan, CachePlan)
+        return DeepCacheError(
+            f"the plan is for {self._plan.num_steps} steps and this generation makes {num_steps}; make the plan with "
+            f"num_steps={num_steps}, or pass interval=N, which fits any length"
+        )
+
+    def _warn_of_copies(self) -> bool:
+        """Warn of three generations of one call each in a row: views of copies, each in a memory of its own."""
+        if getattr(self._plan, "interval", None) == 1:
+            return False
+        if [facts.num_steps for facts in tuple(self.facts)[-3:]] != [1, 1, 1]:
+            return False
+        warn(
+            "three generations in a row had one step, of which nothing is cached; if they are one: pass elements of "
+            "one tensor of timesteps, or say num_steps to deepcache.cached"
+        )
+        return True
+
+    def _open(self) -> dict[int | None, Run]:
+        """Return the generations of this thread or task by the memory of their timesteps; None for no memory."""
+        names = vars(self._local)
+        task = _task()
+        if task is None:
+            return names.setdefault("open", {})  # type: ignore[no-any-return]
+        return names.setdefault("of_tasks", WeakKeyDictionary()).setdefault(task, {})  # type: ignore[no-any-return]
+
+
+def _task() -> Any:
+    """Return the task of asyncio that makes this call, if there is one."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return None
+
+
+def _is_alone(timestep: Tensor, found: Place, schedule: Tensor | None) -> bool:
+    """Whether a timestep is the only element of its memory, as a view of a copy is, and not the scheduler's."""
+    is_schedule = schedule is not None and schedule.untyped_storage()._cdata == found.memory
+    return found.offset == 0 and num_after(timestep) == 1 and not is_schedule

@@ -1,1 +1,0 @@
-"""The code that made the embedded models: `python -m deepcache.models.train NAME --data FOLDER`."""

@@ -1,0 +1,184 @@
+"""Views: a U-Net cut at a branch that shares all modules with the U-Net and runs its class's own `forward`.
+
+diffusers' U-Nets descend through `down_blocks`, call `mid_block` and ascend through `up_blocks`, and a block takes as
+many skips as it has resnets. So a view with other lists of blocks, and blocks with other lists of resnets, is a U-Net
+that runs other stages, with every input and option that its class knows.
+
+    full     down_blocks          mid   ... up block to the cut | gate, up block from the cut ...
+    shallow  down_blocks to b           gate with the given feature, up block from the cut ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from deepcache.errors import UnsupportedUNetError
+from deepcache.unets.diffusers.families import SKIP_UP_BLOCKS
+from deepcache.unets.diffusers.stages import nest, per_resnet, require_branch
+
+Feature = tuple[Tensor, ...]  # (hidden state,); with the image so far after it between skip blocks
+# of a module that somebody has wrapped, not of a copy of it
+WRAPPED = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook", "_compiled_call_impl")
+_EMPTY = nn.ModuleList()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a branch cuts a U-Net.
+
+    Attributes:
+        branch: the skips 0..branch stay live.
+        whole: how many down blocks run whole on a shallow step.
+        part: how many resnets of the next down block run as well.
+        block: the up block that the feature enters.
+        resnet: the resnet of that block.
+        num_adapted: how many T2I-Adapter residuals the live down blocks take.
+    """
+
+    branch: int
+    whole: int
+    part: int
+    block: int
+    resnet: int
+    num_adapted: int
+
+    @classmethod
+    def of(cls, unet: Any, branch: int) -> Self:
+        """The cut of a U-Net at a branch.
+
+        Raises:
+            UnsupportedUNetError: as `nest`.
+            DeepCacheError: no such branch.
+        """
+        found = nest(unet)
+        require_branch(branch, found.num_branches)
+        down, up = found.down[branch], found.up[branch]
+        whole = down.block + 1 if down.is_last else down.block
+        part = 0 if down.is_last else down.resnet + 1
+        last = unet.down_blocks[whole] if part else None  # with cross-attention it adds before its downsampler
+        adapts = last is not None and part == len(last.resnets) and getattr(last, "has_cross_attention", False)
+        return cls(branch, whole, part, up.block, up.resnet, whole + adapts)
+
+
+class Gate(nn.Module):
+    """The up block at the cut: tells the feature that enters it, or lets the given one enter instead."""
+
+    given: Feature | None = None
+    entered: Feature | None = None
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.block = block
+        self.has_cross_attention = getattr(block, "has_cross_attention", False)
+
+    @property
+    def resnets(self) -> nn.ModuleList:
+        return self.block.resnets  # type: ignore[no-any-return]
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        (hidden_states,) = self.entered = self.given or (hidden_states,)
+        if getattr(self.block, "s1", None):
+            hidden_states = hidden_states.clone()  # FreeU scales it in place
+        return self.block(hidden_states, *args, **kwargs)
+
+
+class SkipGate(Gate):
+    """A gate to a skip block, which hands an image on beside the hidden state."""
+
+    skip_conv = True  # by which diffusers knows a skip block
+
+    def forward(self, hidden_states: Tensor, skips: tuple[Tensor, ...], temb: Tensor, image: Tensor | None) -> Any:
+        image_so_far = (image,) if isinstance(image, Tensor) else ()  # a part of a block hands on 0 for none
+        hidden_states, *images = self.entered = self.given or (hidden_states, *image_so_far)
+        return self.block(hidden_states, skips, temb, images[0] if images else None)
+
+
+class _Nothing(nn.Module):
+    """Stands for the mid block of a shallow step."""
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden_states
+
+
+_NOTHING = _Nothing()
+
+
+def full_view(unet: Any, cut: Cut) -> tuple[Any, Gate]:
+    """A U-Net that runs everything, and the gate that then has the feature.
+
+    Raises:
+        UnsupportedUNetError: the block at the cut has hooks or a `forward` of its own, which a view cannot run.
+    """
+    blocks = list(unet.up_blocks)
+    before, gate = _cut_up(blocks[cut.block], cut)
+    return _view(unet, up_blocks=[*blocks[: cut.block], *before, gate, *blocks[cut.block + 1 :]]), gate
+
+
+def shallow_view(unet: Any, cut: Cut) -> tuple[Any, Gate]:
+    """A U-Net that runs the outermost `cut.branch` + 1 stages of either side, and the gate that takes the feature.
+
+    Raises:
+        UnsupportedUNetError: as `full_view`.
+    """
+    down = list(unet.down_blocks)
+    live = down[: cut.whole]
+    if cut.part:
+        live.append(_slice(down[cut.whole], slice(cut.part), downsamplers=None))
+    blocks = list(unet.up_blocks)
+    _, gate = _cut_up(blocks[cut.block], cut)
+    return _view(unet, down_blocks=live, mid_block=_NOTHING, up_blocks=[gate, *blocks[cut.block + 1 :]]), gate
+
+
+def _cut_up(block: Any, cut: Cut) -> tuple[list[Any], Gate]:
+    """The part of an up block before the cut, if any, and the gate to the rest."""
+    is_skip = type(block) in SKIP_UP_BLOCKS
+    kind = SkipGate if is_skip else Gate
+    if cut.resnet == 0:
+        return [], kind(block)
+    idle: dict[str, Any] = {"upsamplers": None}
+    if is_skip:  # what follows the resnets of a skip block runs after the cut
+        idle = {"upsampler": nn.Identity(), "resnet_up": None}
+        if "attentions" in block._modules:
+            idle["attentions"] = [nn.Identity()]
+    return [_slice(block, slice(cut.resnet), **idle)], kind(_slice(block, slice(cut.resnet, None)))
+
+
+def _slice(block: Any, resnets: slice, **changes: nn.Module | list[nn.Module] | None) -> Any:
+    forward = vars(block).get("forward", type(block).forward)
+    if (
+        block._forward_hooks
+        or block._forward_pre_hooks
+        or getattr(forward, "__func__", forward) is not type(block).forward
+    ):
+        raise UnsupportedUNetError(
+            f"expected a {type(block).__name__} without hooks, because this branch cuts through it; found a hook, or a "
+            "forward that another package put there; remove it, hook its resnets instead, or take another branch"
+        )
+    lists = {name: list(modules)[resnets] for name, modules in per_resnet(block).items()}
+    return _view(block, **{**lists, **changes})
+
+
+def _view(module: Any, **changes: nn.Module | list[nn.Module] | None) -> Any:
+    """A module of the same class, with the same modules but for the changed ones; `forward` is its class's."""
+    modules = {**module._modules}
+    for name, value in changes.items():
+        modules[name] = _list(value) if isinstance(value, list) else value
+    return _copy(module, modules)
+
+
+def _list(modules: list[nn.Module]) -> nn.ModuleList:
+    return _copy(_EMPTY, {str(i): module for i, module in enumerate(modules)})  # type: ignore[no-any-return]
+
+
+def _copy(module: nn.Module, modules: dict[str, nn.Module | None]) -> Any:
+    """As `nn.Module`'s own constructors would make it, without their time: two copies are made on every step."""
+    copy = object.__new__(type(module))
+    state = copy.__dict__
+    state.update(module.__dict__)
+    for name in WRAPPED:
+        state.pop(name, None)
+    state["_modules"] = modules
+    return copy
