@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import requirements
-from bench.needs import NAMED_ALONE
-from bench.scales import SCALES, device_of, scale_of
+from bench.harness import requirements
+from bench.harness.needs import NAMED_ALONE
+from bench.harness.scales import SCALES, device_of, scale_of
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.limits import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 if TYPE_CHECKING:
-    from bench.measure import Measure
-    from bench.workload import Workload
+    from bench.harness.measure import Measure
+    from bench.harness.workload import Workload
 
 MOST_ROUNDS = 10_000
 MOST_BRANCHES = 1_000
@@ -169,7 +169,7 @@ def images_mean_something(request: pytest.FixtureRequest, pytestconfig: pytest.C
 @pytest.fixture(scope="session")
 def workload(pytestconfig: pytest.Config) -> Callable[[str], Workload]:
     """`workload("prompted")`: by part or by name, loaded once a session, as its protocol and the options say."""
-    from bench.loading import load_workload
+    from bench.harness.loading import load_workload
 
     scale = scale_of(pytestconfig)
 
@@ -202,7 +202,7 @@ def prompted(workload: Callable[[str], Workload]) -> Workload:
 @pytest.fixture(scope="session")
 def reference(pytestconfig: pytest.Config) -> Callable[[str], Any]:
     """`reference(model)`: statistics of the real images that a model was trained on."""
-    from bench.loading import load_reference
+    from bench.harness.loading import load_reference
 
     @cache
     def load(model: str) -> Any:
@@ -217,7 +217,7 @@ def measure(
     benchmark: Any, record: Callable[..., None], reference: Callable[[str], Any], pytestconfig: pytest.Config
 ) -> Measure:
     """Samples a row and its uncached counterpart, times both, keeps the record."""
-    from bench.measure import Measure
+    from bench.harness.measure import Measure
 
     return Measure(benchmark, record, reference, pytestconfig.getoption("rounds"))
 

@@ -7,11 +7,11 @@ from functools import cache
 
 import pytest
 
-from bench import thresholds
-from bench.laws import is_judged
-from bench.loading import load_distance
-from bench.measure import describe
-from bench.workload import Run, Workload
+from bench.harness import thresholds
+from bench.harness.laws import is_judged
+from bench.harness.loading import load_distance
+from bench.harness.measure import describe
+from bench.harness.workload import Run, Workload
 from deepcache.metrics.diversity import diversity
 from deepcache.metrics.perceptual import Perceptual
 from deepcache.sampling.conditions import prompts_of

@@ -10,12 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bench import thresholds
-from bench.laws import is_judged
-from bench.measure import describe
-from bench.pictures import heatmaps
-from bench.up_blocks import similarities
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.laws import is_judged
+from bench.harness.measure import describe
+from bench.harness.pictures import heatmaps
+from bench.harness.up_blocks import similarities
+from bench.harness.workload import Workload
 from deepcache.results.picture import picture
 
 SEEDS = range(8)

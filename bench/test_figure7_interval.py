@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.laws import assert_falls, is_judged
-from bench.measure import Measure, describe
-from bench.pictures import grid
-from bench.workload import Workload
+from bench.harness.laws import assert_falls, is_judged
+from bench.harness.measure import Measure, describe
+from bench.harness.pictures import grid
+from bench.harness.workload import Workload
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.results.picture import picture
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from bench import thresholds
-from bench.laws import assert_clip_score_is_kept, is_judged
-from bench.measure import Measure
-from bench.memory import PeakMemory
-from bench.scales import scale_of
-from bench.workload import Run, Workload
+from bench.harness import thresholds
+from bench.harness.laws import assert_clip_score_is_kept, is_judged
+from bench.harness.measure import Measure
+from bench.harness.memory import PeakMemory
+from bench.harness.scales import scale_of
+from bench.harness.workload import Run, Workload
 from deepcache.cache.caching import Cache
 from deepcache.models.architectures import architecture
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench import thresholds
-from bench.measure import NOT_MEASURED, conditions
-from bench.scales import scale_of
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.measure import NOT_MEASURED, conditions
+from bench.harness.scales import scale_of
+from bench.harness.workload import Workload
 from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
 from deepcache.results import published

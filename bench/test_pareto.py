@@ -10,10 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bench import aims, pareto, thresholds
-from bench.laws import is_judged
-from bench.measure import describe
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.laws import is_judged
+from bench.harness.measure import describe
+from bench.harness.workload import Workload
+from bench.pareto import aims
+from bench.pareto import points as pareto
 
 pytestmark = [pytest.mark.shows_images, pytest.mark.xdist_group("pareto")]  # which share panels
 PARTS = ("class_conditional", "unconditional", "prompted")

@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from test_pareto import PARTS
 
-from bench import aims, pareto
-from bench.aims import Point
-from bench.measure import describe
-from bench.pareto import Panel
-from bench.pareto_picture import figure
-from bench.workload import Workload
+from bench.harness.measure import describe
+from bench.harness.workload import Workload
+from bench.pareto import aims
+from bench.pareto import points as pareto
+from bench.pareto.aims import Point
+from bench.pareto.picture import figure
+from bench.pareto.points import Panel
+from bench.test_pareto import PARTS
 from deepcache.results.picture import picture
 
 pytestmark = [pytest.mark.shows_images, pytest.mark.xdist_group("pareto")]  # which share panels

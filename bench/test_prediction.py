@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import thresholds
-from bench.laws import is_judged
-from bench.measure import Measure, describe, errors
-from bench.pictures import grid
-from bench.workload import SOLVERS, Samples, Workload
+from bench.harness import thresholds
+from bench.harness.laws import is_judged
+from bench.harness.measure import Measure, describe, errors
+from bench.harness.pictures import grid
+from bench.harness.workload import SOLVERS, Samples, Workload
 from deepcache.metrics.fidelity import psnr_each, squared_errors, tipped
 from deepcache.results.picture import picture
 

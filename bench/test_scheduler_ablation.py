@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench import thresholds
-from bench.laws import assert_clip_score_is_kept, is_judged
-from bench.measure import Measure
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.laws import assert_clip_score_is_kept, is_judged
+from bench.harness.measure import Measure
+from bench.harness.workload import Workload
 
 INTERVAL = 3
 SCHEDULERS = ("plms", "ddim", "pndm", "euler", "heun", "dpm-solver++")

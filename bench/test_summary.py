@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from bench import thresholds
-from bench.laws import is_judged
-from bench.measure import Measure, describe
-from bench.workload import Run, Workload
+from bench.harness import thresholds
+from bench.harness.laws import is_judged
+from bench.harness.measure import Measure, describe
+from bench.harness.workload import Run, Workload
 
 pytestmark = pytest.mark.shows_images
 

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from bench import thresholds
-from bench.laws import assert_clip_score_is_kept, is_judged, medians_db, skip_unless_judged
-from bench.measure import Measure
-from bench.scales import scale_of
-from bench.workload import Run, Workload
+from bench.harness import thresholds
+from bench.harness.laws import assert_clip_score_is_kept, is_judged, medians_db, skip_unless_judged
+from bench.harness.measure import Measure
+from bench.harness.scales import scale_of
+from bench.harness.workload import Run, Workload
 from deepcache.models.architectures import architecture
 
 INTERVAL = 5

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import pytest
 
-from bench import thresholds
-from bench.laws import is_judged, skip_unless_judged
-from bench.measure import Measure
-from bench.workload import Run, Workload
+from bench.harness import thresholds
+from bench.harness.laws import is_judged, skip_unless_judged
+from bench.harness.measure import Measure
+from bench.harness.workload import Run, Workload
 from deepcache.metrics.fidelity import as_asked
 from deepcache.sampling.conditions import labels_of
 

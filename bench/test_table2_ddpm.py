@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from bench import thresholds
-from bench.laws import assert_falls, is_judged, medians_db, skip_unless_judged
-from bench.measure import Measure
-from bench.scales import scale_of
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.laws import assert_falls, is_judged, medians_db, skip_unless_judged
+from bench.harness.measure import Measure
+from bench.harness.scales import scale_of
+from bench.harness.workload import Workload
 
 INTERVALS = (2, 3, 5, 10)
 

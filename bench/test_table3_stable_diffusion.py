@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import pytest
 
-from bench import thresholds
-from bench.laws import assert_clip_score_is_kept, assert_falls, is_judged, medians_db, skip_unless_judged
-from bench.measure import Found, Measure
-from bench.scales import scale_of
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.laws import assert_clip_score_is_kept, assert_falls, is_judged, medians_db, skip_unless_judged
+from bench.harness.measure import Found, Measure
+from bench.harness.scales import scale_of
+from bench.harness.workload import Workload
 
 # Table 10's centre over 50 steps, and the power that most of its rows have; they scale with the number of steps.
 CENTER, POWER = 15 / 50, 1.4

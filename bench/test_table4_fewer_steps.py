@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from bench import thresholds
-from bench.laws import medians_db, skip_unless_judged
-from bench.measure import Measure
-from bench.workload import SOLVERS, Run, Workload
+from bench.harness import thresholds
+from bench.harness.laws import medians_db, skip_unless_judged
+from bench.harness.measure import Measure
+from bench.harness.workload import SOLVERS, Run, Workload
 
 pytestmark = pytest.mark.shows_images
 

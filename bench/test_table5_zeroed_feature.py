@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from bench import thresholds
-from bench.laws import is_judged
-from bench.measure import Measure
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.laws import is_judged
+from bench.harness.measure import Measure
+from bench.harness.workload import Workload
 
 # As many full steps as in the paper: 10 of DDPM's 100, and of LDM-4-G's 250, at N = 20, 13; here 10 of 50.
 INTERVALS = {"unconditional": 10, "class_conditional": 5}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench import thresholds
-from bench.laws import is_judged
-from bench.measure import Measure
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.laws import is_judged
+from bench.harness.measure import Measure
+from bench.harness.workload import Workload
 
 INTERVAL, PAPER_INTERVAL = 4, 20
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from bench import racers, thresholds
-from bench.measure import NOT_MEASURED, conditions
-from bench.race_picture import figure
-from bench.scales import scale_of
-from bench.workload import Workload
+from bench.harness import thresholds
+from bench.harness.measure import NOT_MEASURED, conditions
+from bench.harness.scales import scale_of
+from bench.harness.workload import Workload
+from bench.race import racers
+from bench.race.picture import figure
 from deepcache.costs.macs import EVERYTHING
 from deepcache.models.architectures import architecture
 from deepcache.plan import uniform

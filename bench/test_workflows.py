@@ -18,11 +18,11 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from PIL import Image
 from torch import Tensor
 
-from bench import thresholds
-from bench.laws import assert_clip_score_is_kept, is_judged
-from bench.measure import NOT_MEASURED, describe
-from bench.timing import Timing
-from bench.workload import Run, Workload
+from bench.harness import thresholds
+from bench.harness.laws import assert_clip_score_is_kept, is_judged
+from bench.harness.measure import NOT_MEASURED, describe
+from bench.harness.timing import Timing
+from bench.harness.workload import Run, Workload
 from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_images
 from deepcache.plan import Interval

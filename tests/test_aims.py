@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from bench.aims import FEWER, PREDICTED, Point, chosen, gain, lead, least_lead, prediction, psnr_of_mean, reuse
-from bench.equal_cost import at_any_cost, at_equal_cost, nearer, panels
-from bench.recommend import main as recommend
+from bench.pareto.aims import FEWER, PREDICTED, Point, chosen, gain, lead, least_lead, prediction, psnr_of_mean, reuse
+from bench.pareto.equal_cost import at_any_cost, at_equal_cost, nearer, panels
+from bench.pareto.recommend import main as recommend
 from deepcache import load_plan
 from deepcache.results.record import Record
 
@@ -63,9 +63,9 @@ def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
         settings |= {"choosing_psnr_db": one.choosing["psnr_db"], "full_steps": "0 2"}
         metrics = {"share": one.share, "num_full": 2, "num_shallow": 2, **one.metrics}
         lines.append(Record("pareto", f"mini-sd, plms 50, {one.name}", settings, metrics, {}, "passed", one.per_seed))
-    monkeypatch.setattr("bench.equal_cost.read", lambda _: lines)
-    monkeypatch.setattr("bench.recommend.PLANS", tmp_path)
-    monkeypatch.setattr("bench.recommend.place", lambda *name: tmp_path / "-".join(map(str, name)))
+    monkeypatch.setattr("bench.pareto.equal_cost.read", lambda _: lines)
+    monkeypatch.setattr("bench.pareto.recommend.PLANS", tmp_path)
+    monkeypatch.setattr("bench.pareto.recommend.place", lambda *name: tmp_path / "-".join(map(str, name)))
     (points,) = panels(tmp_path).values()
     row = at_equal_cost(("mini-sd", "plms 50"), points, 3)
     shown = {"fewer steps": "38.0", "reuse": "32.0", "order 1": "60.0", "order 2": "42.0", "chosen": "42.0"}

@@ -14,7 +14,8 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from deepcache import DeepCacheError, cached, views
+from deepcache import DeepCacheError, cached
+from deepcache.unets.diffusers import views
 from tests import problems
 from tests.pipelines import workload
 from tests.problems import inputs, latents, pipeline

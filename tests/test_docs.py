@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.equal_cost import INTERVALS, SHOWN, at_any_cost, at_equal_cost, nearer, panels
+from bench.pareto.equal_cost import INTERVALS, SHOWN, at_any_cost, at_equal_cost, nearer, panels
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.memory import PeakMemory
+from bench.harness.memory import PeakMemory
 
 
 def test_the_peak_is_what_lives_at_once():

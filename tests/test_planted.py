@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import planted
+from bench.gate import planted
 from deepcache.__main__ import main
 
-BENCH = Path(planted.__file__).parent
+BENCH = Path(planted.__file__).parents[1]
 HONEST = [json.loads(line) for line in (BENCH / "results/bench/records.jsonl").read_text().splitlines()]
 PLANTED = {name: (code, entries) for name, code, entries in planted.planted(HONEST)}
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import loading
-from bench.loading import load_workload
-from bench.measure import Measure, describe
-from bench.needs import NEEDS
-from bench.scales import SCALES, device_of
-from bench.workload import Run, Workload
+from bench.harness import loading
+from bench.harness.loading import load_workload
+from bench.harness.measure import Measure, describe
+from bench.harness.needs import NEEDS
+from bench.harness.scales import SCALES, device_of
+from bench.harness.workload import Run, Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
@@ -263,7 +263,7 @@ def test_a_row_reads_its_stores_for_features_and_for_errors_alone(workload, tmp_
     hashed: list[str] = []
     split = StoredImages.split
     monkeypatch.setattr(StoredImages, "split", lambda images, size: reads.append(images) or split(images, size))
-    monkeypatch.setattr("bench.workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe))
+    monkeypatch.setattr("bench.harness.workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe))
     assert metrics_of(replace(workload, stores=tmp_path)).keys() > {"psnr_db", "tipped"}
     assert len(reads) == 4  # of two stores
     assert len(hashed) == 1

@@ -16,11 +16,11 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_timeline import ALL, COPIES
 from torch import Tensor
 
 from deepcache import DeepCacheError, cached
 from tests.problems import inputs, unet
+from tests.test_timeline import ALL, COPIES
 
 SCHEDULES = {"long": [900, 600, 300, 100, 50], "short": [999, 600, 100], "one step": [999], "rising": [50, 300, 900]}
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.timing import seconds
-from bench.up_blocks import similarities
-from bench.workload import Run, Workload
+from bench.harness.timing import seconds
+from bench.harness.up_blocks import similarities
+from bench.harness.workload import Run, Workload
 from deepcache import cached, models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
@@ -80,7 +80,7 @@ def small_memory(monkeypatch) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return sample(*args, batch_size=batch_size, **options)
 
-    monkeypatch.setattr("bench.workload.sample", limited)
+    monkeypatch.setattr("bench.harness.workload.sample", limited)
 
 
 @pytest.mark.usefixtures("small_memory")

@@ -14,7 +14,7 @@ PLANS = Path(__file__).parent / "plans"
 def recommended(model: str, scheduler: str, num_steps: int) -> CachePlan:
     """The prediction that was nearest to the uncached images of all that cost no more than reuse at N = 3.
 
-    On eight seeds that decided it (`bench/recommend.py`); its figures on others are in bench/results/pareto.
+    On eight seeds that decided it (`bench/pareto/recommend.py`); its figures on others are in bench/results/pareto.
 
         plan = deepcache.models.recommended("mini-ldm", "ddim", 50)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from bench import requirements
-from bench.scales import device_of
-from bench.workload import Workload
+from bench.harness import requirements
+from bench.harness.scales import device_of
+from bench.harness.workload import Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from bench.racers import OLDER, UNCACHED
+from bench.race.racers import OLDER, UNCACHED
 
 COLOURS = {OLDER: "#D55E00"}  # as the Pareto plots have it
 OURS = "#0072B2"

@@ -12,8 +12,8 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from bench.needs import Needs, needs
-from bench.scales import Scale, scale_of
+from bench.harness.needs import Needs, needs
+from bench.harness.scales import Scale, scale_of
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.sources import (
     ALEXNET_FILE,

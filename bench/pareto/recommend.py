@@ -1,6 +1,6 @@
 """From the Pareto bench's results to the plans that travel with the embedded models.
 
-python -m tox -e pareto && python bench/recommend.py results.json
+python -m tox -e pareto && python -m bench.pareto.recommend results.json
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench.aims import chosen, reuse
-from bench.equal_cost import NEAREST, Recorded, panels
+from bench.pareto.aims import chosen, reuse
+from bench.pareto.equal_cost import NEAREST, Recorded, panels
 from deepcache.models.recommendations import PLANS, place
 from deepcache.plan import CachePlan
 from deepcache.plan_text import save_plan

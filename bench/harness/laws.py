@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from bench import thresholds
-from bench.measure import Measure
-from bench.workload import Run, Workload
+from bench.harness import thresholds
+from bench.harness.measure import Measure
+from bench.harness.workload import Run, Workload
 from deepcache.sampling.protocols import PROTOCOLS
 
 

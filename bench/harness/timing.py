@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench.workload import Run, Workload
+from bench.harness.workload import Run, Workload
 from deepcache.cache.caching import Cache
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.memory import is_out_of_memory

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bench.workload import Workload
+from bench.harness.workload import Workload
 
 
 def similarities(workload: Workload, seeds: range) -> tuple[list[np.ndarray], Tensor]:

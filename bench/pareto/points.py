@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 import deepcache
-from bench.aims import Point, psnr_of_mean
-from bench.measure import Measure, costs
-from bench.workload import Run, Samples, Workload
+from bench.harness.measure import Measure, costs
+from bench.harness.workload import Run, Samples, Workload
+from bench.pareto.aims import Point, psnr_of_mean
 from deepcache.costs.macs import EVERYTHING
 from deepcache.metrics.bootstrap import Statistic, bootstrap
 from deepcache.metrics.fidelity import psnr_each

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from bench.pareto import Panel
+from bench.pareto.points import Panel
 
 STYLES = {  # colours that readers with other eyes tell apart (Okabe and Ito), and a marker each
     "fewer steps": ("#000000", "x"),

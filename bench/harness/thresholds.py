@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.workload import Workload
+    from bench.harness.workload import Workload
 
 
 MOST_THREADS = 8

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from bench.stored import stored_images
+from bench.harness.stored import stored_images
 from deepcache.cache import steps
 from deepcache.cache.caching import Cache, cached
 from deepcache.costs.macs import Cost

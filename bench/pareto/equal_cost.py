@@ -1,6 +1,6 @@
 """From the Pareto bench's results to tables of README and docs/plans.md: what there is at reuse's cost, and at any.
 
-python -m tox -e pareto && python bench/equal_cost.py results.json
+python -m tox -e pareto && python -m bench.pareto.equal_cost results.json
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.aims import FEWER, PREDICTED, Point, chosen, lead, prediction, reuse
+from bench.pareto.aims import FEWER, PREDICTED, Point, chosen, lead, prediction, reuse
 from deepcache.results.record import Record, read
 
 SHOWN = {"mini-ldm": "ddim 50", "mini-ddpm": "ddim 50", "mini-sd": "plms 50"}  # each by its own solver

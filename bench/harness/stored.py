@@ -16,7 +16,7 @@ from deepcache.sampling.stored import StoredImages
 from deepcache.sampling.workers import Worker
 
 if TYPE_CHECKING:
-    from bench.workload import Run, Workload
+    from bench.harness.workload import Run, Workload
 
 
 def stored_images(workload: Workload, run: Run, seeds: range, description: str) -> tuple[StoredImages, Cache | None]:

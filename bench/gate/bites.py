@@ -1,8 +1,8 @@
-"""What the gate catches and what it lets pass: `python bench/bites.py`, which writes bench/results/gate/README.md.
+"""What the gate catches and what it lets pass: `python -m bench.gate.bites`, which writes bench/results/gate/README.md.
 
 A baseline of three honest runs, ten honest re-runs, and three runs with the library broken on purpose
-(`bench/broken.py`), of a few rows of Table 1 and the times of mini-ldm's shallow steps. Then the committed records of
-all benches against the committed baseline: as they are, and with what `bench/planted.py` plants in them.
+(`bench/gate/broken.py`), of a few rows of Table 1 and the times of mini-ldm's shallow steps. Then the committed records
+of all benches against the committed baseline: as they are, and with what `bench/gate/planted.py` plants in them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.planted import planted
+from bench.gate.planted import planted
 
-BENCH = Path(__file__).parent
+BENCH = Path(__file__).parents[1]
 OUT = BENCH / "results" / "gate" / "README.md"
 RECORDS, COMMITTED = BENCH / "results" / "bench" / "records.jsonl", BENCH / "baselines" / "mini.json"
 BASELINE_RUNS, HONEST_RUNS = 3, 10
@@ -31,7 +31,7 @@ DEEPCACHE = [sys.executable, "-m", "deepcache"]
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
-    """A run of the benches, whose plugin `bench.broken` is found from the root."""
+    """A run of the benches, whose plugin `bench.gate.broken` is found from the root."""
     environment = {**os.environ, "PYTHONPATH": str(BENCH.parent)}
     return subprocess.run([*PYTEST, *options], capture_output=True, text=True, env=environment, check=False)
 
@@ -79,7 +79,8 @@ def main() -> int:
         minutes = (time.monotonic() - started) / 60
         lines = [verdict(f"honest run {number}", found) for number, found in enumerate(honest, 1)]
         broken = [
-            run("--gate", str(baseline), "-p", "bench.broken", "--break", how) for how in ("zeros", "stage", "slow")
+            run("--gate", str(baseline), "-p", "bench.gate.broken", "--break", how)
+            for how in ("zeros", "stage", "slow")
         ]
         names = ("features replaced by zeros", "one stage more than needed", "shallow steps slower by a fifth")
         lines += [verdict(name, found) for name, found in zip(names, broken, strict=True)]
@@ -87,13 +88,13 @@ def main() -> int:
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(
         "# What the gate catches\n\n"
-        f"`python bench/bites.py` at commit {commit()}: {BASELINE_RUNS} runs make a baseline of their own, "
+        f"`python -m bench.gate.bites` at commit {commit()}: {BASELINE_RUNS} runs make a baseline of their own, "
         f"{HONEST_RUNS} honest ones are compared with it ({minutes:.0f} minutes on {os.cpu_count()} cores), then three "
-        f"with `bench/broken.py`. They are of two rows of Table 1, of {NUM_SAMPLES} samples and {NUM_STEPS} steps, and "
-        "the times of two shallow steps; `.ci/run` holds all rows against bench/baselines.\n\n"
+        f"with `bench/gate/broken.py`. They are of two rows of Table 1 ({NUM_SAMPLES} samples, {NUM_STEPS} steps), "
+        "and the times of two shallow steps; `.ci/run` holds all rows against bench/baselines.\n\n"
         f"{HEAD}{chr(10).join(lines)}\n\n"
-        "The committed records of `tox -e bench` against bench/baselines, and with what `bench/planted.py` plants in "
-        "them (exit code 1: a regression, 2: what cannot be compared or read):\n\n"
+        "The committed records of `tox -e bench` against bench/baselines, and with what `bench/gate/planted.py` plants "
+        "in them (exit code 1: a regression, 2: what cannot be compared or read):\n\n"
         f"{HEAD}{chr(10).join(planted_lines)}\n"
     )
     are_caught = all("regression:" in found.stdout for found in broken)

@@ -16,7 +16,7 @@ import torch
 from DeepCache import DeepCacheSDHelper
 from diffusers import DDIMScheduler
 
-from bench.memory import PeakMemory
+from bench.harness.memory import PeakMemory
 from deepcache.cache.caching import cached
 from deepcache.plan import CachePlan
 from deepcache.unets.diffusers.inputs import Call, example

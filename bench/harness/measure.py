@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from bench.timing import Timing, interleaved
-from bench.workload import Run, Samples, Workload
+from bench.harness.timing import Timing, interleaved
+from bench.harness.workload import Run, Samples, Workload
 from deepcache.cache.caching import Cache
 from deepcache.metrics.fidelity import Errors, drift, psnr_of, quality, squared_errors
 from deepcache.metrics.reference import Reference

@@ -1,0 +1,1 @@
+"""What the gate catches: regressions that are planted on purpose, and honest runs."""
