@@ -184,7 +184,7 @@ def workload(pytestconfig: pytest.Config) -> Callable[[str], Workload]:
 @pytest.fixture(scope="session")
 def class_conditional(workload: Callable[[str], Workload], pytestconfig: pytest.Config) -> Workload:
     """LDM-4-G or its stand-in."""
-    from deepcache.unets.diffusers.stages import require_branch
+    from deepcache.unets.family import require_branch
 
     found = workload("class_conditional")
     with _told():

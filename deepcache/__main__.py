@@ -1,4 +1,4 @@
-"""`python -m deepcache COMMAND`: each command is a file in `deepcache/commands`."""
+"""`python -m deepcache COMMAND`: the commands are the files in `deepcache/commands`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import NoReturn
 
-from deepcache.commands import convert, explain, gate, macs, metrics, report, sample, tables, tune
+from deepcache.commands import convert, costs, gate, metrics, report, sample, tables, tune
 from deepcache.errors import DeepCacheError
 
-COMMANDS = (macs, explain, tune, convert, sample, metrics, tables, report, gate)
+COMMANDS = (costs, tune, convert, sample, metrics, tables, report, gate)
 
 
 def main(arguments: list[str] | None = None) -> int:

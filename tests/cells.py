@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcache import UnsupportedUNetError, cached
-from deepcache.unets.diffusers.forward import parameters
+from deepcache.unets.calls import parameters
 from tests.optional import OPTIONAL, TIMESTEPS, TRIED
 from tests.pipelines import Workload, counted, workload
 from tests.problems import NAMES as UNETS

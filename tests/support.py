@@ -10,7 +10,8 @@ from pathlib import Path
 
 import diffusers
 
-from deepcache.unets.diffusers.families import COPIERS, FAMILIES, READERS
+from deepcache.unets.pipelines import COPIERS, READERS
+from deepcache.unets.registry import classes as unet_classes
 from tests.cells import (
     BRANCHES,
     INPUTS,
@@ -94,7 +95,7 @@ def _shortened(cell: str) -> str:
 
 def _foreign() -> tuple[str, ...]:
     """U-Nets that diffusers has beside the families."""
-    known = {kind.__name__ for kind in FAMILIES}
+    known = set(unet_classes())
     return tuple(name for name in dir(diffusers) if name not in known and ("UNet" in name or "UVit" in name))
 
 
@@ -114,7 +115,7 @@ TABLES = (
         "The same at branch 0 for calls with one input more, or in another form.",
         "input",
         tuple(INPUTS),
-        tuple(kind.__name__ for kind in FAMILIES),
+        tuple(unet_classes()),
         of_input,
     ),
     Table(

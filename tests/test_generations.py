@@ -17,9 +17,10 @@ from peft import LoraConfig
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
-from deepcache.costs.macs import Structure, cost
+from deepcache.costs.macs import cost
 from deepcache.unets.diffusers.forward import full_forward
 from deepcache.unets.diffusers.views import Cut
+from deepcache.unets.structure import Structure
 from tests.problems import (
     CONTEXT_DIM,
     SCHEDULERS,
@@ -329,7 +330,7 @@ def _watch(monkeypatch: pytest.MonkeyPatch, features: list[weakref.ref[Tensor]])
         features.append(weakref.ref(feature[0]))
         return output, feature
 
-    monkeypatch.setattr("deepcache.cache.steps.full_forward", spy)
+    monkeypatch.setattr("deepcache.unets.diffusers.forward.full_forward", spy)
 
 
 def test_last_thousand_generations_are_remembered() -> None:
@@ -361,7 +362,7 @@ def test_what_cannot_run_without_data_tells_its_steps_and_no_macs(monkeypatch: p
     def cost_of(*_: Any, **__: Any) -> Any:
         raise NotImplementedError("No operator found for `memory_efficient_attention_forward`\non device meta")
 
-    monkeypatch.setattr("deepcache.costs.macs._counted", cost_of)
+    monkeypatch.setattr("deepcache.costs.macs.counted", cost_of)
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with cached(model, interval=2) as cache:
         model(sample, torch.tensor([900, 700])[0])

@@ -68,7 +68,7 @@ def test_full_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyP
         output, feature = full_forward(*args, **kwargs)
         return (output[0] + 1e-6,), feature
 
-    monkeypatch.setattr("deepcache.cache.steps.full_forward", off)
+    monkeypatch.setattr("deepcache.unets.diffusers.forward.full_forward", off)
     with pytest.raises(AssertionError, match="interval 1 differs from uncached"):
         verdict(workload("text2img"))
     with pytest.raises(AssertionError, match="a full step differs from forward"):
@@ -76,9 +76,10 @@ def test_full_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyP
 
 
 def test_shallow_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "deepcache.cache.steps.shallow_forward", lambda *args, **more: (shallow_forward(*args, **more)[0] + 1e-6,)
-    )
+    def off(*args: Any, **kwargs: Any) -> Any:
+        return (shallow_forward(*args, **kwargs)[0] + 1e-6,)
+
+    monkeypatch.setattr("deepcache.unets.diffusers.forward.shallow_forward", off)
     with pytest.raises(AssertionError, match="a shallow step differs from forward"):
         of_unet("bk-sdm-tiny", "branch 0")
 
@@ -95,7 +96,7 @@ def test_refusal_after_the_unet_ran_fails_a_cell(monkeypatch: pytest.MonkeyPatch
         full_forward(*args, **kwargs)
         raise UnsupportedUNetError("too late")
 
-    monkeypatch.setattr("deepcache.cache.steps.full_forward", late)
+    monkeypatch.setattr("deepcache.unets.diffusers.forward.full_forward", late)
     for cell in (lambda: verdict(workload("text2img")), lambda: of_unet("bk-sdm-tiny", "branch 0")):
         with pytest.raises(AssertionError, match="refused after the U-Net ran"):
             cell()

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteSchedul
 from torch import Tensor
 
 from deepcache import DeepCacheError, DeepCacheWarning, cached, uniform
-from deepcache.cache.timeline import Place, goes_on, lifetime, matched, num_after, num_descents, num_left, place
+from deepcache.cache.timeline import Place, goes_on, lifetime, matched, num_after, num_left, place
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
 from tests.problems import SCHEDULERS, denoise, inputs, loop, unet
@@ -152,11 +152,6 @@ def test_of_equal_timesteps_the_one_that_goes_on_is_meant() -> None:
 )
 def test_values_go_on_in_one_direction(found: Any, last: Any, direction: int, expected: int) -> None:
     assert goes_on(found, last, direction) == expected
-
-
-def test_repaints_calls_are_where_timesteps_descend() -> None:
-    assert num_descents([9, 8, 7, 8, 9, 8, 7, 6]) == 6
-    assert num_descents([]) == 0
 
 
 @pytest.mark.parametrize("pass_on", [*ELEMENTS.values(), *COPIES.values()], ids=[*ELEMENTS, *COPIES])

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from bench.harness.stored import stored_images
-from deepcache.cache import steps
 from deepcache.cache.caching import Cache, cached
 from deepcache.costs.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
@@ -29,6 +28,7 @@ from deepcache.sampling.memory import fitting
 from deepcache.sampling.protocols import Protocol
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import num_calls, scheduler
+from deepcache.unets.diffusers import forward
 
 _KEPT = 1  # runs whose features stay in memory when their samples are in a store: the uncached one, and its own
 SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # and the share of the protocol's steps that does for each
@@ -220,10 +220,10 @@ class Workload:
 @contextmanager
 def _zeroed() -> Iterator[None]:
     """Every shallow step gets zeros for the deep feature."""
-    shallow: Callable[..., Any] = steps.shallow_forward
+    shallow: Callable[..., Any] = forward.shallow_forward
 
     def without(unet: Any, cut: Any, feature: Any, *args: Any, **kwargs: Any) -> Any:
         return shallow(unet, cut, tuple(torch.zeros_like(part) for part in feature), *args, **kwargs)
 
-    with patch.object(steps, "shallow_forward", without):
+    with patch.object(forward, "shallow_forward", without):
         yield

@@ -19,7 +19,8 @@ from diffusers import DDIMScheduler
 from bench.harness.memory import PeakMemory
 from deepcache.cache.caching import cached
 from deepcache.plan import CachePlan
-from deepcache.unets.diffusers.inputs import Call, example
+from deepcache.unets.calls import Call
+from deepcache.unets.diffusers.inputs import example
 
 UNCACHED, OLDER, OURS = "uncached", "DeepCache 0.1.1", "this library"
 COMPILED: dict[str, Any] = {"compile": "default"}

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from deepcache.cache.compiling import Compile, compiler, compiler_of, steps
 from deepcache.cache.generation import Facts, Fingerprint, Generation, Run, Spent, Stream
 from deepcache.cache.installing import install, uninstall
 from deepcache.cache.prediction import Node, coordinate
-from deepcache.cache.steps import Steps
+from deepcache.cache.steps import Compile, compiler, compiler_of, steps
 from deepcache.cache.tracking import Told, Tracker
-from deepcache.costs.explain import explain
-from deepcache.costs.explanation import Explanation
-from deepcache.costs.macs import one_sample
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, Interval
-from deepcache.unets.diffusers.families import require_pipeline, unet_of
-from deepcache.unets.diffusers.forward import require_inputs
-from deepcache.unets.diffusers.views import Cut
+from deepcache.unets.calls import one_sample
+from deepcache.unets.family import Steps
+from deepcache.unets.pipelines import require_pipeline, unet_of
+from deepcache.unets.registry import cut
+
+if TYPE_CHECKING:
+    from deepcache.costs.page import Explanation
 
 
 @contextmanager
@@ -106,8 +106,8 @@ def cached(
     chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]
     told = Told(num_steps, calls_per_step)
     told.require_fit(chosen)
-    cut = Cut.of(unet, chosen.branch)
-    cache = Cache(unet, pipe_or_unet, chosen, told, steps(unet, cut, compiler(compile) or compiler_of(outer)))
+    kernel = steps(cut(unet, chosen.branch), compiler(compile) or compiler_of(outer))
+    cache = Cache(unet, pipe_or_unet, chosen, told, kernel)
     installed = install(unet, outer, cache)
     try:
         yield cache
@@ -145,6 +145,8 @@ class Cache:
             UnsupportedUNetError: a U-Net whose inputs its configuration does not tell (generate once before), or that
                 does not run without data, as where it is quantised.
         """
+        from deepcache.costs.explain import explain  # sampling does without
+
         call = next(reversed(self._examples.values()), None)
         return explain(self._owner, self.plan, num_steps, call=call)
 
@@ -161,7 +163,7 @@ class Cache:
         self._block = block
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        require_inputs(self._unet, args, kwargs)
+        self._kernel.require_inputs(args, kwargs)
         timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
         run, stream = self._tracker.locate(timestep)
         try:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,10 +14,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from deepcache.cache.prediction import Node, Polynomial
 from deepcache.cache.timeline import Place, Values, goes_on
-from deepcache.costs.macs import Structure
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, Interval
-from deepcache.unets.diffusers.views import Feature
+from deepcache.unets.family import Feature
+from deepcache.unets.structure import Structure
 
 Fingerprint = tuple[Any, ...]
 MOST_CALLS = 512  # of one step, where nobody says how many it makes; a panorama of 8192 pixels makes 121
@@ -69,10 +70,12 @@ class Spent:
         Raises:
             UnsupportedUNetError: the U-Net does not run without data.
         """
+        from deepcache.costs.macs import counted  # sampling does without
+
         total = Fraction()
         for (fingerprint, is_full), number in self._calls.items():
             args, kwargs = self._examples[fingerprint]
-            one = self._structure.cost(fingerprint, args, kwargs)
+            one = self._structure.once(fingerprint, partial(counted, args=args, kwargs=kwargs))
             total += number * (one.full() if is_full else one.shallow(self._branch))
         return round(total / self._calls.total())
 

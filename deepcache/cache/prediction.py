@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from deepcache.unets.diffusers.views import Feature
+from deepcache.unets.family import Feature
 
 Coordinate = float | Tensor  # of a device: 0-d, or (B, 1, 1, 1) where the samples' timesteps differ
 

@@ -1,26 +1,129 @@
-"""The two steps of a cached U-Net as they run; which of them does is decided outside."""
+"""The two steps of a cached U-Net: eager, or as two static graphs by `torch.compile`."""
 
 from __future__ import annotations
 
+import inspect
+import threading
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from itertools import count
+from typing import Any
 
-from deepcache.unets.diffusers.forward import full_forward, shallow_forward
-from deepcache.unets.diffusers.views import Cut, Feature, shallow_view
+import torch
+from torch import Tensor
+
+from deepcache.errors import DeepCacheError, first_line
+from deepcache.unets.family import CutUNet, Feature, Steps
+
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+OPTIONS = tuple(inspect.signature(torch.compile).parameters)[1:]
+Compile = str | Mapping[str, Any] | None
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
+_NUMBERS = count()
 
 
-class Steps(Protocol):
-    """The kernel's two steps on one U-Net and cut."""
+class CompiledSteps:
+    """The two steps as two graphs, of arguments that the cut U-Net makes anew on every step.
 
-    def full(self, *args: Any, **kwargs: Any) -> tuple[Any, Feature]: ...
+    The compiler looks at these arguments as at any module: it compiles again where FreeU, an adapter or another layer
+    has come or gone, as it does for the U-Net itself.
 
-    def shallow(self, feature: Feature, *args: Any, **kwargs: Any) -> Any: ...
+    Threads take turns, because a step that torch runs eagerly after all keeps its feature in the view for a moment.
+    """
+
+    def __init__(self, cut: CutUNet, compiler: Compiler) -> None:
+        self._cut, self._turn = cut, threading.Lock()
+        self._run_full = compiler(_with_own_code(cut.run_full))
+        self._run_shallow = compiler(_with_own_code(cut.run_shallow))
+
+    def full(self, *args: Any, **kwargs: Any) -> tuple[Any, Feature]:
+        with self._turn:
+            args, kwargs = self._cut.full_call(args, kwargs)
+            torch.compiler.cudagraph_mark_step_begin()
+            output, feature = self._run_full(*args, **kwargs)
+            return self._kept(output), _cloned(feature)
+
+    def shallow(self, feature: Feature, *args: Any, **kwargs: Any) -> Any:
+        with self._turn:
+            args, kwargs = self._cut.shallow_call(feature, args, kwargs)
+            torch.compiler.cudagraph_mark_step_begin()
+            return self._kept(self._run_shallow(*args, **kwargs))
+
+    def require_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._cut.require_inputs(args, kwargs)
+
+    def _kept(self, output: Any) -> Any:
+        """Return an output that the next step does not overwrite; multistep solvers keep some outputs."""
+        return self._cut.with_tensors(output, _cloned(self._cut.tensors_of(output)))
 
 
-class EagerSteps:
-    """The kernel as it is; nothing is kept between calls, so threads may share it."""
+def _cloned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copy tensors on a GPU, where the next replay of a CUDA graph overwrites its outputs."""
+    return tuple(tensor.clone() if tensor.is_cuda else tensor for tensor in tensors)
 
-    def __init__(self, unet: Any, cut: Cut) -> None:
-        shallow_view(unet, cut)  # refuses hooks on the blocks that the branch cuts, before anything runs
-        self.full = partial(full_forward, unet, cut)
-        self.shallow = partial(shallow_forward, unet, cut)
+
+def steps(cut: CutUNet, compiler: Compiler | None) -> Steps:
+    """Return the steps that `cached` runs: those of the cut U-Net, compiled unless `compiler` is None."""
+    return cut if compiler is None else CompiledSteps(cut, compiler)
+
+
+def compiler(how: Compile) -> Compiler | None:
+    """Return the function that compiles a step, or None for eager steps.
+
+    Args:
+        how: a mode of `torch.compile`, a dict of its keyword arguments, or None.
+
+    Raises:
+        DeepCacheError: `how` is something else, or has an argument that `torch.compile` does not take.
+    """
+    if how is None:
+        return None
+    if isinstance(how, Mapping):
+        if unknown := [name for name in how if name not in OPTIONS]:
+            raise DeepCacheError(
+                f"expected compile to have arguments of torch.compile ({', '.join(OPTIONS)}), got {unknown[0]!r}"
+            )
+        return _checked(partial(torch.compile, **{"dynamic": False, **how}))
+    if how not in MODES:
+        raise DeepCacheError(
+            f"expected compile to be one of {', '.join(MODES)}, or a dict of torch.compile's arguments, got {how!r}"
+        )
+    return partial(torch.compile, mode=how, dynamic=False)
+
+
+def _checked(compiler: Compiler) -> Compiler:
+    """Return a compiler that refuses, before anything runs, arguments which do not go together."""
+
+    def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return compiler(step)
+        except Exception as error:
+            raise DeepCacheError(
+                f"torch.compile does not take these arguments: {first_line(error)}; correct compile"
+            ) from error
+
+    return compiled
+
+
+def compiler_of(outer: Any) -> Compiler | None:
+    """Return the compiler of a U-Net that is compiled already, by `torch.compile(unet)` or `unet.compile()`.
+
+    None means that the U-Net is not compiled.
+    """
+    in_place = getattr(outer, "_compiled_call_impl", None)
+    if in_place is None:
+        return getattr(outer, "dynamo_ctx", None)
+    for name, cell in zip(in_place.__code__.co_freevars, in_place.__closure__, strict=True):
+        if name == "self":  # the context that torch.compile made; torch has no public way to it
+            return cell.cell_contents  # type: ignore[no-any-return]
+    return compiler("default")
+
+
+def _with_own_code(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with code of its own: torch keeps eight graphs for one code, and then runs it eagerly."""
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        return run(*args, **kwargs)
+
+    step.__code__ = step.__code__.replace(co_name=f"{run.__name__}_{next(_NUMBERS)}")
+    return step

@@ -10,8 +10,6 @@ A number or a copy has no place. Where its value is one of the pipeline's timest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from math import inf, prod
 from typing import Any, NamedTuple
 
@@ -134,11 +132,6 @@ def num_after(timestep: Tensor) -> int:
     """Return how many timesteps there can be at most from a placed one on."""
     memory = timestep.untyped_storage()
     return memory.nbytes() // timestep.element_size() - int(timestep.storage_offset())
-
-
-def num_descents(timesteps: Sequence[float]) -> int:
-    """Return how many timesteps are lower than the one before, the first one included: RePaint's U-Net calls."""
-    return sum(now < before for before, now in pairwise((inf, *timesteps)))
 
 
 def lifetime(timestep: Tensor) -> StorageWeakRef:

@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from deepcache.cache.generation import Facts, Run, Stream
+from deepcache.cache.paying import warn_if_it_cannot_pay
 from deepcache.cache.timeline import Place, lifetime, matched, num_after, num_left, place, stride_of, values
-from deepcache.costs.explain import warn_if_it_cannot_pay
-from deepcache.costs.macs import structure_of
 from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
-from deepcache.unets.diffusers.families import num_calls, skips_timesteps
+from deepcache.unets.pipelines import num_calls, skips_timesteps
+from deepcache.unets.structure import structure_of
 
 _REMEMBERED = 1000  # generations
 

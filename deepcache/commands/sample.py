@@ -83,14 +83,14 @@ def _job(options: Namespace, own: Worker) -> Job:
     from deepcache.sampling.protocols import PROTOCOLS
     from deepcache.sampling.schedulers import num_calls, scheduler
     from deepcache.sampling.settings import settings_of
-    from deepcache.unets.diffusers.views import Cut
+    from deepcache.unets.registry import cut
 
     pipe = _pipeline(options, _device(options, own))
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
     settings = settings_of(options.model, pipe, **asked)
     plan = parse(options.plan, num_calls(settings.scheduler, pipe.scheduler.config, settings.num_steps))
     if plan is not None:
-        Cut.of(pipe.unet, plan.branch)  # refuses one that is not there, before there is a store
+        cut(pipe.unet, plan.branch)  # refuses one that is not there, before there is a store
     pipe.scheduler = scheduler(settings.scheduler, pipe.scheduler.config)
     protocol = PROTOCOLS.get(options.model)
     return Job(pipe, settings, plan, _conditions(options, pipe), protocol.batch_size if protocol else SHARD_SIZE)

@@ -1,23 +1,21 @@
-"""What a plan costs on a pipeline, told before anything runs; and a warning where caching cannot pay."""
+"""Works out what a plan costs on a pipeline, before anything runs."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-from diffusers import UNet2DModel, UNetSpatioTemporalConditionModel
 from torch import Tensor
 
-from deepcache.costs.explanation import FEW_STEPS, Branch, Explanation, reason
-from deepcache.costs.macs import EVERYTHING, Cost, cost, on_meta, one_sample
+from deepcache.costs.macs import Cost, counted
+from deepcache.costs.page import Explanation
 from deepcache.costs.parts import num_tokens, parts, pixels_a_side
-from deepcache.errors import DeepCacheError, guessed, one_line, warn
+from deepcache.errors import DeepCacheError, guessed, one_line
 from deepcache.plan import CachePlan, Interval, uniform
-from deepcache.unets.diffusers.families import unet_of
-from deepcache.unets.diffusers.forward import full_forward, named
-from deepcache.unets.diffusers.inputs import Call, example
-from deepcache.unets.diffusers.stages import nest
-from deepcache.unets.diffusers.views import Cut
+from deepcache.unets.calls import Call, named, one_sample, parameters
+from deepcache.unets.pipelines import unet_of
+from deepcache.unets.registry import cut, family_of
+from deepcache.unets.structure import on_meta
 
 
 def explain(
@@ -32,61 +30,65 @@ def explain(
     num_frames: int | None = None,
     call: Call | None = None,
 ) -> Explanation:
-    """What a plan costs on a pipeline, and the bound on its speedup. Nothing is computed but shapes.
+    """Work out what a plan costs on a pipeline, and the bound on its speedup. Nothing is computed but shapes.
 
         print(explain(pipe, 3, num_steps=50))
 
     Args:
         owner: a diffusers pipeline, anything with a `.unet`, or a bare U-Net; with weights or on the meta device.
         plan: the full steps, branch and order; a number is an interval, at branch 0 and order 1.
-        num_steps: U-Net calls of a generation; if None, the plan's, else the pipeline's default.
-        name: what to call it; its class if None.
-        context_tokens: length of a prompt; if None, as the tokenizer says, else 77, and 1 for a pipeline without text.
-        height, width: of the image (of a bare U-Net's sample), both or none; if None, the configuration's.
-        num_frames: of a video; if None, the configuration's, else 16.
+        num_steps: U-Net calls of a generation; None means those of the plan, or else the pipeline's default.
+        name: the name on the page; None means the class of the pipeline.
+        context_tokens: the length of a prompt; None means as the tokenizer says, or else 77, and 1 for a pipeline
+            without text.
+        height, width: of the image in pixels, or of a bare U-Net's sample; both or none. None means those of the
+            configuration.
+        num_frames: the length of a video; None means that of the configuration, or else 16.
         call: positional and keyword arguments of a U-Net call, instead of those that the configuration tells.
 
     Raises:
-        DeepCacheError: an argument out of range, or no number of steps.
-        UnsupportedUNetError: a U-Net that cannot be cached, or whose inputs its configuration does not tell.
+        DeepCacheError: an argument is out of range, or the number of steps is not known.
+        UnsupportedUNetError: the U-Net cannot be cached, or its configuration does not tell its inputs.
     """
     outer, unet = unet_of(owner)
     chosen = _plan(owner, plan, num_steps)
-    Cut.of(unet, chosen.branch)  # refuses what cannot be cached
+    cut(unet, chosen.branch)  # refuses what cannot be cached
+    family = family_of(unet)
     if call is None:
         size = _size(owner, height, width)
         tokens = context_tokens or (None if owner is outer else num_tokens(owner))
         with guessed("pass call=(args, kwargs), the arguments of a U-Net call, or generate once before you ask"):
-            call = example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
-            costs, enters, feature = _count(unet, chosen.branch, call)
+            call = family.example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
+            cost, enters, feature = _count(unet, chosen.branch, call)
     else:
         call = one_sample(*call)
         with one_line(
             "this U-Net does not run without data, by which its MACs are counted",
             "explain it before it is quantised, or count the MACs of its configuration: deepcache explain",
         ):
-            costs, enters, feature = _count(unet, chosen.branch, call)
-    sample, context = _shapes(unet, call)
-    found, missing = parts(owner, sample[-2:], _num_frames(unet, sample), context_tokens)
-    stages = enumerate(zip(costs.down, costs.up, strict=True))
+            cost, enters, feature = _count(unet, chosen.branch, call)
+    given = named(unet, *call)
+    sample, context = tuple(given["sample"].shape), given.get("encoder_hidden_states")
+    found, missing = parts(owner, sample[-2:], family.num_frames(unet, sample), context_tokens)
+    takes_context = "encoder_hidden_states" in parameters(unet.__class__)
     return Explanation(
         name=name or type(owner).__name__,
         unet=type(unet).__name__,
         sample=sample,
-        context_tokens=context,
+        context_tokens=context.shape[1] if isinstance(context, Tensor) else 0,
         plan=chosen,
-        branches=tuple(Branch(down.name, up.name, costs.shallow(b, EVERYTHING)) for b, (down, up) in stages),
-        full=costs.full(EVERYTHING),
+        cost=cost,
         enters=enters,
-        feature=tuple(tuple(part.shape[1:] if len(part) == 1 else part.shape) for part in feature),
-        bytes_each=unet.dtype.itemsize * sum(part.numel() for part in feature),
+        feature=tuple(tuple(tensor.shape[1:] if len(tensor) == 1 else tensor.shape) for tensor in feature),
+        bytes_each=unet.dtype.itemsize * sum(tensor.numel() for tensor in feature),
         parts=tuple(found),
         uncounted=tuple(missing),
-        may_guide=not isinstance(unet, UNet2DModel) and not getattr(unet.config, "time_cond_proj_dim", None),
+        may_guide=takes_context and not getattr(unet.config, "time_cond_proj_dim", None),
     )
 
 
 def _plan(owner: Any, plan: CachePlan | Interval | int, num_steps: int | None) -> CachePlan:
+    """Return the plan that the arguments of `explain` stand for."""
     if isinstance(plan, CachePlan):
         if num_steps not in (None, plan.num_steps):
             raise DeepCacheError(f"the plan is for {plan.num_steps} U-Net calls, and num_steps is {num_steps!r}")
@@ -100,6 +102,7 @@ def _plan(owner: Any, plan: CachePlan | Interval | int, num_steps: int | None) -
 
 
 def _size(owner: Any, height: int | None, width: int | None) -> tuple[int, int] | None:
+    """Return height and width of the U-Net's sample for an image of this size in pixels."""
     if height is None and width is None:
         return None
     if height is None or width is None:
@@ -109,41 +112,10 @@ def _size(owner: Any, height: int | None, width: int | None) -> tuple[int, int] 
 
 
 def _count(unet: Any, branch: int, call: Call) -> tuple[Cost, str, tuple[Tensor, ...]]:
-    """The U-Net's cost, the name of the module that the feature enters, and a feature of one sample."""
+    """Return the U-Net's cost, the name of the module that the feature enters, and a feature of one sample."""
     args, kwargs = call
-    costs, twin = cost(unet, *args, **kwargs), on_meta(unet)
-    _, feature = full_forward(twin, Cut.of(twin, branch), *args, **kwargs)
-    first = nest(twin).up[branch].modules[0]
-    return costs, next(name for name, module in twin.named_modules() if module is first), feature
-
-
-def _shapes(unet: Any, call: Call) -> tuple[tuple[int, ...], int]:
-    """Of the sample; and the length of the context."""
-    given = named(unet, *call)
-    context = given.get("encoder_hidden_states")
-    return tuple(given["sample"].shape), context.shape[1] if isinstance(context, Tensor) else 0
-
-
-def _num_frames(unet: Any, sample: tuple[int, ...]) -> int:
-    if len(sample) == len("BCHW"):
-        return 1
-    return sample[1] if isinstance(unet, UNetSpatioTemporalConditionModel) else sample[2]
-
-
-def warn_if_it_cannot_pay(plan: CachePlan | Interval, num_steps: int | None) -> bool:
-    """Warn where a generation has so few steps that caching cannot pay, unless its plan caches nothing on purpose.
-
-    Args:
-        plan: the block's.
-        num_steps: of the generation that begins; None if not known.
-
-    Returns:
-        Whether there was a warning, a `DeepCacheWarning`.
-    """
-    if num_steps is None or num_steps > FEW_STEPS or getattr(plan, "interval", None) == 1:
-        return False
-    num_full = sum(plan.is_full(step, num_steps) for step in range(num_steps))
-    if isinstance(plan, CachePlan) and 1 < num_steps == num_full:
-        return False
-    warn(str(reason(num_full, num_steps)))
-    return True
+    twin = on_meta(unet)
+    cost = counted(twin, args, kwargs)
+    _, feature = cut(twin, branch).full(*args, **kwargs)
+    first = family_of(twin).nest(twin).up[branch].modules[0]
+    return cost, next(name for name, module in twin.named_modules() if module is first), feature

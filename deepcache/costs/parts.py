@@ -1,4 +1,4 @@
-"""What a pipeline runs beside its U-Net: the MACs of its text encoders and of its decoder."""
+"""The networks that a pipeline runs beside its U-Net: the MACs of its text encoders and of its decoder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from deepcache.costs.macs import EVERYTHING, StageCost, counting, on_meta
+from deepcache.costs.macs import EVERYTHING, StageCost, counting
 from deepcache.errors import FAILURES
-from deepcache.unets.diffusers.inputs import CLIP_TOKENS
+from deepcache.unets.calls import CLIP_TOKENS
+from deepcache.unets.structure import on_meta
 
-LONGEST = 4096  # tokens; a tokenizer without a limit of its own says 10^30
+LONGEST = 4096  # tokens of a prompt; a tokenizer without a limit of its own says 10^30
 DECODERS = ("vae", "vqvae", "movq")
-_NOT_RUN = ("unet", "motion_adapter")  # the steps themselves, and what is a part of the U-Net already
+_NOT_RUN = ("unet", "motion_adapter")  # the U-Net itself, and the adapter that is inside the U-Net already
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Part:
     """One of a pipeline's networks.
 
     Attributes:
-        name: in the pipeline.
-        macs: for one image (or video), without guidance.
-        is_guided: runs a second time with guidance, for the negative prompt.
+        name: the name of the network in the pipeline.
+        macs: the MACs for one image (or video), without guidance.
+        is_guided: whether guidance runs the network a second time, for the negative prompt.
     """
 
     name: str
@@ -35,18 +36,21 @@ class Part:
     is_guided: bool
 
     def of_image(self, *, guided: bool) -> int:
-        """MACs for one image, with guidance or without."""
+        """Return the MACs for one image, with guidance or without."""
         return self.macs * (1 + (guided and self.is_guided))
 
 
 def parts(owner: Any, size: tuple[int, ...], num_frames: int, tokens: int | None) -> tuple[list[Part], list[str]]:
-    """A pipeline's networks that are counted, in the order in which they run, and the names of those that are not.
+    """Count the networks of a pipeline beside its U-Net.
 
     Args:
         owner: a pipeline, or anything with its networks as attributes.
-        size: height and width of what is decoded.
-        num_frames: of a video, else 1.
-        tokens: length of a prompt; if None, as each tokenizer says.
+        size: height and width of the latents that the decoder takes.
+        num_frames: the length of a video; 1 for an image.
+        tokens: the length of a prompt; None means as each tokenizer says.
+
+    Returns:
+        The networks that are counted, in the order in which they run, and the names of those that are not.
     """
     found, missing = [], []
     for name, network in networks(owner).items():
@@ -66,7 +70,7 @@ def parts(owner: Any, size: tuple[int, ...], num_frames: int, tokens: int | None
 
 
 def networks(owner: Any) -> dict[str, nn.Module]:
-    """A pipeline's networks by name, but for the U-Net and those without a weighty layer."""
+    """Return the networks of a pipeline by name, without its U-Net and without those that have no weighty layer."""
     weighty = (nn.Linear, nn.Conv2d, nn.Conv3d)
     return {
         name: getattr(value, "_orig_mod", value)
@@ -79,7 +83,7 @@ def networks(owner: Any) -> dict[str, nn.Module]:
 
 
 def num_tokens(owner: Any, name: str = "text_encoder") -> int:
-    """How long a prompt becomes: as the tokenizer says, or as the text encoder can take; 1 without either."""
+    """Return the length of a prompt: as the tokenizer says, or as the text encoder can take; 1 without either."""
     if not hasattr(owner, "text_encoder") and not hasattr(owner, "tokenizer"):
         return 1
     tokenizer = getattr(owner, name.replace("text_encoder", "tokenizer"), None)
@@ -89,19 +93,19 @@ def num_tokens(owner: Any, name: str = "text_encoder") -> int:
 
 
 def pixels_a_side(owner: Any) -> int:
-    """How many pixels of an image a place of the U-Net's sample stands for, a side."""
+    """Return how many pixels of the image, along a side, one element of the U-Net's sample stands for."""
     vae = next((vae for name in DECODERS if (vae := getattr(owner, name, None)) is not None), None)
     return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def text_encoder_macs(encoder: nn.Module, tokens: int) -> int:
-    """MACs of encoding one prompt."""
+    """Return the MACs of encoding one prompt."""
     prompt = torch.zeros(1, tokens, dtype=torch.int64, device="meta")
     return _count(encoder, lambda twin: twin(prompt))
 
 
 def decoder_macs(vae: Any, size: tuple[int, ...], num_frames: int = 1) -> int:
-    """MACs of decoding one latent image, or a video's frames."""
+    """Return the MACs of decoding one latent image, or the frames of a video."""
     channels = getattr(vae.config, "vq_embed_dim", None) or vae.config.latent_channels
     if isinstance(vae, AutoencoderKLTemporalDecoder):
         frames = torch.empty(num_frames, channels, *size, device="meta")
@@ -111,17 +115,17 @@ def decoder_macs(vae: Any, size: tuple[int, ...], num_frames: int = 1) -> int:
 
 
 def _count(network: nn.Module, run: Callable[[Any], Any]) -> int:
-    """Count as `deepcache.costs.macs` counts everything; attention products where they are made, in any layer."""
+    """Count everything, as `deepcache.costs.macs` does, and the attention products of any kind of layer."""
     twin = on_meta(network)
     counts: dict[nn.Module, StageCost] = {}
     products = _AttentionProducts()
     with torch.no_grad(), counting(twin, counts), products:
         run(twin)
-    return products.macs + sum(replace(one, attention=0).total(EVERYTHING) for one in counts.values())
+    return products.macs + sum(replace(layer, attention=0).total(EVERYTHING) for layer in counts.values())
 
 
 class _AttentionProducts(TorchFunctionMode):
-    """Counts the products of two activations: Q K^T and A V, fused or not."""
+    """Counts the products of two activations: Q K^T and A V, in one fused function or apart."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +143,7 @@ class _AttentionProducts(TorchFunctionMode):
         return output
 
 
-_PRODUCTS: dict[Any, int] = {  # where the first factor stands
+_PRODUCTS: dict[Any, int] = {  # the position of the first factor among the arguments
     torch.matmul: 0,
     torch.bmm: 0,
     torch.baddbmm: 1,

@@ -16,9 +16,8 @@ from deepcache.models.configurations import bounded, read
 from deepcache.models.embedded import CONTEXT_TOKENS, EMBEDDED, WEIGHTS
 from deepcache.models.ldm_config import CIN256_V2, unet_config
 from deepcache.plan import require_whole
-from deepcache.unets.diffusers.families import FAMILIES
-from deepcache.unets.diffusers.inputs import CLIP_TOKENS, example
-from deepcache.unets.diffusers.stages import nest
+from deepcache.unets.calls import CLIP_TOKENS
+from deepcache.unets.registry import classes, family_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Architecture:
     @property
     def num_branches(self) -> int:
         """One a skip."""
-        return nest(self.meta()).num_branches
+        unet = self.meta()
+        return family_of(unet).nest(unet).num_branches
 
     def cost(self) -> Cost:
         """MACs of a step on one sample.
@@ -52,7 +52,7 @@ class Architecture:
         """
         with guessed("call deepcache.costs.macs.cost(unet, ...) with the U-Net's own inputs"):
             unet = self.meta()
-            args, kwargs = example(unet, context_tokens=self.context_tokens or None)
+            args, kwargs = family_of(unet).example(unet, context_tokens=self.context_tokens or None)
             return cost(unet, *args, **kwargs)
 
 
@@ -180,11 +180,10 @@ def _find(name: str) -> Architecture:
 
 def from_config(path: Path, *, context_tokens: int) -> Architecture:
     """From a U-Net's `config.json`; `context_tokens` counts where its class takes a text."""
-    classes = {family.__name__: family for family in FAMILIES}
-    config = read(path)
+    known, config = classes(), read(path)
     kind = config.get("_class_name")
-    if not isinstance(kind, str) or kind not in classes:
-        raise UnsupportedUNetError(f"expected a configuration of {', '.join(classes)} in {path}, got {shown(kind)}")
+    if not isinstance(kind, str) or kind not in known:
+        raise UnsupportedUNetError(f"expected a configuration of {', '.join(known)} in {path}, got {shown(kind)}")
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
     own = {"UNet2DModel": 0, "UNetSpatioTemporalConditionModel": 1}  # none, and an image
-    return Architecture(classes[kind], settings, own.get(kind, context_tokens))
+    return Architecture(known[kind], settings, own.get(kind, context_tokens))

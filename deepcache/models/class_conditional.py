@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError
-from deepcache.unets.diffusers.inputs import sides
+from deepcache.unets.calls import sides
 
 _QUANTISED = 8  # samples at once, whose distances to every code are held
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcache.errors import DeepCacheError
 from deepcache.models.folders import load_folder
-from deepcache.unets.diffusers.families import unet_of
+from deepcache.unets.pipelines import unet_of
 
 if TYPE_CHECKING:
     from deepcache.models.mini_features import MiniFeatures

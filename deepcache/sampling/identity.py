@@ -16,7 +16,7 @@ from deepcache.costs.parts import pixels_a_side
 from deepcache.plan import CachePlan
 from deepcache.sampling.manifest import SHARD_SIZE, Manifest
 from deepcache.sampling.settings import Settings
-from deepcache.unets.diffusers.inputs import sides
+from deepcache.unets.calls import sides
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.conditions import Conditions, conditions_of
 from deepcache.sampling.limits import require_seeds
-from deepcache.unets.diffusers.inputs import sides
+from deepcache.unets.calls import sides
 
 
 def sample(

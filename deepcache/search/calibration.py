@@ -19,7 +19,7 @@ from deepcache.search.gains import gains
 from deepcache.search.programming import Stretches, best
 from deepcache.search.recorder import Recorder
 from deepcache.search.responses import Array, Responses, Vectors
-from deepcache.unets.diffusers.families import require_sampler
+from deepcache.unets.pipelines import require_sampler
 
 SEEDS = range(100_000, 100_008)  # none that anybody evaluates on
 LONGEST = 24  # steps between full ones

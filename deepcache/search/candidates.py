@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any
 
 from deepcache.costs.explain import explain
+from deepcache.costs.macs import EVERYTHING, total_macs
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, uniform
 from deepcache.sampling.schedulers import num_calls, num_calls_of, scheduler
@@ -108,8 +109,7 @@ class Space:
                         yield Candidate(way, kind, plan, self._macs(plan))
 
     def _macs(self, plan: CachePlan) -> int:
-        shallow = self.shallow[plan.branch]
-        return plan.num_steps * shallow + plan.num_full * (self.full - shallow)
+        return total_macs(plan, self.full, self.shallow[plan.branch])
 
 
 def _plans(
@@ -141,15 +141,15 @@ def space_of(
         UnsupportedUNetError: a pipeline that cannot be cached.
     """
     own = Way(None, num_steps, num_calls_of(deepcopy(pipe.scheduler), num_steps, type(pipe.scheduler).__name__))
-    costs = explain(pipe, 1, own.num_calls)
-    there = tuple(branch for branch in branches if 0 <= branch < len(costs.branches))
+    costs = explain(pipe, 1, own.num_calls).cost
+    there = tuple(branch for branch in branches if 0 <= branch < costs.num_branches)
     if not there:
-        raise DeepCacheError(f"expected branches out of 0..{len(costs.branches) - 1}, got {list(branches)}")
+        raise DeepCacheError(f"expected branches out of 0..{costs.num_branches - 1}, got {list(branches)}")
     named = [scheduler(solver, pipe.scheduler.config) for solver in solvers or ()]
     first = () if any(_is_same(pipe.scheduler, other) for other in named) else (own,)  # which would be tried twice
     ways = (*first, *_ways(pipe.scheduler.config, num_steps, solvers or ()))
-    shallow = tuple(branch.macs for branch in costs.branches)
-    return Space(costs.full, shallow, own, ways, there, tuple(orders))
+    shallow = tuple(costs.shallow(branch, EVERYTHING) for branch in range(costs.num_branches))
+    return Space(costs.full(EVERYTHING), shallow, own, ways, there, tuple(orders))
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -14,7 +14,7 @@ from deepcache.models.embedded import is_embedded
 from deepcache.models.mini_features import SIZE
 from deepcache.sampling.conditions import Conditions
 from deepcache.sampling.identity import image_size_of
-from deepcache.unets.diffusers.families import unet_of
+from deepcache.unets.pipelines import unet_of
 
 
 def distance_for(pipe: Any, given: Perceptual | None) -> Perceptual:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.search.recorder import Recorder, answered
-from deepcache.unets.diffusers.families import unet_of
+from deepcache.unets.pipelines import unet_of
 
 NUM_PROBES = 9
 _LAST = 3

@@ -16,9 +16,9 @@ from deepcache.cache.installing import install, uninstall
 from deepcache.cache.prediction import coordinate
 from deepcache.errors import DeepCacheError
 from deepcache.search.responses import Responses
-from deepcache.unets.diffusers.families import unet_of
-from deepcache.unets.diffusers.forward import full_forward, shallow_forward
-from deepcache.unets.diffusers.views import Cut, Feature
+from deepcache.unets.family import Feature
+from deepcache.unets.pipelines import unet_of
+from deepcache.unets.registry import cut
 
 SKETCH = 512  # numbers of a sample that are kept of a response
 NUDGE = 0.25  # of the way to an older feature: small enough for the first order, large enough against rounding
@@ -34,7 +34,7 @@ class Recorder:
     """
 
     def __init__(self, unet: Any, branch: int) -> None:
-        self._unet, self._cut, self._branch = unet, Cut.of(unet, branch), branch
+        self._cut, self._branch = cut(unet, branch), branch
         self._features: list[list[Feature]] = []
         self._own: list[Feature] = []  # of this step, one a call
         self._responses: list[list[Tensor]] = []  # of this step: a call, then a step before it
@@ -67,15 +67,15 @@ class Recorder:
         return Responses(tuple(self._vectors), np.array(self._timesteps), self._branch)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output, feature = full_forward(self._unet, self._cut, *args, **kwargs)
+        output, feature = self._cut.full(*args, **kwargs)
         number, noise = len(self.outputs[-1]), _noise(output)
         responses, stale = [], output
         for features in self._features:
             nudged = tuple(torch.lerp(own, other, NUDGE) for own, other in zip(feature, features[number], strict=True))
-            found = shallow_forward(self._unet, self._cut, nudged, *args, **kwargs)
+            found = self._cut.shallow(nudged, *args, **kwargs)
             responses.append((_noise(found) - noise) / NUDGE)
         if self._features:
-            stale = shallow_forward(self._unet, self._cut, self._features[-1][number], *args, **kwargs)
+            stale = self._cut.shallow(self._features[-1][number], *args, **kwargs)
         if number == 0:
             self._timesteps.append(float(torch.as_tensor(coordinate(_timestep(args, kwargs))).reshape(-1)[0]))
             self._own = []

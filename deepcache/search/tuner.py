@@ -25,7 +25,7 @@ from deepcache.search.extractors import clip_for, distance_for
 from deepcache.search.halving import halved
 from deepcache.search.trials import Trials
 from deepcache.search.tuned import Trial, Tuned
-from deepcache.unets.diffusers.families import require_sampler
+from deepcache.unets.pipelines import require_sampler
 
 SEEDS = range(1_000_000, 1_000_036)  # far from those that anybody evaluates on
 _SEARCHED = 3  # a third of the seeds are searched on, the others check what was found

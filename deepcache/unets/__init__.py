@@ -1,1 +1,1 @@
-"""U-Nets: where one can be cut, and its full and its shallow step."""
+"""U-Nets: where a U-Net can be cut, its full and its shallow step, and its structure without weights."""

@@ -1,1 +1,1 @@
-"""The U-Nets of diffusers: six classes whose `forward` goes down and up through blocks of known types."""
+"""The family of diffusers' U-Nets: six classes whose `forward` goes down and up through blocks of known types."""

@@ -1,4 +1,4 @@
-"""A U-Net's inputs as its configuration tells them: one call for one sample, on the meta device."""
+"""The inputs of diffusers' U-Nets as their configuration tells them: one call for one sample, on the meta device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from diffusers import (
 )
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError
 from deepcache.plan import require_whole
+from deepcache.unets.calls import CLIP_TOKENS, Call, sides
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
-
-CLIP_TOKENS = 77  # the length of the context where nothing tells it
-NUM_FRAMES = 16  # of a video where nothing tells it: the default of diffusers' pipelines
-NUM_TIME_IDS = 6  # SDXL's; another split between these and the text embedding costs the same
+NUM_FRAMES = 16  # the length of a video where nothing tells it: the default of diffusers' pipelines
+NUM_TIME_IDS = 6  # SDXL's; another split between the time ids and the text embedding costs the same
 
 
 def example(
@@ -31,16 +28,17 @@ def example(
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
 ) -> Call:
-    """One call of a U-Net: sample, timestep, context, and the labels and conditions that its configuration asks for.
+    """Return one call of a U-Net: sample, timestep, context, and the labels and conditions that it needs.
 
     Args:
-        unet: of one of the `deepcache.unets.diffusers.families.FAMILIES`.
-        context_tokens: length of the conditioning sequence; 77 if None, and 1 for `UNetSpatioTemporalConditionModel`.
-        size: height and width of the sample; the configuration's `sample_size` if None.
-        num_frames: of a video; the configuration's if None, else 16.
+        unet: a U-Net of one of the classes `deepcache.unets.diffusers.stages.CLASSES`.
+        context_tokens: the length of the conditioning sequence, at least 1; None means 77, and 1 for
+            `UNetSpatioTemporalConditionModel`.
+        size: height and width of the sample; None means the `sample_size` of the configuration.
+        num_frames: the length of a video, at least 1; None means that of the configuration, or else 16.
 
     Raises:
-        DeepCacheError: neither a size nor a `sample_size`, or a number below 1.
+        DeepCacheError: there is neither a size nor a `sample_size`, or a number is below 1.
     """
     config = unet.config
     for name, number in (("context_tokens", context_tokens), ("num_frames", num_frames)):
@@ -68,19 +66,8 @@ def example(
     return (sample, 0, context), {**_labels(config), **_conditions(config)}
 
 
-def sides(size: Any) -> tuple[int, int]:
-    """Height and width of a U-Net's sample, of a configuration's `sample_size`: one number or two.
-
-    Raises:
-        DeepCacheError: None, or other values than whole numbers of at least 1.
-    """
-    if size is None:
-        raise DeepCacheError("this U-Net's configuration has no sample_size; pass height and width, or add it there")
-    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
-    return require_whole("height", height, at_least=1), require_whole("width", width, at_least=1)
-
-
 def _labels(config: Any) -> dict[str, Any]:
+    """Return the class labels that a configuration asks for, by name of the argument."""
     kind, is_counted = getattr(config, "class_embed_type", None), getattr(config, "num_class_embeds", None)
     if kind is None and not is_counted:
         return {}
@@ -93,6 +80,7 @@ def _labels(config: Any) -> dict[str, Any]:
 
 
 def _conditions(config: Any) -> dict[str, Any]:
+    """Return the added conditions that a configuration asks for, by name of the argument."""
     found: dict[str, Any] = {}
     if getattr(config, "time_cond_proj_dim", None):
         found["timestep_cond"] = _meta(1, config.time_cond_proj_dim)
@@ -105,7 +93,7 @@ def _conditions(config: Any) -> dict[str, Any]:
 
 
 def _image_dim(config: Any) -> int | None:
-    """Of the embedding that stands for the context: Kandinsky 2.2's."""
+    """Return the size of the image embedding that stands for the context, as in Kandinsky 2.2; None without one."""
     return config.encoder_hid_dim if getattr(config, "encoder_hid_dim_type", None) == "image_proj" else None
 
 

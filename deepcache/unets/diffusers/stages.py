@@ -1,11 +1,11 @@
-"""A U-Net as a nest of stages, each pushing or popping exactly one skip.
+"""A U-Net of diffusers as a nest of stages, each of which pushes or pops exactly one skip.
 
 With down stages d_0 (conv_in), d_1, ..., d_n and up stages u_n, ..., u_0, where u_i joins skip i:
 
     h_0 = d_0(x),  h_i = d_i(h_{i-1});   g_{n+1} = mid(h_n),  g_i = u_i([g_{i+1}, h_i])
 
-A down stage is a resnet with its attention, or a downsampler. An up stage is a resnet with its attention and, where
-it is the last of its block, the upsampler. A stage tells where it is; the U-Net's own `forward` runs it.
+A down stage is a resnet with its attention, or a downsampler. An up stage is a resnet with its attention, and the
+upsampler too where the stage is the last of its block. A stage says where it is; the U-Net's own `forward` runs it.
 """
 
 from __future__ import annotations
@@ -14,73 +14,106 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffusers import (
+    I2VGenXLUNet,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
+)
+from diffusers.models.unets import unet_2d_blocks as flat
+from diffusers.models.unets import unet_3d_blocks as deep
+from diffusers.models.unets import unet_motion_model as motion
 from torch import nn
 
-from deepcache.errors import DeepCacheError, UnsupportedUNetError
-from deepcache.unets.diffusers.families import require_family
+from deepcache.errors import UnsupportedUNetError
+from deepcache.unets.family import Nest, Stage
 
+CLASSES: tuple[type[nn.Module], ...] = (
+    UNet2DModel,
+    UNet2DConditionModel,
+    UNetSpatioTemporalConditionModel,
+    UNetMotionModel,
+    UNet3DConditionModel,
+    I2VGenXLUNet,
+)
+SKIP_UP_BLOCKS = (flat.SkipUpBlock2D, flat.AttnSkipUpBlock2D)
+DOWN_BLOCKS: tuple[type[nn.Module], ...] = (
+    flat.DownBlock2D,
+    flat.AttnDownBlock2D,
+    flat.CrossAttnDownBlock2D,
+    flat.SimpleCrossAttnDownBlock2D,
+    flat.ResnetDownsampleBlock2D,
+    flat.SkipDownBlock2D,
+    flat.AttnSkipDownBlock2D,
+    deep.DownBlock3D,
+    deep.CrossAttnDownBlock3D,
+    deep.DownBlockSpatioTemporal,
+    deep.CrossAttnDownBlockSpatioTemporal,
+    motion.DownBlockMotion,
+    motion.CrossAttnDownBlockMotion,
+)
+UP_BLOCKS: tuple[type[nn.Module], ...] = (
+    flat.UpBlock2D,
+    flat.AttnUpBlock2D,
+    flat.CrossAttnUpBlock2D,
+    flat.SimpleCrossAttnUpBlock2D,
+    flat.ResnetUpsampleBlock2D,
+    *SKIP_UP_BLOCKS,
+    deep.UpBlock3D,
+    deep.CrossAttnUpBlock3D,
+    deep.UpBlockSpatioTemporal,
+    deep.CrossAttnUpBlockSpatioTemporal,
+    motion.UpBlockMotion,
+    motion.CrossAttnUpBlockMotion,
+)
 PER_RESNET = ("resnets", "attentions", "motion_modules", "temp_convs", "temp_attentions")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Place and modules of a stage.
+class BlockStage(Stage):
+    """A stage and its place in the blocks of a U-Net.
 
     Attributes:
-        name: where it is in the U-Net.
-        modules: those that run in it.
-        block: the number of its down or up block; -1 for `conv_in` and the mid block.
-        resnet: the number of its resnet within the block; for a downsampler, how many resnets come before it.
-        is_last: of its block.
+        block: the number of the stage's down or up block; -1 for `conv_in`.
+        resnet: the number of the stage's resnet within the block; for a downsampler, how many resnets come before it.
+        is_last: whether the stage is the last one of its block.
     """
 
-    name: str
-    modules: tuple[nn.Module, ...]
     block: int = -1
     resnet: int = 0
     is_last: bool = True
 
 
-@dataclass(frozen=True)
-class Nest:
-    """All stages of one U-Net: `down[i]` pushes skip i, `up[i]` pops it."""
-
-    down: tuple[Stage, ...]
-    mid: Stage
-    up: tuple[Stage, ...]
-
-    @property
-    def num_branches(self) -> int:
-        """One a skip: branches are 0 .. `num_branches` - 1."""
-        return len(self.down)
-
-
-def nest(unet: Any) -> Nest:
-    """The stages of a U-Net.
+def nest(unet: Any) -> Nest[BlockStage]:
+    """Return the stages of a U-Net.
 
     Raises:
-        UnsupportedUNetError: its class or one of its blocks is not known (`deepcache.unets.diffusers.families`).
+        UnsupportedUNetError: the type of a block is not known, or skips are pushed that nobody pops.
     """
-    require_family(unet)
-    down = (_stage("conv_in", [unet.conv_in]), *_stages("down_blocks", unet.down_blocks))
+    _require_blocks(unet)
+    down = (BlockStage("conv_in", (unet.conv_in,)), *_stages("down_blocks", unet.down_blocks))
     up = tuple(_stages("up_blocks", unet.up_blocks))[::-1]
     if len(down) != len(up):
         raise UnsupportedUNetError(
             f"expected as many skips pushed as popped; this {type(unet).__name__} pushes {len(down)} and pops {len(up)}"
         )
-    return Nest(down, _stage("mid", [unet.mid_block]), up)
+    return Nest(down, Stage("mid", _present([unet.mid_block])), up)
 
 
-def require_branch(branch: object, num_branches: int) -> int:
-    """Refuse a branch that the U-Net does not have."""
-    if isinstance(branch, bool) or not isinstance(branch, int) or not 0 <= branch < num_branches:
-        raise DeepCacheError(
-            f"expected branch 0..{num_branches - 1}, one a skip connection of this U-Net, got {branch!r}"
-        )
-    return branch
+def _require_blocks(unet: Any) -> None:
+    """Refuse blocks of another type than the known ones; a subclass of a known block may have another `forward`."""
+    for blocks, known in ((unet.down_blocks, DOWN_BLOCKS), (unet.up_blocks, UP_BLOCKS)):
+        for block in blocks:
+            if type(block) not in known:
+                names = ", ".join(kind.__name__ for kind in known)
+                raise UnsupportedUNetError(f"expected blocks of type {names}; this U-Net has a {type(block).__name__}")
+    if len({type(block) in SKIP_UP_BLOCKS for block in unet.up_blocks}) > 1:
+        raise UnsupportedUNetError("expected all up blocks of a U-Net with skip blocks to be such; some are not")
 
 
-def _stages(kind: str, blocks: Sequence[Any]) -> Iterator[Stage]:
+def _stages(kind: str, blocks: Sequence[Any]) -> Iterator[BlockStage]:
     for b, block in enumerate(blocks):
         num_resnets = len(block.resnets)
         lists = per_resnet(block)
@@ -90,18 +123,16 @@ def _stages(kind: str, blocks: Sequence[Any]) -> Iterator[Stage]:
         for r in range(num_resnets):
             is_last = r == num_resnets - 1 and not pushes
             own = [modules[r] for modules in lists.values()]
-            yield _stage(f"{kind}.{b}.{r}", own + rest * is_last, b, r, is_last=is_last)
+            yield BlockStage(f"{kind}.{b}.{r}", _present(own + rest * is_last), b, r, is_last=is_last)
         if pushes:
-            yield _stage(f"{kind}.{b}.downsampler", rest, b, num_resnets)
+            yield BlockStage(f"{kind}.{b}.downsampler", _present(rest), b, num_resnets)
 
 
 def per_resnet(block: Any) -> dict[str, nn.ModuleList]:
-    """The lists of a block that have one module a resnet."""
+    """Return the lists of a block that have one module for each resnet."""
     found = {name: block._modules[name] for name in PER_RESNET if block._modules.get(name) is not None}
     return {name: modules for name, modules in found.items() if len(modules) == len(block.resnets)}
 
 
-def _stage(
-    name: str, modules: Sequence[nn.Module | None], block: int = -1, resnet: int = 0, *, is_last: bool = True
-) -> Stage:
-    return Stage(name, tuple(module for module in modules if module is not None), block, resnet, is_last)
+def _present(modules: Sequence[nn.Module | None]) -> tuple[nn.Module, ...]:
+    return tuple(module for module in modules if module is not None)

@@ -16,12 +16,10 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from deepcache.errors import UnsupportedUNetError
-from deepcache.unets.diffusers.families import SKIP_UP_BLOCKS
-from deepcache.unets.diffusers.stages import nest, per_resnet, require_branch
+from deepcache.unets.diffusers.stages import SKIP_UP_BLOCKS, nest, per_resnet
+from deepcache.unets.family import Feature, require_branch
+from deepcache.unets.structure import WRAPPED
 
-Feature = tuple[Tensor, ...]  # (hidden state,); with the image so far after it between skip blocks
-# of a module that somebody has wrapped, not of a copy of it
-WRAPPED = ("forward", "_old_forward", "_hf_hook", "_diffusers_hook", "_compiled_call_impl")
 _EMPTY = nn.ModuleList()
 
 
@@ -33,8 +31,8 @@ class Cut:
         branch: the skips 0..branch stay live.
         whole: how many down blocks run whole on a shallow step.
         part: how many resnets of the next down block run as well.
-        block: the up block that the feature enters.
-        resnet: the resnet of that block.
+        block: the number of the up block that the feature enters.
+        resnet: the number of the resnet in that block before which the feature enters.
         num_adapted: how many T2I-Adapter residuals the live down blocks take.
     """
 
@@ -47,11 +45,11 @@ class Cut:
 
     @classmethod
     def of(cls, unet: Any, branch: int) -> Self:
-        """The cut of a U-Net at a branch.
+        """Return the cut of a U-Net at a branch.
 
         Raises:
-            UnsupportedUNetError: as `nest`.
-            DeepCacheError: no such branch.
+            UnsupportedUNetError: the type of a block is not known.
+            DeepCacheError: the U-Net has no such branch.
         """
         found = nest(unet)
         require_branch(branch, found.num_branches)
@@ -64,7 +62,7 @@ class Cut:
 
 
 class Gate(nn.Module):
-    """The up block at the cut: tells the feature that enters it, or lets the given one enter instead."""
+    """The up block at the cut. It keeps the feature that enters it in `entered`, or lets `given` enter instead."""
 
     given: Feature | None = None
     entered: Feature | None = None
@@ -86,18 +84,18 @@ class Gate(nn.Module):
 
 
 class SkipGate(Gate):
-    """A gate to a skip block, which hands an image on beside the hidden state."""
+    """A gate to a skip block, which takes the image so far beside the hidden state."""
 
-    skip_conv = True  # by which diffusers knows a skip block
+    skip_conv = True  # diffusers knows a skip block by this attribute
 
     def forward(self, hidden_states: Tensor, skips: tuple[Tensor, ...], temb: Tensor, image: Tensor | None) -> Any:
-        image_so_far = (image,) if isinstance(image, Tensor) else ()  # a part of a block hands on 0 for none
+        image_so_far = (image,) if isinstance(image, Tensor) else ()  # a block that was cut hands on 0 for no image
         hidden_states, *images = self.entered = self.given or (hidden_states, *image_so_far)
         return self.block(hidden_states, skips, temb, images[0] if images else None)
 
 
 class _Nothing(nn.Module):
-    """Stands for the mid block of a shallow step."""
+    """The mid block of a shallow step: it returns what it is given."""
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden_states
@@ -107,7 +105,7 @@ _NOTHING = _Nothing()
 
 
 def full_view(unet: Any, cut: Cut) -> tuple[Any, Gate]:
-    """A U-Net that runs everything, and the gate that then has the feature.
+    """Return a view that runs everything, and its gate, which has the feature afterwards.
 
     Raises:
         UnsupportedUNetError: the block at the cut has hooks or a `forward` of its own, which a view cannot run.
@@ -118,10 +116,10 @@ def full_view(unet: Any, cut: Cut) -> tuple[Any, Gate]:
 
 
 def shallow_view(unet: Any, cut: Cut) -> tuple[Any, Gate]:
-    """A U-Net that runs the outermost `cut.branch` + 1 stages of either side, and the gate that takes the feature.
+    """Return a view that runs the outermost `cut.branch` + 1 stages of either side, and its gate for the feature.
 
     Raises:
-        UnsupportedUNetError: as `full_view`.
+        UnsupportedUNetError: the block at the cut has hooks or a `forward` of its own, which a view cannot run.
     """
     down = list(unet.down_blocks)
     live = down[: cut.whole]
@@ -133,7 +131,7 @@ def shallow_view(unet: Any, cut: Cut) -> tuple[Any, Gate]:
 
 
 def _cut_up(block: Any, cut: Cut) -> tuple[list[Any], Gate]:
-    """The part of an up block before the cut, if any, and the gate to the rest."""
+    """Return the resnets of an up block before the cut as a block, if there are any, and the gate to the rest."""
     is_skip = type(block) in SKIP_UP_BLOCKS
     kind = SkipGate if is_skip else Gate
     if cut.resnet == 0:
@@ -147,6 +145,7 @@ def _cut_up(block: Any, cut: Cut) -> tuple[list[Any], Gate]:
 
 
 def _slice(block: Any, resnets: slice, **changes: nn.Module | list[nn.Module] | None) -> Any:
+    """Return a view of a block with some of its resnets, or refuse a block that somebody has wrapped."""
     forward = vars(block).get("forward", type(block).forward)
     if (
         block._forward_hooks
@@ -162,7 +161,7 @@ def _slice(block: Any, resnets: slice, **changes: nn.Module | list[nn.Module] | 
 
 
 def _view(module: Any, **changes: nn.Module | list[nn.Module] | None) -> Any:
-    """A module of the same class, with the same modules but for the changed ones; `forward` is its class's."""
+    """Return a copy of a module that shares its children but for the changed ones and runs its class's `forward`."""
     modules = {**module._modules}
     for name, value in changes.items():
         modules[name] = _list(value) if isinstance(value, list) else value
@@ -174,7 +173,7 @@ def _list(modules: list[nn.Module]) -> nn.ModuleList:
 
 
 def _copy(module: nn.Module, modules: dict[str, nn.Module | None]) -> Any:
-    """As `nn.Module`'s own constructors would make it, without their time: two copies are made on every step."""
+    """Copy a module without the time that the constructors of `nn.Module` take: every step makes two copies."""
     copy = object.__new__(type(module))
     state = copy.__dict__
     state.update(module.__dict__)

@@ -9,7 +9,8 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from deepcache import UnsupportedUNetError
-from deepcache.unets.diffusers.stages import Stage, nest
+from deepcache.unets.diffusers.stages import nest
+from deepcache.unets.family import Stage
 from tests.problems import NAMES, num_branches, shared, unet
 
 

@@ -12,8 +12,9 @@ from diffusers.models.unets import unet_2d_blocks as blocks
 from torch import nn
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached
-from deepcache.unets.diffusers.families import DOWN_BLOCKS, FAMILIES, UP_BLOCKS
-from deepcache.unets.diffusers.stages import nest
+from deepcache.unets.diffusers.stages import CLASSES, DOWN_BLOCKS, UP_BLOCKS
+from deepcache.unets.pipelines import num_descents
+from deepcache.unets.registry import cut
 from tests.problems import NAMES, shared, unet
 
 FOREIGN = (
@@ -29,16 +30,21 @@ FOREIGN = (
 def test_every_family_and_every_block_that_is_known_is_tried() -> None:
     """Test of the test: the laws over `NAMES` leave none out."""
     models = [shared(name) for name in NAMES]
-    assert {type(model) for model in models} == set(FAMILIES)
+    assert {type(model) for model in models} == set(CLASSES)
     assert {type(block) for model in models for block in model.down_blocks} == set(DOWN_BLOCKS)
     assert {type(block) for model in models for block in model.up_blocks} == set(UP_BLOCKS)
+
+
+def test_repaints_calls_are_where_timesteps_descend() -> None:  # stored values
+    assert num_descents([9, 8, 7, 8, 9, 8, 7, 6]) == 6
+    assert num_descents([]) == 0
 
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_unet_is_refused_by_name(name: str) -> None:
     with torch.device("meta"):
         model = getattr(diffusers, name)()
-    _assert_refused(model, f"got a {name}", FAMILIES)
+    _assert_refused(model, f"got a {name}", CLASSES)
 
 
 def test_subclass_of_a_known_unet_is_refused() -> None:
@@ -49,7 +55,7 @@ def test_subclass_of_a_known_unet_is_refused() -> None:
 
     model = unet("ddpm")
     model.__class__ = Mine
-    _assert_refused(model, "got a Mine", FAMILIES)
+    _assert_refused(model, "got a Mine", CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +105,7 @@ def test_unsupported_unet_is_an_error_of_the_library() -> None:
 
 def _assert_refused(model: nn.Module, reason: str, known: tuple[type[nn.Module], ...]) -> None:
     with pytest.raises(UnsupportedUNetError) as caught:
-        nest(model)
+        cut(model, 0)
     assert reason in str(caught.value)
     assert all(kind.__name__ in str(caught.value) for kind in known)
     with pytest.raises(UnsupportedUNetError), cached(model, interval=2):

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, models, uniform
-from deepcache.costs.explain import explain, warn_if_it_cannot_pay
-from deepcache.costs.explanation import Explanation
+from deepcache.cache.paying import warn_if_it_cannot_pay
+from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING, cost
+from deepcache.costs.page import Explanation
 from deepcache.costs.parts import decoder_macs, num_tokens, text_encoder_macs
 from deepcache.errors import DeepCacheWarning
 from deepcache.models.skeletons import skeleton
 from deepcache.plan import Interval
-from deepcache.unets.diffusers.forward import parameters
+from deepcache.unets.calls import parameters
 from deepcache.unets.diffusers.inputs import example
 from tests.problems import FRAMES, NAMES, TOKENS, inputs, latents, pipeline, shared, unet
 from tests.topologies import CONDITION, CONTEXT_DIM
@@ -98,11 +99,7 @@ def test_a_call_that_was_made_gives_what_the_configuration_gives(name: str) -> N
     args, kwargs = inputs(name, batch=2)
     told = explain(shared(name), 2, 5, call=(args, kwargs))
     assert told == explain(shared(name), 2, 5, context_tokens=TOKENS, num_frames=FRAMES)
-    counted = cost(shared(name), *args, **kwargs)
-    assert told.full == counted.full(EVERYTHING)
-    assert [branch.macs for branch in told.branches] == [
-        counted.shallow(b, EVERYTHING) for b in range(counted.num_branches)
-    ]
+    assert told.cost == cost(shared(name), *args, **kwargs)
 
 
 @pytest.mark.parametrize(("branch", "order"), [(0, 0), (3, 1), (1, 2)])
@@ -115,7 +112,7 @@ def test_a_cached_generation_does_what_was_explained(branch: int, order: int) ->
     generation = cache.generations[-1]
     assert (told.plan.num_steps, told.plan.full_steps) == (generation.num_steps, generation.full_steps)
     assert told.feature_bytes == generation.feature_bytes
-    assert told.mean() == cost(pipe.unet, torch.empty(1, 4, 8, 8), 0, embeds).mean(told.plan, EVERYTHING)
+    assert told.mean == cost(pipe.unet, torch.empty(1, 4, 8, 8), 0, embeds).mean(told.plan, EVERYTHING)
 
 
 def test_half_precision_keeps_half_of_the_bytes() -> None:
@@ -132,7 +129,7 @@ def test_the_feature_enters_where_the_branch_cuts(branch: int) -> None:
     """Exact law of two levels with two resnets: six skips, the last first up."""
     told = explain(shared("ddpm"), Interval(2, branch), 5)
     assert told.enters == f"up_blocks.{1 - branch // 3}.resnets.{2 - branch % 3}"
-    assert [b.up for b in told.branches] == [f"up_blocks.{1 - b // 3}.{2 - b % 3}" for b in range(6)]
+    assert [stage.name for stage in told.cost.up] == [f"up_blocks.{1 - b // 3}.{2 - b % 3}" for b in range(6)]
     side, channels = (8, 8) if branch < 2 else (8, 16) if branch == 2 else (4, 16)
     assert told.feature == ((channels, side, side),)
 
@@ -146,7 +143,7 @@ def test_bounds_are_macs_uncached_over_cached() -> None:
     """Arithmetic by hand."""
     told = known("sd-1.5")
     text, vae = (part.macs for part in told.parts)
-    cached_macs = 17 * told.full + 33 * told.shallow()
+    cached_macs = 17 * told.full + 33 * told.shallow
     assert told.bound(whole=False) == pytest.approx(50 * told.full / cached_macs)
     assert told.bound(whole=False, guided=True) == told.bound(whole=False)
     assert told.bound() == pytest.approx((50 * told.full + text + vae) / (cached_macs + text + vae))
@@ -245,10 +242,11 @@ def test_the_page_has_aligned_columns_and_at_most_100_characters_a_line(name: st
     table = table[: table.index("")]
     assert len({len(line) for line in table}) == 1
     assert [line.split()[0] for line in table[1:] if not line.startswith(">")] == [
-        str(b) for b in range(len(told.branches)) if b != told.plan.branch
+        str(b) for b in range(told.cost.num_branches) if b != told.plan.branch
     ]
     assert table[told.plan.branch + 1].startswith(f">      {told.plan.branch}")
-    assert all(branch.down in line and branch.up in line for branch, line in zip(told.branches, table[1:], strict=True))
+    stages = zip(told.cost.down, told.cost.up, table[1:], strict=True)
+    assert all(down.name in line and up.name in line for down, up, line in stages)
 
 
 def test_a_video_and_an_image_score_network_have_pages() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepcache.unets.diffusers.forward import full_forward, parameters, shallow_forward
+from deepcache.unets.calls import parameters
+from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.stages import nest
 from deepcache.unets.diffusers.views import Cut
 from tests.optional import TIMESTEPS

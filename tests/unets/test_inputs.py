@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from deepcache import UnsupportedUNetError, cached
-from deepcache.unets.diffusers.forward import full_forward, parameters
+from deepcache.unets.calls import parameters
+from deepcache.unets.diffusers.forward import full_forward
 from deepcache.unets.diffusers.views import Cut
 from tests.optional import OPTIONAL, PAIRS, TRIED, Call
 from tests.problems import assert_laws_of_kernel, at, inputs, num_branches, shared, twice, unet

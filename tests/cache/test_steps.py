@@ -154,7 +154,7 @@ def test_any_number_of_branches_and_shapes_stays_compiled() -> None:
 
 def test_steps_that_share_their_code_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test of the test above."""
-    monkeypatch.setattr("deepcache.cache.compiling._of_its_own", lambda run: run)
+    monkeypatch.setattr("deepcache.cache.steps._with_own_code", lambda run: run)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
         _generate_at_two_branches_in_two_sizes()
 
@@ -200,7 +200,7 @@ def test_change_of_the_unet_within_a_compiled_block_is_seen(change: Callable[[An
 def test_views_that_are_made_once_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test of the test above: they have FreeU's numbers from before."""
     for name in ("full_view", "shallow_view"):
-        monkeypatch.setattr(f"deepcache.cache.compiling.{name}", cache(getattr(views, name)))
+        monkeypatch.setattr(f"deepcache.unets.diffusers.family.{name}", cache(getattr(views, name)))
     with pytest.raises(AssertionError):
         test_change_of_the_unet_within_a_compiled_block_is_seen(_free)
 

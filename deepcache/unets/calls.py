@@ -1,0 +1,78 @@
+"""The arguments of one call of a U-Net: by name, with some replaced, and as shapes without data."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcache.errors import DeepCacheError
+from deepcache.plan import require_whole
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
+
+CLIP_TOKENS = 77  # the length of the context where nothing tells it
+
+
+@cache
+def parameters(kind: type[nn.Module]) -> tuple[str, ...]:
+    """Return the names of the arguments of a U-Net class's `forward`, in order."""
+    return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
+def named(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name."""
+    return {**dict(zip(parameters(unet.__class__), args, strict=False)), **kwargs}
+
+
+def replaced(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]) -> Call:
+    """Return the arguments of a call with some of them replaced.
+
+    A positional argument stays positional and a keyword stays a keyword: diffusers reads a LoRA scale from keywords
+    alone.
+    """
+    names = parameters(unet.__class__)
+    positional = tuple(changed.get(name, value) for name, value in zip(names, args, strict=False))
+    return positional, {name: changed.get(name, value) for name, value in kwargs.items()}
+
+
+def one_sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Return the arguments of a call as shapes for one sample, on the meta device; floating point becomes float32.
+
+    Where a tensor has several rows for each sample (the frames of a video), these rows stay together.
+    """
+    batch = len(args[0] if args else kwargs["sample"])
+
+    def meta(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return shape_of(value[: max(len(value) // batch, 1)] if value.ndim else value)
+        if isinstance(value, dict):
+            return {key: meta(inner) for key, inner in value.items()}
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(meta, value))
+        return value
+
+    return meta(args), meta(kwargs)
+
+
+def shape_of(value: Tensor) -> Tensor:
+    """Return a tensor of the same shape on the meta device; floating point becomes float32."""
+    return torch.empty_like(value, device="meta", dtype=torch.float32 if value.is_floating_point() else value.dtype)
+
+
+def sides(size: Any) -> tuple[int, int]:
+    """Return height and width of a U-Net's sample.
+
+    Args:
+        size: the `sample_size` of a configuration: one number or two, each at least 1.
+
+    Raises:
+        DeepCacheError: the size is None, or holds something else than whole numbers of at least 1.
+    """
+    if size is None:
+        raise DeepCacheError("this U-Net's configuration has no sample_size; pass height and width, or add it there")
+    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
+    return require_whole("height", height, at_least=1), require_whole("width", width, at_least=1)

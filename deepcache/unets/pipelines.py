@@ -1,0 +1,132 @@
+"""What a pipeline tells of its U-Net: where the U-Net is, which pipelines cannot be cached, and how often they call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import inf
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from deepcache.errors import DeepCacheError, UnsupportedUNetError
+from deepcache.unets.registry import classes
+
+READERS = (  # pipelines that read, on every step, the attention inside the deep blocks
+    "LEditsPPPipelineStableDiffusion",
+    "LEditsPPPipelineStableDiffusionXL",
+    "StableDiffusionAttendAndExcitePipeline",
+    "StableDiffusionPix2PixZeroPipeline",
+    "StableDiffusionSAGPipeline",
+)
+COPIERS = ("ScoreSdeVePipeline",)  # pipelines that call the U-Net more than once a step, with copies of the timestep
+SKIPPERS = ("RePaintPipeline",)  # pipelines that call the U-Net only at a timestep below the one before
+
+
+def unet_of(owner: Any) -> tuple[Any, Any]:
+    """Return what a pipeline calls, and the U-Net in it.
+
+    Args:
+        owner: a pipeline, anything with `.unet`, or a U-Net.
+
+    Returns:
+        The callable, and the U-Net itself; they differ where `torch.compile` wraps the U-Net.
+
+    Raises:
+        UnsupportedUNetError: a pipeline of diffusers without `.unet`; the message names the U-Nets that it has.
+    """
+    outer = getattr(owner, "unet", owner)
+    if isinstance(outer, DiffusionPipeline):
+        raise UnsupportedUNetError(_without_unet(outer))
+    return outer, _unwrapped(outer)
+
+
+def _unwrapped(module: Any) -> Any:
+    return getattr(module, "_orig_mod", module)
+
+
+def _without_unet(pipe: DiffusionPipeline) -> str:
+    """Say that a pipeline has no `.unet`, and how to cache the U-Nets that it has under other names."""
+    known = classes()
+    names = [name for name, network in vars(pipe).items() if type(_unwrapped(network)) in known.values()]
+    if not names:
+        kinds = ", ".join(known)
+        return f"expected a pipeline with a diffusers U-Net ({kinds}), got a {type(pipe).__name__}, which has none"
+    calls = ", ".join(f"deepcache.cached(pipe.{name}, interval=N)" for name in names)
+    return (
+        f"expected a pipeline with its U-Net in pipe.unet, got a {type(pipe).__name__}; cache its U-Nets by their own "
+        f"names, each in a block: {calls}"
+    )
+
+
+def require_pipeline(owner: Any) -> None:
+    """Refuse a pipeline that cannot be cached.
+
+    Raises:
+        UnsupportedUNetError: the pipeline reads the attention of deep blocks on every step (`READERS`), its steps
+            cannot be told (`COPIERS`), or group offloading moves its U-Net as a whole.
+    """
+    _require_no_groups(unet_of(owner)[1])
+    for kind in type(owner).__mro__:
+        if kind.__name__ in READERS:
+            raise UnsupportedUNetError(
+                f"{kind.__name__} reads the attention of deep blocks on every step, which shallow steps do not run; "
+                "run it outside deepcache.cached"
+            )
+        if kind.__name__ in COPIERS:
+            raise UnsupportedUNetError(
+                f"{kind.__name__} calls its U-Net more than once a step with copies of the timestep, so that a step "
+                "cannot be told; run it outside deepcache.cached"
+            )
+
+
+def _require_no_groups(unet: Any) -> None:
+    """Refuse group offloading that has a hook on the U-Net itself, as it has by blocks or with a stream."""
+    hooks = getattr(unet, "_diffusers_hook", None)
+    if hooks is not None and hooks.get_hook("group_offloading") is not None:
+        raise UnsupportedUNetError(
+            "expected a U-Net without group offloading by blocks or with streams, which moves the weights of a full "
+            "step in its order, and a shallow step runs parts of blocks in another; offload it with "
+            'offload_type="leaf_level" and use_stream=False, which is cached exactly'
+        )
+
+
+def require_sampler(owner: Any) -> None:
+    """Refuse a pipeline that cannot be sampled from, or that cannot be cached.
+
+    Raises:
+        DeepCacheError: a bare U-Net, or anything else without a scheduler.
+        UnsupportedUNetError: `require_pipeline` refuses the pipeline.
+    """
+    if not hasattr(owner, "scheduler") or not callable(owner):
+        raise DeepCacheError(f"expected a diffusers pipeline with a scheduler, got {type(owner).__name__}")
+    require_pipeline(owner)
+
+
+def num_calls(owner: Any, timesteps: Tensor) -> tuple[int, ...]:
+    """Return at how many timesteps a pipeline calls its U-Net, as far as this is known before it does.
+
+    Args:
+        owner: the pipeline.
+        timesteps: (T,), the scheduler's timesteps from that of the generation's first call on.
+
+    Returns:
+        One number, or several where it can be any of them: SDXL's base stops at `denoising_end`, which it remembers
+        from its last call, so that another pipeline on the same scheduler may be the one that runs.
+    """
+    if skips_timesteps(owner):
+        return (num_descents(timesteps.tolist()),)
+    if getattr(owner, "denoising_end", None) is not None:
+        return tuple(sorted({min(owner._num_timesteps, len(timesteps)), len(timesteps)}))
+    return (len(timesteps),)
+
+
+def skips_timesteps(owner: Any) -> bool:
+    """Say whether a pipeline calls its U-Net at some timesteps only: RePaint adds noise at the other timesteps."""
+    return any(kind.__name__ in SKIPPERS for kind in type(owner).__mro__)
+
+
+def num_descents(timesteps: Sequence[float]) -> int:
+    """Return how many timesteps are lower than the one before; the first one counts. RePaint calls its U-Net there."""
+    return sum(now < before for before, now in pairwise((inf, *timesteps)))

@@ -1,0 +1,40 @@
+"""The families of U-Nets that the library can cut; a new family is one line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from deepcache.errors import UnsupportedUNetError
+from deepcache.unets.diffusers.family import DIFFUSERS
+from deepcache.unets.family import CutUNet, Family
+
+FAMILIES: tuple[Family, ...] = (DIFFUSERS,)
+
+
+def classes() -> dict[str, type[nn.Module]]:
+    """Return the U-Net classes of all families by name."""
+    return {name: kind for family in FAMILIES for name, kind in family.classes.items()}
+
+
+def family_of(unet: Any) -> Family:
+    """Return the family that cuts a U-Net.
+
+    Raises:
+        UnsupportedUNetError: no family cuts it; the message names the classes that can be cut.
+    """
+    for family in FAMILIES:
+        if family.covers(unet):
+            return family
+    raise UnsupportedUNetError(f"expected a diffusers U-Net ({', '.join(classes())}), got a {type(unet).__name__}")
+
+
+def cut(unet: Any, branch: int) -> CutUNet:
+    """Cut a U-Net at a branch: the skips 0..branch stay live on a shallow step.
+
+    Raises:
+        UnsupportedUNetError: no family cuts the U-Net, or a block of it is not known or has hooks at the cut.
+        DeepCacheError: the U-Net has no such branch.
+    """
+    return family_of(unet).cut(unet, branch)
