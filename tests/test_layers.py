@@ -9,10 +9,9 @@ import deepcache
 
 ROOT = Path(deepcache.__file__).parent
 LAYERS = (  # as CONTRIBUTING.md lists them; the last are programs, which import what they like
-    ("errors", "lazy"),
-    ("temporary", "files"),
+    ("errors", "lazy", "typing"),
+    ("files",),
     ("plan",),
-    ("plan_text",),
     ("cache/timeline",),
     ("unets",),
     ("cache/prediction",),
@@ -70,4 +69,4 @@ def test_results_import_errors_and_files_alone_and_no_torch():
 
 def test_no_file_is_long():
     for path in ROOT.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 300, path
+        assert len(path.read_text().splitlines()) <= 350, path
