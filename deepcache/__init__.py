@@ -1,9 +1,9 @@
-"""Cached U-Net forward passes for diffusers pipelines: DeepCache (Ma et al., CVPR 2024).
+"""Faster diffusers pipelines by caching deep U-Net features: DeepCache (Ma et al., CVPR 2024).
 
     with deepcache.cached(pipe, interval=3, branch=0):
         image = pipe(prompt).images[0]
 
-Names are imported on first use, so that `import deepcache` (and the pytest plugin) costs no import of torch.
+Each name is imported on first use, so that `import deepcache`, and with it the pytest plugin, does not import torch.
 """
 
 from typing import TYPE_CHECKING
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from deepcache.cache.caching import Cache, cached
     from deepcache.cache.generation import Generation
     from deepcache.errors import DeepCacheError, DeepCacheWarning, UnsupportedUNetError
-    from deepcache.plan import CachePlan, quadratic, uniform
-    from deepcache.plan_text import load_plan, save_plan
+    from deepcache.plan import CachePlan, Interval, quadratic, uniform
     from deepcache.search.calibration import Calibration, calibrate
     from deepcache.search.tuner import tune
 
@@ -27,14 +26,13 @@ __all__ = [
     "DeepCacheError",
     "DeepCacheWarning",
     "Generation",
+    "Interval",
     "UnsupportedUNetError",
     "cached",
     "calibrate",
     "compat",
-    "load_plan",
     "models",
     "quadratic",
-    "save_plan",
     "tune",
     "uniform",
 ]
@@ -44,12 +42,11 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "cache.caching": ("Cache", "cached"),
-        "errors": ("DeepCacheError", "DeepCacheWarning", "UnsupportedUNetError"),
         "cache.generation": ("Generation",),
         "compat": (),
+        "errors": ("DeepCacheError", "DeepCacheWarning", "UnsupportedUNetError"),
         "models": (),
-        "plan": ("CachePlan", "quadratic", "uniform"),
-        "plan_text": ("load_plan", "save_plan"),
+        "plan": ("CachePlan", "Interval", "quadratic", "uniform"),
         "search.calibration": ("Calibration", "calibrate"),
         "search.tuner": ("tune",),
     },

@@ -1,52 +1,67 @@
-"""Files from elsewhere: read whole, within bounds, or refused in one line. Nobody vouches for what stands in them."""
+"""Files: files from elsewhere are read whole or refused in one line; files of ours are written whole or not at all.
+
+Nobody vouches for the content of a file that a user names, so every reader here bounds what it reads. A writer fills a
+temporary file beside the final path and then moves the temporary file to that path.
+"""
 
 from __future__ import annotations
 
 import codecs
 import json
 import os
+import re
+import secrets
+import socket
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import yaml
 
 from deepcache.errors import DeepCacheError, first_line, on_one_line, shown
 
 MOST_BYTES = 64 << 20  # COCO's captions_val2014.json has 32 MiB
-MOST_DEEP = 64  # lists and objects within each other
+MOST_DEEP = 64  # levels of lists and objects inside each other
 MOST_LISTS = 2_000_000  # lists and objects; COCO's captions have 250,000
 MOST_DIGITS = 20  # of a whole number; 2^64 has as many
 MOST_BYTES_OF_YAML = 64 << 10  # CompVis' configurations have 3 KiB, and PyYAML reads 100 KiB a second
+ABANDONED_S = 3600.0  # age in seconds; writing a temporary file takes seconds
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_TEMPORARY = re.compile(r"\.(?P<machine>.+)\.(?P<token>[0-9a-f]+)\.(?P<final>[^.]+\.[^.]+)\.tmp")
 
 
 def read_bytes(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES) -> bytes:
-    """The bytes of a regular file.
+    """Return the bytes of a regular file.
 
     Args:
         path: the file.
-        what: what it is expected to be, for the error, e.g. "a plan's JSON".
-        most_bytes: the largest size that is read.
+        what: what the file is expected to be, for the error message, e.g. "a plan's JSON".
+        most_bytes: the largest size in bytes that is read.
 
     Raises:
-        DeepCacheError: no path, no such file, one that cannot be read, that is larger, or that is no regular file: a
-            folder, or a pipe or a device, which may never end.
+        DeepCacheError: `path` is no path, or the file does not exist, cannot be read, is larger than `most_bytes`, or
+            is a folder, a pipe or a device.
     """
     try:
         with _opened(as_path(path, what), what) as file:
             found = file.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # a ValueError is about a null character in the path
-        raise refused(path, what, f"which cannot be read ({_reason(error)}); correct the path") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise refused(path, what, f"which cannot be read ({reason}); correct the path") from error
     if len(found) > most_bytes:
         raise refused(path, what, f"which has more than {most_bytes:,} bytes; pass another file")
     return found
 
 
 def read_text(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES) -> str:
-    """The text of a file in UTF-8, without the byte order mark that some editors put before it.
+    """Return the text of a UTF-8 file without the byte order mark that some editors write.
 
     Raises:
-        DeepCacheError: as `read_bytes`, and for a file in another encoding.
+        DeepCacheError: as `read_bytes`, or the file has another encoding.
     """
     found = read_bytes(path, what, most_bytes=most_bytes)
     if found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -59,12 +74,7 @@ def read_text(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES) -> s
 
 
 def read_json(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES) -> Any:
-    """The value of a JSON file; its types are the caller's to check, NaN and infinity included.
-
-    Args:
-        path: the file.
-        what: what it is expected to be, for the error, e.g. "a plan's JSON".
-        most_bytes: the largest size that is read.
+    """Return the value of a JSON file. The caller checks the value's types; NaN and infinity are allowed.
 
     Raises:
         DeepCacheError: as `read_text` and `json_value`.
@@ -73,11 +83,16 @@ def read_json(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES) -> A
 
 
 def json_value(text: str, what: str, source: object) -> Any:
-    """The value of a JSON text; `what` and `source` name it in the error.
+    """Return the value of a JSON text.
+
+    Args:
+        text: the JSON.
+        what: what the text is expected to be, for the error message.
+        source: where the text comes from, for the error message.
 
     Raises:
-        DeepCacheError: no JSON; lists and objects more than `MOST_DEEP` within each other or more than `MOST_LISTS`
-            in all; a whole number of more than `MOST_DIGITS` digits; half a character (a lone surrogate).
+        DeepCacheError: the text is no JSON, nests lists and objects deeper than `MOST_DEEP`, has more than `MOST_LISTS`
+            of them, has a whole number of more than `MOST_DIGITS` digits, or has half a character (a lone surrogate).
     """
     if text.count("[") + text.count("{") > MOST_LISTS:
         raise refused(source, what, f"which has more than {MOST_LISTS:,} lists and objects; pass another file")
@@ -85,18 +100,19 @@ def json_value(text: str, what: str, source: object) -> Any:
         found = json.loads(text)
     except RecursionError as error:
         raise _too_deep(source, what) from error
-    except ValueError as error:  # JSONDecodeError, or int's of too many digits
+    except ValueError as error:  # JSONDecodeError, or a whole number with too many digits for int
         raise refused(source, what, f"which is no JSON ({first_line(error)})") from error
     _require_plain(found, what, source)
     return found
 
 
 def read_yaml(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES_OF_YAML) -> Any:
-    """The value of a YAML file of plain values without aliases; its types are the caller's to check.
+    """Return the value of a YAML file that has plain values and no alias. The caller checks the value's types.
+
+    A few aliases can stand for gigabytes, or for a value that contains itself.
 
     Raises:
-        DeepCacheError: as `read_text`, and for a text that is no YAML, one with an alias (few of which stand for
-            gigabytes, or for a value that contains itself), or with values more than `MOST_DEEP` within each other.
+        DeepCacheError: as `read_text`, or the text is no YAML, has an alias, or nests values deeper than `MOST_DEEP`.
     """
     text = read_text(path, what, most_bytes=most_bytes)
     try:
@@ -105,15 +121,15 @@ def read_yaml(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES_OF_YA
         raise _too_deep(path, what) from error
     except _AliasError as error:
         raise refused(path, what, "which has an alias (*name); write its value in its place") from error
-    except Exception as error:  # of a text such as `!!bool 2` PyYAML raises half a dozen kinds
+    except Exception as error:  # PyYAML raises half a dozen types on texts such as `!!bool 2`
         raise refused(path, what, f"which is no YAML ({on_one_line(error)})") from error
 
 
 def as_path(path: object, what: str) -> Path:
-    """The path of a file.
+    """Return a path as a `Path`.
 
     Raises:
-        DeepCacheError: neither a text nor a path.
+        DeepCacheError: `path` is neither a string nor a path.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise DeepCacheError(f"expected {what} and therefore a path, got {shown(path)}")
@@ -121,7 +137,7 @@ def as_path(path: object, what: str) -> Path:
 
 
 def refused(source: object, what: str, reason: str) -> DeepCacheError:
-    """The error that `source` is not what was expected; the reason begins with "which"."""
+    """Return the error that `source` is not `what` was expected; `reason` begins with "which"."""
     name = str(source)
     return DeepCacheError(f"expected {what} in {name if name.isprintable() else ascii(name)}, {reason}")
 
@@ -135,7 +151,7 @@ class _AliasError(Exception):
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML's plain values, of bounded depth and without aliases."""
+    """Loads plain YAML values of bounded depth, and refuses aliases."""
 
     depth = 0
 
@@ -161,6 +177,7 @@ def _opened(path: Path, what: str) -> BinaryIO:
 
 
 def _require_plain(found: Any, what: str, source: object) -> None:
+    """Check a JSON value level by level, because recursion would overflow the stack on deep values."""
     level = [found]
     for _ in range(MOST_DEEP + 1):
         if any(type(value) is int and abs(value) >= 10**MOST_DIGITS for value in level):
@@ -184,5 +201,137 @@ def _too_deep(source: object, what: str) -> DeepCacheError:
     return refused(source, what, f"which has values more than {MOST_DEEP} deep within each other; pass another file")
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 by `whole_file`, and make the folder that it goes to.
+
+    Raises:
+        DeepCacheError: the folder cannot be made, or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def whole_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
+    """Open a temporary file for writing, and move the file to `path` when the block ends without an error.
+
+    Afterwards the file is on the disk, not in a cache alone. The temporary file has a name that no other writer
+    chooses. Its writer holds a lock on the file until the file is in its place; the operating system releases the lock
+    when the writer ends, even by `kill -9`, so `remove_abandoned` can tell a file that somebody is writing from a file
+    that a writer left behind.
+
+    Args:
+        path: where the file goes.
+        replace: whether the file replaces a file at `path`; if False, the older file stays.
+
+    Yields:
+        The temporary file, open for writing bytes.
+
+    Raises:
+        DeepCacheError: the file cannot be written. After this and any other error, no temporary file is left.
+    """
+    temporary = path
+    try:
+        temporary, file = _created(path)
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if os.name == "nt":  # Windows moves no open file
+                file.close()
+            if replace:
+                temporary.replace(path)
+            else:
+                with suppress(FileExistsError):
+                    os.link(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary != path:
+            with suppress(OSError):  # an error here must not hide the first error
+                temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in a folder that no process writes any longer; a file that cannot be removed stays.
+
+    A file that this machine wrote is abandoned when nobody holds its lock. Locks of another machine may be invisible
+    from here (NFS without locks), and some file systems have no locks; there, a file must be an hour old as well.
+    """
+    for path in folder.glob(".*.tmp"):
+        if found := _TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):  # the file is gone or belongs to another user, or the folder is read-only
+                _remove_if_abandoned(path, found["machine"])
+
+
+def _remove_if_abandoned(path: Path, machine: str) -> None:
+    with path.open("r+b") as file:  # NFS locks only files that are open for writing
+        try:
+            is_locked, is_known = not _take_lock(file), machine == _machine()
+        except OSError:  # a file system without locks
+            is_locked, is_known = False, False
+        if not is_locked and (is_known or time.time() - os.fstat(file.fileno()).st_mtime > ABANDONED_S):
+            path.unlink()
+
+
+def _created(path: Path) -> tuple[Path, IO[bytes]]:
+    """Create a temporary file for `path`, open and locked."""
+    while True:
+        temporary = path.with_name(f".{_machine()}.{secrets.token_hex(8)}.{path.name}.tmp")
+        file = temporary.open("xb")
+        try:
+            is_ours = _take_lock(file)
+        except OSError:  # a file system without locks
+            is_ours = True
+        if is_ours and temporary.exists():
+            return temporary, file
+        file.close()  # `remove_abandoned` saw the file before it was locked, and removed it
+        temporary.unlink(missing_ok=True)
+
+
+def _take_lock(file: IO[bytes]) -> bool:
+    """Try to lock an open file; return False if another process holds the lock.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError as error:  # Windows
+        raise OSError("this platform has no fcntl") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@cache
+def _machine() -> str:
+    """Return a name of this machine since its last start; containers on one machine share the name."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _sync(folder: Path) -> None:
+    """Write the folder's list of names to the disk where the file system supports that."""
+    with suppress(OSError):  # the file itself is in its place
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _unwritable(path: Path, error: OSError) -> DeepCacheError:
+    return DeepCacheError(
+        f"cannot write {path}: {error.strerror or error}; free space or take another folder, "
+        "then run the same command again"
+    )

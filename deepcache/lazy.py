@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use, so that importing the package itself costs nothing."""
+"""Import the names of a package on first use, so that importing the package itself is cheap."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the `__getattr__` and the `__dir__` of a package.
 
-    No name may be that of a submodule, unless it stands for this module: Python binds a submodule in its package when
-    it is imported, so that the name would be the module from then on.
+    No name may equal the name of a submodule, unless the name stands for that submodule: when Python imports a
+    submodule, it binds the submodule under its name in the package, in place of anything else.
 
     Args:
         package: the `__name__` of the package.
-        homes: maps each module below the package to the names that it has; a module without names stands for itself.
+        homes: maps each module of the package to its names; a module without names stands for itself.
     """
     homes_of = {name: home for home, names in homes.items() for name in names or (home,)}
 

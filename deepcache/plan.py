@@ -1,34 +1,48 @@
-"""Which steps of a generation are full, decided before it runs."""
+"""Plans: which steps of a generation are full, decided before the generation runs, and written as text or JSON."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from deepcache.errors import DeepCacheError, shown
+from deepcache.files import json_value, read_text, whole_file
 
 MAX_POWER = 10
-MOST_STEPS = 100_000  # of a generation; a hundred times the training timesteps of most models
+MOST_STEPS = 100_000  # of a generation: a hundred times the training timesteps of most models
 ORDERS = (0, 1, 2)
-DEFAULT_ORDER = 1  # nearer than reuse in nearly all panels of the Pareto bench at N = 2, 3 and 5 (docs/plans.md)
-_POWER_DECREMENT = 0.02  # the released code's, taken off the power until the number of full steps fits
+DEFAULT_ORDER = 1  # beats reuse in nearly all panels of the Pareto bench at N = 2, 3 and 5 (docs/plans.md)
+UNCACHED = "uncached"
+GRAMMAR = (
+    "uncached; uniform,interval=N; quadratic,num_full=K,center=C,power=P; "
+    "the last two with ,branch=B ,order=0|1|2 ,last_step_full; or a plan's JSON file"
+)
+_POWER_DECREMENT = 0.02  # the released code lowers the power by this until the number of full steps fits
+_JSON = "a plan's JSON"
+_MOST_BYTES = 16 << 20  # of a plan's file: a million full steps
 
 
 @dataclass(frozen=True)
 class CachePlan:
-    """The full steps of a generation of `num_steps` U-Net calls; all others are shallow.
+    """The full steps of a generation of `num_steps` U-Net calls; all other steps are shallow.
 
     Attributes:
-        num_steps: T, 1 to `MOST_STEPS`.
-        full_steps: ascending, from 0, all below `num_steps`.
-        branch: the skips 0..branch stay live on a shallow step.
-        order: 0 reuses the last feature, as in the paper; 1, taken if not given, and 2 predict it from the last two and
-            three (`deepcache.cache.prediction`).
+        num_steps: T, from 1 to `MOST_STEPS`.
+        full_steps: the full steps in ascending order; the first is 0 and all are below `num_steps`.
+        branch: b, at least 0; the skips 0..b stay live on a shallow step.
+        order: how the feature of a shallow step is predicted (`deepcache.cache.prediction`): 0 reuses the last feature,
+            as in the paper; 1 (the default) and 2 extrapolate from the last two or three features.
 
     Raises:
-        DeepCacheError: one of these does not hold.
+        DeepCacheError: a value is out of its range.
     """
 
     num_steps: int
@@ -56,20 +70,61 @@ class CachePlan:
     def num_full(self) -> int:
         return len(self.full_steps)
 
-    def is_full(self, step: int, num_steps: int | None = None) -> bool:  # noqa: ARG002 (as of `Interval`)
+    def is_full(self, step: int, num_steps: int | None = None) -> bool:  # noqa: ARG002 (as `Interval.is_full`)
         return step in self.full_steps
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan to a JSON file, for `CachePlan.load` and for every `--plan` of the command line.
+
+        Raises:
+            DeepCacheError: the file cannot be written.
+        """
+        with whole_file(Path(path)) as file:
+            file.write(self.to_json().encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Return the plan in a JSON file that `save` wrote.
+
+        Raises:
+            DeepCacheError: the file cannot be read, or holds no plan.
+        """
+        return cls.from_json(read_text(path, _JSON, most_bytes=_MOST_BYTES), str(path))
+
+    def to_json(self) -> str:
+        """Return the plan as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the text") -> Self:
+        """Return the plan that `to_json` wrote.
+
+        Args:
+            text: the JSON.
+            source: where the text comes from, for the error message.
+
+        Raises:
+            DeepCacheError: the text is no JSON, has other keys, or has values that make no plan.
+        """
+        found = json_value(text, _JSON, source)
+        known = {field.name for field in fields(cls)}
+        if not isinstance(found, dict) or not {"num_steps", "full_steps"} <= found.keys() <= known:
+            raise DeepCacheError(f"expected {_JSON} in {source}, with {', '.join(sorted(known))}")
+        return cls(**found)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Steps 0, N, 2N, ... are full, of a generation of any length; branch and order as in `CachePlan`.
+    """The rule that steps 0, N, 2N, ... are full; it makes a plan for a generation of any length.
 
     Attributes:
         interval: N, at least 1; 1 caches nothing.
-        last_step_full: so is the last step, where the number of steps is known.
+        branch: as in `CachePlan`.
+        order: as in `CachePlan`.
+        last_step_full: whether the last step is full as well; this needs a known number of steps.
 
     Raises:
-        DeepCacheError: one of these does not hold.
+        DeepCacheError: a value is out of its range.
     """
 
     interval: int
@@ -83,20 +138,24 @@ class Interval:
         object.__setattr__(self, "order", require_order(self.order))
 
     def is_full(self, step: int, num_steps: int | None = None) -> bool:
-        """Whether a step is full, of `num_steps` or of a number that is not known."""
+        """Return whether a step is full in a generation of `num_steps` steps, or of an unknown number of steps."""
         return step % self.interval == 0 or (self.last_step_full and step + 1 == num_steps)
 
 
 def uniform(
     num_steps: int, interval: int, branch: int = 0, order: int = DEFAULT_ORDER, *, last_step_full: bool = False
 ) -> CachePlan:
-    """Full steps 0, N, 2N, ...: ceil(T / N) of T, and the last one if asked.
+    """Return the plan with full steps 0, N, 2N, ...: ceil(T / N) of T steps.
 
     Args:
-        num_steps: T, 1 to `MOST_STEPS`.
+        num_steps: T, from 1 to `MOST_STEPS`.
         interval: N, at least 1; 1 caches nothing.
-        branch, order: as in `CachePlan`.
-        last_step_full: step T - 1 is full, too.
+        branch: as in `CachePlan`.
+        order: as in `CachePlan`.
+        last_step_full: whether step T - 1 is full as well.
+
+    Raises:
+        DeepCacheError: an argument is out of its range.
     """
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     every = Interval(interval, branch, order, last_step_full)
@@ -115,23 +174,24 @@ def quadratic(
     signed_root: bool = False,
     last_step_full: bool = False,
 ) -> CachePlan:
-    """Full steps dense around `center` (the paper's equation 7).
+    """Return the plan whose full steps are dense around `center` (the paper's equation 7).
 
-    `num_full` + 1 points evenly spaced in (-c)^(1/p) .. (T - c)^(1/p) are raised to p, truncated and moved by
-    c. Where they fall together, p is lowered by 0.02 until `num_full` different steps remain.
+    `num_full` + 1 points, evenly spaced in (-c)^(1/p) .. (T - c)^(1/p), are raised to the power p, truncated and moved
+    by c. Where points fall together, p is lowered by 0.02 until `num_full` different steps remain.
 
     Args:
-        num_steps: T, 1 to `MOST_STEPS`.
-        num_full: how many steps are full, 1 .. T.
-        center: c, in 0..T.
-        power: p, above 1 and at most 10 (the paper uses 1.2 to 1.6).
-        branch, order: as in `CachePlan`.
-        signed_root: how to read the root of the negative number -c. False, as in the released code: the
-            principal complex root, of whose points the real parts count. True: -(c^(1/p)).
-        last_step_full: step T - 1 is full, too; beyond `num_full` where it was not among them.
+        num_steps: T, from 1 to `MOST_STEPS`.
+        num_full: the number of full steps, from 1 to T.
+        center: c, from 0 to T.
+        power: p, above 1 and at most 10; the paper uses 1.2 to 1.6.
+        branch: as in `CachePlan`.
+        order: as in `CachePlan`.
+        signed_root: how to take the root of the negative number -c. False, as in the released code, takes the real
+            part of points on the principal complex root; True takes -(c^(1/p)).
+        last_step_full: whether step T - 1 is full as well; it then comes on top of `num_full` other steps.
 
     Raises:
-        DeepCacheError: an argument out of range, or no power down to 1 gives `num_full` different steps.
+        DeepCacheError: an argument is out of its range, or no power down to 1 gives `num_full` different steps.
 
     References:
         DeepCache: Accelerating Diffusion Models for Free (Ma et al., 2024), https://arxiv.org/abs/2312.00858
@@ -170,15 +230,80 @@ def _quadratic_steps(
     return (0, *(int(offset + center) for offset in np.unique(offsets)[1:-1]))
 
 
+_KINDS: dict[str, Callable[..., CachePlan]] = {"uniform": uniform, "quadratic": quadratic}
+_REQUIRED = {"uniform": {"interval"}, "quadratic": {"num_full", "center", "power"}}
+_OPTIONAL = {"uniform": {"last_step_full"}, "quadratic": {"last_step_full", "signed_root"}}
+_FLAGS = {"last_step_full", "signed_root"}
+_DECIMALS = {"center", "power"}
+
+
+def parse_plan(text: str, num_steps: int) -> CachePlan | None:
+    """Return the plan that a text of `GRAMMAR` describes, or the plan in the JSON file that the text names.
+
+        parse_plan("uniform,interval=3,branch=0,order=1", 50)
+
+    Args:
+        text: the description, or the path of a file that `CachePlan.save` wrote.
+        num_steps: the number of U-Net calls of a generation.
+
+    Returns:
+        The plan; None if the text is "uncached".
+
+    Raises:
+        DeepCacheError: the text does not follow `GRAMMAR`, or the file's plan has another number of steps.
+    """
+    kind, *words = [word.strip() for word in text.split(",")]
+    if text == UNCACHED:
+        return None
+    if kind in _KINDS:
+        return _KINDS[kind](num_steps, **_arguments(kind, words, text))
+    if not os.path.isfile(text):  # Path.is_file raises on a text that is too long for a name
+        raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {shown(text)}, which is neither")
+    plan = CachePlan.load(text)
+    if plan.num_steps != num_steps:
+        raise DeepCacheError(f"expected a plan of {num_steps} U-Net calls, got one of {plan.num_steps} in {text}")
+    return plan
+
+
+def _arguments(kind: str, words: list[str], text: str) -> dict[str, Any]:
+    found = dict(_argument(word, text) for word in words)
+    required, optional = _REQUIRED[kind], _OPTIONAL[kind] | {"branch", "order"}
+    if not required <= found.keys() <= required | optional or len(found) < len(words):
+        raise DeepCacheError(
+            f"expected {kind} with {', '.join(sorted(required))}, and if wanted {', '.join(sorted(optional))}, "
+            f"each once; got {shown(text)}"
+        )
+    return found
+
+
+def _argument(word: str, text: str) -> tuple[str, Any]:
+    name, _, value = word.partition("=")
+    if word in _FLAGS:
+        return name, True
+    if name in _DECIMALS and re.fullmatch(r"\d{1,18}(\.\d+)?", value):
+        return name, float(value)
+    if name not in _FLAGS and re.fullmatch(r"\d{1,18}", value):
+        return name, int(value)
+    raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {shown(word)} in {shown(text)}")
+
+
 def require_order(order: object) -> int:
-    """The order of the prediction as an int; refuse one that there is not."""
+    """Return the order of the prediction as an int.
+
+    Raises:
+        DeepCacheError: `order` is none of `ORDERS`.
+    """
     if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in ORDERS:
         raise DeepCacheError(f"expected order to be one of {', '.join(map(str, ORDERS))}, got {shown(order)}")
     return int(order)
 
 
 def require_number(name: str, value: object) -> float:
-    """The value as a float; refuse anything but a real number that a float holds, NaN and infinity among them."""
+    """Return a value as a float; NaN and infinity are numbers, too.
+
+    Raises:
+        DeepCacheError: `value` is no real number, or is too large for a float.
+    """
     if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         with suppress(OverflowError):
             return float(value)
@@ -186,10 +311,10 @@ def require_number(name: str, value: object) -> float:
 
 
 def require_whole(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
-    """The value as an int; refuse anything but a whole number within the bounds.
+    """Return a value as an int.
 
     Raises:
-        DeepCacheError: no whole number, or one out of bounds.
+        DeepCacheError: `value` is no whole number, or is out of bounds.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise DeepCacheError(f"expected {name} to be a whole number of at least {at_least}, got {shown(value)}")

@@ -87,7 +87,7 @@ def ended(number: int) -> int:
 
 
 def in_place(path: Path) -> IO[bytes]:
-    """The broken variant of `temporary.whole`, killed as it begins to write."""
+    """The broken variant of `files.whole_file`, killed as it begins to write."""
     with path.open("wb"):
         os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError

@@ -128,7 +128,7 @@ def package() -> dict[str, Callable[[Path], Any]]:
     from deepcache.models.loading import load
     from deepcache.models.networks import ldm_networks, on_meta
     from deepcache.models.skeletons import skeleton
-    from deepcache.plan_text import load_plan
+    from deepcache.plan import CachePlan
     from deepcache.results import record
     from deepcache.results.gate import gate
     from deepcache.sampling.prompt_files import prompts_in
@@ -172,7 +172,7 @@ def package() -> dict[str, Callable[[Path], Any]]:
         "skeleton": lambda path: skeleton(str(path.parent)),
         "index": lambda path: load(path.parent),
         "part": lambda path: load(path.parent.parent),
-        "plan": load_plan,
+        "plan": CachePlan.load,
         "store": store,
         "shards": lambda path: Shard(path.parent, range(4), Store.open(path.parent).manifest).read(),
         "records": record.read,

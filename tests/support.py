@@ -176,8 +176,8 @@ def document() -> str:
     """docs/support.md."""
     introduction = f"""# What can be cached
 
-Every cell was run, on small random models with diffusers {diffusers.__version__}: `tests/test_support.py` makes this
-file (`pytest tests/test_support.py --force-regen`), and fails where a cell is no longer what it was.
+Every cell was run, on small random models with diffusers {diffusers.__version__}: `tests/cache/test_support.py` makes
+this file (`pytest tests/cache/test_support.py --force-regen`), and fails where a cell is no longer what it was.
 
 - `exact`: bit for bit what comes without a cache, as the text above each table says.
 - `refused: ...`: an `UnsupportedUNetError` that begins so, before the U-Net ran.

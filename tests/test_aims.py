@@ -10,7 +10,7 @@ import pytest
 from bench.pareto.aims import FEWER, PREDICTED, Point, chosen, gain, lead, least_lead, prediction, psnr_of_mean, reuse
 from bench.pareto.equal_cost import at_any_cost, at_equal_cost, nearer, panels
 from bench.pareto.recommend import main as recommend
-from deepcache import load_plan
+from deepcache import CachePlan
 from deepcache.results.record import Record
 
 
@@ -74,5 +74,5 @@ def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
     assert nearer([points], 3) == (1, 1)
     assert [each["50%"] for each in at_any_cost([points])] == [1, 0, 0, 1]
     recommend(tmp_path)
-    plan = load_plan(tmp_path / "mini-sd-plms-50")
+    plan = CachePlan.load(tmp_path / "mini-sd-plms-50")
     assert (plan.num_steps, plan.full_steps, plan.branch, plan.order) == (4, (0, 2), 1, 2)

@@ -184,10 +184,10 @@ def test_the_error_of_a_plan_is_that_of_its_samples():
 
 def test_a_saved_plan_is_read_again(tmp_path, made_up):
     plan = made_up.plan(4)
-    deepcache.save_plan(plan, tmp_path / "plan.json")
-    assert deepcache.load_plan(tmp_path / "plan.json") == plan
+    plan.save(tmp_path / "plan.json")
+    assert deepcache.CachePlan.load(tmp_path / "plan.json") == plan
     with pytest.raises(DeepCacheError, match="cannot write"):
-        deepcache.save_plan(plan, tmp_path / "none" / "plan.json")
+        plan.save(tmp_path / "none" / "plan.json")
 
 
 def test_a_bare_unet_is_refused():

@@ -14,9 +14,9 @@ import deepcache
 
 ROOT = Path(deepcache.__file__).parent
 LAYERS = (  # a file imports from its own layer and from those before it; the last layer may import everything
-    ("errors", "lazy"),
-    ("temporary", "files"),
-    ("plan", "plan_text"),
+    ("errors", "lazy", "typing"),
+    ("files",),
+    ("plan",),
     ("unets",),
     ("cache",),
     ("costs",),

@@ -25,7 +25,6 @@ from safetensors.numpy import save
 
 from deepcache import uniform
 from deepcache.models.embedded import WEIGHTS
-from deepcache.plan_text import to_json
 from deepcache.sampling.store import Store
 from tests import compvis
 from tests.examples import RECORDS
@@ -230,7 +229,7 @@ def stored(folder: str) -> Any:
 
 TEXT = 'bond\n"Hi" on a wall\n\nété\n'.encode()
 TABLE = b"Prompt\tCategory\nbond\tAbstract\nb\tc\n"
-PLAN = json.loads(to_json(uniform(10, 3)))
+PLAN = json.loads(uniform(10, 3).to_json())
 YAML = compvis.config()
 UNET, SCHEDULER, INDEX = (
     stored(f) for f in ("unet/config.json", "scheduler/scheduler_config.json", "model_index.json")

@@ -108,5 +108,5 @@ def test_records_of_no_known_experiment_are_refused_and_nothing_is_written(tmp_p
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DeepCacheError, match=r"cannot write .* choose another folder"):
+    with pytest.raises(DeepCacheError, match=r"cannot write .* take another folder"):
         render(RECORDS, tmp_path / "file" / "tables")

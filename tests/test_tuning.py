@@ -252,7 +252,7 @@ def test_the_command_writes_a_plan_that_sample_takes(capsys, tmp_path):
     assert "is not there; make it first" in capsys.readouterr().err
     assert main([*command, "--out", str(file)]) == 0
     out = capsys.readouterr().out
-    plan = deepcache.load_plan(file)
+    plan = deepcache.CachePlan.load(file)
     assert plan.num_steps == 8
     assert json.loads(file.read_text())["full_steps"] == list(plan.full_steps)
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
@@ -263,7 +263,7 @@ def test_the_command_writes_a_plan_that_sample_takes(capsys, tmp_path):
 
 def test_a_plan_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(DeepCacheError, match="cannot be read"):
-        deepcache.load_plan(tmp_path / "none.json")
+        deepcache.CachePlan.load(tmp_path / "none.json")
 
 
 def test_seeds_of_the_search_do_not_decide_the_promise(pipe):

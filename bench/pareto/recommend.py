@@ -12,7 +12,6 @@ from bench.pareto.aims import chosen, reuse
 from bench.pareto.equal_cost import NEAREST, Recorded, panels
 from deepcache.models.recommendations import PLANS, place
 from deepcache.plan import CachePlan
-from deepcache.plan_text import save_plan
 
 INTERVAL = 3  # of reuse, whose cost is the limit
 OF_ALL_STEPS = ("order 1", "order 2", "optimal", "tuned")
@@ -25,7 +24,7 @@ def main(results: Path) -> None:
         best = None if base is None else chosen(points, OF_ALL_STEPS, base.share)
         if isinstance(best, Recorded):
             scheduler, steps = panel.split()
-            save_plan(_plan(best), place(model, scheduler, int(steps)))
+            _plan(best).save(place(model, scheduler, int(steps)))
             print(f"{model}, {panel}: {best.name}, {best.metrics[NEAREST]:.1f} dB")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from deepcache.files import whole_file
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -133,11 +134,10 @@ def kept(path: Path, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ..
 
 
 def _save_whole(value: object, path: Path) -> None:
-    """Save beside `path` and rename, so that a kill leaves no half file."""
+    """Save a value so that a kill leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    torch.save(value, part)
-    os.replace(part, path)
+    with whole_file(path) as file:
+        torch.save(value, file)
 
 
 def _log(folder: Path, **line: float) -> None:

@@ -1,20 +1,20 @@
-"""`cached`: a U-Net whose shallow steps take the deep feature from earlier full steps."""
+"""`cached`: make a U-Net run only its outermost stages on most steps, and predict the rest from earlier full steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
-from deepcache.cache.generation import Facts, Fingerprint, Generation, Run, Spent, Stream
-from deepcache.cache.installing import install, uninstall
+from deepcache.cache.generation import ActiveGeneration, CallMacs, Facts, Fingerprint, Generation, Stream
+from deepcache.cache.installing import Installed, install, uninstall
 from deepcache.cache.prediction import Node, coordinate
 from deepcache.cache.steps import Compile, compiler, compiler_of, steps
-from deepcache.cache.tracking import Told, Tracker
+from deepcache.cache.tracking import Counts, Tracker
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, Interval
+from deepcache.typing import Pipeline, UNet
 from deepcache.unets.calls import one_sample
 from deepcache.unets.family import Steps
 from deepcache.unets.pipelines import require_pipeline, unet_of
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from deepcache.costs.page import Explanation
 
 
-@contextmanager
 def cached(
-    pipe_or_unet: Any,
+    pipe_or_unet: Pipeline | UNet,
     plan: CachePlan | Interval | None = None,
     *,
     interval: int | None = None,
@@ -37,53 +36,70 @@ def cached(
     calls_per_step: int | None = None,
     compile: Compile = None,  # noqa: A002 (torch's word)
     cuda_graphs: bool = False,
-) -> Iterator[Cache]:
-    """Cache a U-Net's deep feature inside a `with` block, and restore the U-Net after it.
+) -> Cache:
+    """Return a cache for the U-Net of a diffusers pipeline, or for a bare U-Net.
+
+    While the cache is in use, a full step runs the whole U-Net and keeps one deep feature; a shallow step runs only the
+    outermost stages and predicts the deep feature from the last full steps. Nothing is installed in the U-Net before
+    the cache is used. Use it for a block, which gives the U-Net back at its end, also after an exception:
 
         with deepcache.cached(pipe, interval=3, branch=0, order=1) as cache:
             image = pipe("a red sneaker").images[0]
         cache.generations[-1].full_steps
 
-    Which step of which generation a U-Net call is follows from the timestep that the call is given:
+    Or enable it for as long as a server lives:
 
-    - An element of a tensor of timesteps, as every diffusers pipeline passes it, tells both by its place in memory,
-      whichever pipeline, scheduler or thread uses the U-Net.
-    - A number or a copy whose value is one of the pipeline's timesteps stands for that element.
-    - Other numbers and copies have to be told: say `num_steps`, or pass a plan to a bare U-Net. After so many steps the
-      generation is over; if one stops earlier, call `cache.reset()` before the next.
+        cache = deepcache.cached(pipe, interval=3)
+        cache.enable()
+        ...
+        cache.disable()
 
-    A call that fits none of these is refused with a `DeepCacheError`. A tensor that is a view of one element of a
-    memory of its own is a generation of one step: full, so never wrong.
+    **Threads and tasks.** A block belongs to the thread or asyncio task that entered it; an enabled cache belongs to
+    all. A U-Net call is answered by the innermost block that its thread or task is in; without such a block, by the
+    cache that was enabled last; without an enabled cache, by the only block that is open, since the call may come from
+    a worker of that block. If several blocks are open, such a call is refused. A thread that is to sample uncached
+    therefore needs a U-Net of its own. Coroutines that are driven by hand share one context: give each a task, or
+    give all of them one block. Every thread and task has generations of its own, so none changes another's images.
 
-    Blocks may be nested: the innermost that a thread, or a task of asyncio, is in counts. A thread or task that is in
-    none takes the one that is open, as a block's workers do; so a thread that shall sample uncached needs a U-Net of
-    its own. Coroutines that are driven by hand share one context: give each a task, or all of them one block.
+    **Steps.** The timestep of a U-Net call tells which step of which generation the call is:
 
-    Gradients flow through the stages that a step runs; a kept feature is a constant to them.
+    - A timestep that is an element of a tensor, as every diffusers pipeline passes it, tells both by its place in
+      memory, whichever pipeline, scheduler or thread makes the call.
+    - A number or a copy that equals one of the pipeline's timesteps stands for that timestep.
+    - Other numbers and copies tell nothing: pass `num_steps`, or pass a plan together with a bare U-Net. The generation
+      is over after so many steps; if a generation stops earlier, call `cache.reset()` before the next one.
+
+    Any other call is refused with a `DeepCacheError`. A timestep that is a view of a copy of its own counts as a
+    generation of one step, which is full and therefore never wrong.
+
+    **Gradients** flow through the stages that a step runs; a kept feature is a constant.
 
     Args:
-        pipe_or_unet: a diffusers pipeline, anything with `.unet` and `.scheduler`, or a bare U-Net; it may be compiled.
-        plan: the full steps, branch and order; its `num_steps` must be the generation's. Or the rule of an interval.
-        interval: instead of a plan, N: steps 0, N, 2N, ... are full; 1 caches nothing.
-        branch: with `interval`: the skips 0..branch stay live on a shallow step; 0 if not given.
-        order: with `interval`: 0 reuses the last feature, as in the paper; 1, taken if not given, and 2 predict it from
-            the last two and three.
-        last_step_full: with `interval`: the last step is full, too; where its number is known before.
-        num_steps: how many steps a generation makes, at least 1. Needed where timesteps are numbers or copies that
-            `deepcache` cannot follow, or where a pipeline calls its U-Net at some of its timesteps only.
-        calls_per_step: how many U-Net calls every step makes, at least 1. If not given, a pipeline's step makes as many
-            calls as come with one timestep, and a bare U-Net's step makes one.
-        compile: None, a mode of `torch.compile`, or a dict of its arguments: the full and the shallow step become two
-            static graphs. A U-Net that is compiled already is so in the way that it was.
+        pipe_or_unet: a diffusers pipeline, any object with `.unet` and `.scheduler`, or a U-Net. The U-Net may be
+            compiled.
+        plan: the full steps, the branch and the order; `plan.num_steps` must be the number of steps of a generation.
+            An `Interval` fits generations of any length.
+        interval: instead of a plan, N, at least 1: steps 0, N, 2N, ... are full; 1 caches nothing.
+        branch: with `interval`: b, at least 0 (the default); the skips 0..b stay live on a shallow step.
+        order: with `interval`: 0 reuses the last feature, as in the paper; 1 (the default) and 2 extrapolate from the
+            last two or three features.
+        last_step_full: with `interval`: whether the last step is full as well; this needs a known number of steps.
+        num_steps: the number of steps of a generation, at least 1. It is needed if timesteps are numbers or copies that
+            tell nothing, or if a pipeline calls its U-Net at some of its timesteps only.
+        calls_per_step: the number of U-Net calls in every step, at least 1. By default, a step of a pipeline has as
+            many calls as come with one timestep, and a step of a bare U-Net has one call.
+        compile: a mode of `torch.compile`, or a dict of its arguments, to compile the full and the shallow step; None
+            compiles them the way that the U-Net is compiled already, if it is.
         cuda_graphs: refused; `compile="reduce-overhead"` captures CUDA graphs.
 
-    Yields:
-        The `Cache`, which tells what each generation did.
+    Returns:
+        A `Cache`: a context manager with `enable` and `disable`, which also tells what each generation did.
 
     Raises:
-        DeepCacheError: an argument out of range, or a U-Net whose `forward` another package has replaced; within the
-            block, a call whose generation or step cannot be told.
-        UnsupportedUNetError: a pipeline, U-Net or input of it that cannot be cached; before anything runs.
+        DeepCacheError: an argument is out of its range. In use: another package has replaced the U-Net's `forward`, or
+            the generation or the step of a call cannot be told.
+        UnsupportedUNetError: the pipeline or the U-Net cannot be cached. In use: an input cannot be cached; the error
+            comes before anything runs.
 
     References:
         DeepCache: Accelerating Diffusion Models for Free (Ma et al., 2024), https://arxiv.org/abs/2312.00858
@@ -104,46 +120,96 @@ def cached(
         raise DeepCacheError(f"expected plan to be a CachePlan, got {plan!r}; a number of steps goes to interval=")
     given = {name: value for name, value in extras.items() if value is not None}
     chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]
-    told = Told(num_steps, calls_per_step)
-    told.require_fit(chosen)
+    counts = Counts(num_steps, calls_per_step)
+    counts.require_fit(chosen)
     kernel = steps(cut(unet, chosen.branch), compiler(compile) or compiler_of(outer))
-    cache = Cache(unet, pipe_or_unet, chosen, told, kernel)
-    installed = install(unet, outer, cache)
-    try:
-        yield cache
-    finally:
-        uninstall(installed, cache)
-        cache.release()
+    return Cache(unet, pipe_or_unet, chosen, counts, kernel)
 
 
 class Cache:
-    """Answers a U-Net's calls and owns the state of their generations, for each thread and task of asyncio its own.
+    """A U-Net's cache, which `cached` makes: it answers the U-Net's calls while it is in a `with` block or enabled.
+
+    A cache can be used again after its block or after `disable`, and keeps its compiled steps.
 
     Attributes:
-        plan: the `CachePlan`, or of an interval the rule that makes one of any length.
+        plan: the `CachePlan`, or the `Interval` that fits generations of any length.
     """
 
-    def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, told: Told, kernel: Steps) -> None:
+    def __init__(
+        self, unet: UNet, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts, kernel: Steps
+    ) -> None:
         self.plan = plan
         self._unet, self._owner, self._kernel = unet, owner, kernel
-        self._tracker = Tracker(unet, owner, plan, told)
+        self._outer, self._compiled = _seen(owner)
+        self._tracker = Tracker(unet, owner, plan, counts)
         self._examples: dict[Fingerprint, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self._switch = threading.Lock()
+        self._installed: Installed | None = None
+        self._is_enabled = False
+
+    def __enter__(self) -> Self:
+        """Answer the calls of this thread or task until the block ends.
+
+        Raises:
+            DeepCacheError: the cache is in use already, or the U-Net has been replaced or compiled.
+        """
+        with self._switch:
+            if self._installed is not None:
+                raise DeepCacheError(
+                    f"this cache is in use already ({'enabled' if self._is_enabled else 'in a with block'}); its block "
+                    "may be shared by threads and tasks; call deepcache.cached again for another block"
+                )
+            self._install(for_all=False)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._switch:
+            self._uninstall()
+
+    def enable(self) -> Self:
+        """Answer the calls of all threads and tasks that are in no block of their own, until `disable`.
+
+        Enabling an enabled cache does nothing. If several caches of one U-Net are enabled, the last one answers.
+
+        Returns:
+            The cache itself.
+
+        Raises:
+            DeepCacheError: the cache is in a `with` block, or the U-Net has been replaced or compiled.
+        """
+        with self._switch:
+            self._require_no_block("enable")
+            if self._installed is None:
+                self._install(for_all=True)
+        return self
+
+    def disable(self) -> None:
+        """Stop answering calls and drop all features; a generation under way goes on uncached.
+
+        Any thread may disable a cache. Disabling a cache that is not enabled does nothing.
+
+        Raises:
+            DeepCacheError: the cache is in a `with` block.
+        """
+        with self._switch:
+            self._require_no_block("disable")
+            self._uninstall()
 
     @property
     def generations(self) -> tuple[Generation, ...]:
-        """The last generations since the block was entered, at most 1000, in the order in which they began."""
+        """What the last generations did, at most 1000, in the order in which the generations began."""
         return tuple(self._describe(facts) for facts in tuple(self._tracker.facts) if facts.calls)
 
     def explain(self, num_steps: int | None = None) -> Explanation:
-        """What the plan costs on this pipeline and the bound on its speedup; `print` it.
+        """Return what the plan costs on this pipeline, and the bound on its speedup; `print` shows a table.
 
         Args:
-            num_steps: U-Net calls of a generation; if None, the plan's, else the pipeline's default.
+            num_steps: the number of U-Net calls of a generation; by default the plan's, else the pipeline's default.
 
         Raises:
-            DeepCacheError: no number of steps: an interval on a bare U-Net.
-            UnsupportedUNetError: a U-Net whose inputs its configuration does not tell (generate once before), or that
-                does not run without data, as where it is quantised.
+            DeepCacheError: the number of steps is unknown, as with an interval on a bare U-Net.
+            UnsupportedUNetError: the configuration does not tell the U-Net's inputs (generate once before), or the
+                U-Net does not run without data, for example because it is quantised.
         """
         from deepcache.costs.explain import explain  # sampling does without
 
@@ -151,52 +217,75 @@ class Cache:
         return explain(self._owner, self.plan, num_steps, call=call)
 
     def reset(self) -> None:
-        """Drop the features of this thread or task: its next U-Net call begins a new generation."""
+        """Drop the features of this thread or task, so that its next U-Net call begins a new generation."""
         self._tracker.reset()
 
-    def release(self) -> None:
-        """Drop every thread's features; what the generations did stays. The block's end calls it."""
-        self._tracker.release()
+    def _require_no_block(self, act: str) -> None:
+        if self._installed is not None and not self._is_enabled:
+            raise DeepCacheError(
+                f"cannot {act} a cache in its own with block, which begins and ends its use; call deepcache.cached "
+                "again for a cache that is enabled"
+            )
 
-    def keep(self, block: object) -> None:
-        """Hold a reference to what closes the block, so that it is not collected while the U-Net is cached."""
-        self._block = block
+    def _install(self, *, for_all: bool) -> None:
+        require_pipeline(self._owner)
+        outer, compiled = _seen(self._owner)
+        if outer is not self._outer or (compiled is not None and compiled is not self._compiled):
+            raise DeepCacheError(
+                "the pipeline's U-Net has been replaced or compiled since deepcache.cached was called; call it again"
+            )
+        self._installed, self._is_enabled = install(self._unet, outer, self, for_all=for_all), for_all
+
+    def _uninstall(self) -> None:
+        if self._installed is not None:
+            uninstall(self._installed, self)
+            self._installed, self._is_enabled = None, False
+            self._tracker.release()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer a U-Net call."""
         self._kernel.require_inputs(args, kwargs)
         timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
-        run, stream = self._tracker.locate(timestep)
+        active, stream = self._tracker.locate(timestep)
         try:
-            return self._step(run, stream, timestep, args, kwargs)
+            return self._step(active, stream, timestep, args, kwargs)
         except BaseException:
-            self._tracker.drop(run)
+            self._tracker.drop(active)
             raise
 
-    def _step(self, run: Run, stream: Stream, timestep: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _step(
+        self, active: ActiveGeneration, stream: Stream, timestep: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         fingerprint = _fingerprint(args, kwargs)
         is_same = fingerprint == stream.fingerprint
-        is_full = not stream.nodes or not is_same or run.is_full()
+        is_full = not stream.nodes or not is_same or active.is_full()
         if is_full:
             before = stream.nodes[: self.plan.order] if is_same else ()
-            stream.clear()  # what is not needed any longer goes before the step takes its memory
+            stream.clear()  # frees features that are no longer needed before the step allocates memory
             output, feature = self._kernel.full(*args, **kwargs)
             constant = tuple(part.detach() if part.requires_grad else part for part in feature)
-            stream.keep((Node(run.step, coordinate(timestep), constant), *before), fingerprint)
+            stream.keep((Node(active.step, coordinate(timestep), constant), *before), fingerprint)
             if fingerprint not in self._examples:
                 self._examples[fingerprint] = one_sample(args, kwargs)
         else:
-            output = self._kernel.shallow(stream.feature(run.step, timestep), *args, **kwargs)
-        run.count(fingerprint, is_full=is_full)
+            output = self._kernel.shallow(stream.feature(active.step, timestep), *args, **kwargs)
+        active.count(fingerprint, is_full=is_full)
         return output
 
     def _describe(self, facts: Facts) -> Generation:
         calls = facts.calls.copy()  # another thread may be counting
-        spent = Spent(facts.structure, self._examples, calls, self.plan.branch)
-        return Generation(facts.num_steps, tuple(facts.full_steps), calls.total(), facts.feature_bytes, spent)
+        macs = CallMacs(facts.structure, self._examples, calls, self.plan.branch)
+        return Generation(facts.num_steps, tuple(facts.full_steps), calls.total(), facts.feature_bytes, macs)
+
+
+def _seen(owner: Pipeline | UNet) -> tuple[Any, Any]:
+    """Return what a pipeline calls as its U-Net, and the compiled call of a U-Net that was compiled in place."""
+    outer, _ = unet_of(owner)
+    return outer, getattr(outer, "_compiled_call_impl", None)
 
 
 def _fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fingerprint:
-    """Shapes, types and devices of a call's tensors, and which optional inputs are there."""
+    """Return the shapes, types and devices of a call's tensors, and which optional inputs there are."""
     return tuple(map(_mark, args)), tuple((key, _mark(value)) for key, value in kwargs.items())
 
 

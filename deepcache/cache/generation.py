@@ -1,4 +1,4 @@
-"""One generation: which step it is at, the last full steps of each call that a step makes, and what it reports."""
+"""One generation: its step, the features of its last full steps, and what the user can read about it."""
 
 from __future__ import annotations
 
@@ -19,41 +19,42 @@ from deepcache.plan import CachePlan, Interval
 from deepcache.unets.family import Feature
 from deepcache.unets.structure import Structure
 
-Fingerprint = tuple[Any, ...]
-MOST_CALLS = 512  # of one step, where nobody says how many it makes; a panorama of 8192 pixels makes 121
+Fingerprint = tuple[Any, ...]  # shapes, types and devices of a call's inputs, and which inputs there are
+MOST_CALLS = 512  # of one step, if nobody says how many calls a step makes; a panorama of 8192 pixels makes 121
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What one generation did. It holds neither features nor weights, and can be pickled.
+    """What one generation did. A `Generation` holds neither features nor weights, and can be pickled.
 
     Attributes:
-        num_steps: steps so far; a step calls the U-Net once, or twice where conditional and unconditional are apart.
-        full_steps: the steps of which a call was full, in order.
+        num_steps: steps so far; a step calls the U-Net once, or several times, as where the conditional and the
+            unconditional call are apart.
+        full_steps: the steps with a full call, in ascending order.
         num_calls: calls of the U-Net.
-        feature_bytes: the most bytes of features that were kept at once.
+        feature_bytes: the largest number of bytes of features that were kept at the same time.
     """
 
     num_steps: int
     full_steps: tuple[int, ...]
     num_calls: int
     feature_bytes: int
-    _spent: Spent = field(repr=False, compare=False)
+    _calls: CallMacs = field(repr=False, compare=False)
 
     @property
     def macs(self) -> int:
-        """Mean MACs of the calls, for one sample, in the paper's convention (`deepcache.costs.macs`).
+        """Mean MACs of the U-Net calls for one sample, by the paper's convention (`deepcache.costs.macs`).
 
-        They are those of the U-Net as it was when the generation began, whatever has been loaded into it since.
+        The MACs are those of the U-Net at the beginning of the generation, whatever was loaded into it later.
 
         Raises:
             UnsupportedUNetError: the U-Net does not run without data, as with xformers' attention.
         """
-        return self._spent.mean()
+        return self._calls.mean()
 
 
-class Spent:
-    """The calls of a generation by shape and kind, and the structure of the U-Net that made them."""
+class CallMacs:
+    """Counts the MACs of a generation's calls when somebody asks for them."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Spent:
         self._structure, self._examples, self._calls, self._branch = structure, examples, calls, branch
 
     def mean(self) -> int:
-        """Mean MACs of the calls; counted when they are asked for.
+        """Return the mean MACs of the calls.
 
         Raises:
             UnsupportedUNetError: the U-Net does not run without data.
@@ -80,16 +81,16 @@ class Spent:
         return round(total / self._calls.total())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickled generation holds the number, or the sentence that says why there is none."""
+        """Pickle the mean, or the error that says why it cannot be counted, instead of the U-Net's structure."""
         try:
-            return Counted, (self.mean(), None)
+            return CountedMacs, (self.mean(), None)
         except DeepCacheError as error:
-            return Counted, (None, error)
+            return CountedMacs, (None, error)
 
 
 @dataclass(frozen=True)
-class Counted(Spent):
-    """Mean MACs that were counted before the generation was pickled, or why they could not be."""
+class CountedMacs(CallMacs):
+    """Mean MACs that were counted when a generation was pickled, or the error of that count."""
 
     macs: int | None
     error: DeepCacheError | None
@@ -103,14 +104,14 @@ class Counted(Spent):
 
 @dataclass
 class Stream:
-    """The calls that come at the same turn of every step, and the polynomial through their last full steps."""
+    """The calls at one turn of every step (say, the unconditional calls), and the features of their full steps."""
 
     fingerprint: Fingerprint = ()
     _polynomial: Polynomial | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The last full steps, newest first."""
+        """The last full steps, the newest first."""
         return () if self._polynomial is None else self._polynomial.nodes
 
     @property
@@ -122,7 +123,7 @@ class Stream:
         self._polynomial, self.fingerprint = Polynomial.through(nodes), fingerprint
 
     def feature(self, step: int, timestep: Any) -> Feature:
-        """Return the predicted feature of a shallow step; a full step came before."""
+        """Return the predicted feature of a shallow step; there must have been a full step."""
         assert self._polynomial is not None
         return self._polynomial(step, timestep)
 
@@ -133,7 +134,7 @@ class Stream:
 
 @dataclass
 class Facts:
-    """What a generation has done so far; it holds no features."""
+    """What a generation has done so far, without its features."""
 
     structure: Structure
     num_steps: int = 0
@@ -143,19 +144,25 @@ class Facts:
 
 
 @dataclass
-class Run:
+class ActiveGeneration:
     """A generation that is under way.
 
     Attributes:
         plan: which steps are full.
         facts: what the generation has done so far.
-        num_steps: steps after which the features are dropped; None where the number is not known.
-        limit: a call of one step more than this is refused; None where any number of steps may come.
-        is_counted: whether `num_steps` is the number of timesteps that the scheduler has from the first call on.
-        calls_per_step: calls of the U-Net that every step makes; None for as many as come at one timestep.
-        stride: elements from one of the scheduler's timesteps to the next in memory.
-        timesteps: the scheduler's, which identify the generation where the calls' timesteps are numbers or copies.
-        alive: expires with the tensor that the calls' timesteps are elements of.
+        num_steps: the number of steps after which the features are dropped; None if the number is unknown.
+        limit: the number of steps after which another step is refused; None if any number of steps may come.
+        is_counted: whether `num_steps` is the number of the scheduler's timesteps from the first call on.
+        calls_per_step: U-Net calls of every step; None if a step has as many calls as come at one timestep.
+        stride: the distance in memory from one of the scheduler's timesteps to the next, in elements.
+        timesteps: the scheduler's timesteps, which identify the generation if the calls get numbers or copies.
+        alive: expires with the tensor whose elements the calls get; None if they get numbers or copies.
+        step: the step of the last call; -1 before the first call.
+        turn: the number of the last call within its step.
+        offset: the offset in memory of the last call's timestep; None if the timestep was a number or a copy.
+        values: the values of the last step's timestep; None if unknown.
+        direction: the direction in which the timesteps go: -1 down, 1 up, 0 if unknown.
+        streams: one stream for each turn.
     """
 
     plan: CachePlan | Interval
@@ -181,22 +188,22 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last call of a known number of steps has been made."""
+        """Whether the generation has made the last call of a known number of steps."""
         return self.step + 1 == self.num_steps and self.is_step_complete
 
     def is_continued_at(self, found: Place) -> bool:
-        """Whether a call at this place belongs to this generation: it lies no earlier than the last one."""
+        """Return whether a call at this place belongs to this generation: the place is not before the last call's."""
         return self.offset is None or found.offset >= self.offset
 
     def is_over(self) -> bool:
-        """Whether no call can continue this generation, because its timesteps no longer exist."""
+        """Return whether no call can continue this generation, because its timesteps no longer exist."""
         return self.alive is not None and self.alive.expired()
 
     def advance(self, found: Place) -> Stream:
-        """Count a call whose timestep has a place, and return the stream that the call belongs to.
+        """Count a call whose timestep has a place in memory, and return the stream of the call.
 
         Raises:
-            DeepCacheError: the call cannot be another call of this step, nor the first one of the next step.
+            DeepCacheError: the call can be neither another call of this step nor the first call of the next step.
         """
         if found.offset == self.offset:
             return self._repeat()
@@ -207,13 +214,13 @@ class Run:
         return stream
 
     def count_on(self, found: Values | None) -> Stream:
-        """Count a call whose timestep is a number or a copy, and return the stream that the call belongs to.
+        """Count a call whose timestep is a number or a copy, and return the stream of the call.
 
         Args:
-            found: the value of the timestep; None where it is on a device.
+            found: the value of the timestep; None if the timestep is on a device.
 
         Raises:
-            DeepCacheError: the value does not go on from the last step's, or there is a step too many.
+            DeepCacheError: the value does not go on from the last step's value, or there is a step too many.
         """
         if self.step >= 0 and not self.is_step_complete:
             return self._repeat()
@@ -267,10 +274,10 @@ class Run:
         return self.streams[0]
 
     def _disprove(self, why: str) -> None:
-        """Take note that the scheduler's timesteps are not the U-Net's calls.
+        """Note that the number of U-Net calls is not the number of the scheduler's timesteps.
 
         Raises:
-            DeepCacheError: the plan depends on their number.
+            DeepCacheError: the plan depends on that number.
         """
         if not self.is_counted:
             return
@@ -282,11 +289,11 @@ class Run:
         self.num_steps, self.is_counted = None, False
 
     def is_full(self) -> bool:
-        """Whether the plan makes this step full."""
+        """Return whether the plan makes this step full."""
         return self.plan.is_full(self.step, self.num_steps)
 
     def count(self, fingerprint: Fingerprint, *, is_full: bool) -> None:
-        """Take a call that was made into the facts, and drop the features after the last step."""
+        """Add a call that has run to the facts, and drop the features after the last step."""
         facts = self.facts
         facts.num_steps = self.step + 1
         facts.calls[fingerprint, is_full] += 1

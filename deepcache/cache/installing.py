@@ -1,4 +1,4 @@
-"""Puts cached forwards into a U-Net and takes them out again, whoever else wraps it."""
+"""Put a handler in the place of a U-Net's `forward`, and take it out again, whoever else wraps the U-Net."""
 
 from __future__ import annotations
 
@@ -11,35 +11,43 @@ from typing import Any
 import torch
 
 from deepcache.errors import DeepCacheError
+from deepcache.typing import UNet
 
+Handler = Callable[..., Any]  # takes the arguments of a U-Net's `forward` and returns what `forward` returns
 _LOCK = threading.Lock()
 
 
-class _Block:
-    """A block that is open on a U-Net, and what answers its calls."""
+class _Entry:
+    """One stay of a handler in a U-Net, for the thread or task that installed the handler."""
 
     __slots__ = ("__weakref__", "handler")
 
-    def __init__(self, handler: Callable[..., Any]) -> None:
+    def __init__(self, handler: Handler) -> None:
         self.handler = handler
 
 
-# The blocks that this thread or coroutine is in, innermost last. A task of asyncio has a context of its own, which
-# begins as a copy of the one that made the task; a new thread's context is empty.
-_ENTERED: ContextVar[tuple[weakref.ref[_Block], ...]] = ContextVar("deepcache_blocks", default=())
+# The entries of this thread or asyncio task, the innermost last. A task begins with a copy of the context that made the
+# task; a new thread begins with an empty context.
+_ENTERED: ContextVar[tuple[weakref.ref[_Entry], ...]] = ContextVar("deepcache_entries", default=())
 
 
 class Installed:
-    """Stands in for a U-Net's `forward`: a call goes to the innermost block that its thread or task is in.
+    """Stands in for a U-Net's `forward` and passes each call to one handler.
 
-    A call from a thread or task that is in none (a worker under somebody else's block) goes to the only one there is.
+    The first rule that applies chooses the handler:
+
+    1. the innermost entry of the calling thread or task;
+    2. the handler that was installed last for all threads;
+    3. the only entry of another thread or task, whose workers may make the call;
+    4. if no handler is left, the U-Net's own `forward`.
     """
 
-    __slots__ = ("_blocks", "_undo", "unet")
+    __slots__ = ("_entries", "_for_all", "_undo", "unet")
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: UNet) -> None:
         self.unet = unet
-        self._blocks: tuple[_Block, ...] = ()
+        self._entries: tuple[_Entry, ...] = ()
+        self._for_all: tuple[Handler, ...] = ()
         self._undo: list[Callable[[], None]] = []
 
     @torch.compiler.disable
@@ -47,59 +55,65 @@ class Installed:
         return self._handler()(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy of a cached U-Net, pickled or deep, is an ordinary U-Net."""
+        """Make a pickle or a deep copy of a cached U-Net an ordinary U-Net."""
         return getattr, (self.unet, "forward")
 
-    def _handler(self) -> Callable[..., Any]:
-        blocks = self._blocks
-        if not blocks:  # still called: by a wrapper that came within the block, or by another thread as it ended
-            return self.original
+    def _handler(self) -> Handler:
+        entries, for_all = self._entries, self._for_all  # another thread may change both
         for entered in reversed(_ENTERED.get()):
-            if (block := entered()) in blocks:
-                return block.handler
-        if len(blocks) == 1:
-            return blocks[0].handler
+            if (entry := entered()) in entries:
+                return entry.handler
+        if for_all:
+            return for_all[-1]
+        if len(entries) == 1:
+            return entries[0].handler
+        if not entries:  # a wrapper that came while a handler was installed still calls this object
+            return self.original
         raise DeepCacheError(
-            f"{len(blocks)} blocks are open on this U-Net and this thread or task is in none of them; enter "
+            f"{len(entries)} blocks are open on this U-Net and this thread or task is in none of them; enter "
             "deepcache.cached in the thread or task that generates, or let all share one block"
         )
 
     @property
-    def original(self) -> Callable[..., Any]:
+    def original(self) -> Handler:
         return type(self.unet).forward.__get__(self.unet)  # type: ignore[no-any-return]
 
     @property
     def is_idle(self) -> bool:
-        return not self._blocks
+        return not self._entries and not self._for_all
 
-    def enter(self, handler: Callable[..., Any]) -> None:
-        block = _Block(handler)
-        self._blocks = (*self._blocks, block)
-        _ENTERED.set((*(entered for entered in _ENTERED.get() if entered() is not None), weakref.ref(block)))
+    def add(self, handler: Handler, *, for_all: bool) -> None:
+        if for_all:
+            self._for_all = (*self._for_all, handler)
+            return
+        entry = _Entry(handler)
+        self._entries = (*self._entries, entry)
+        _ENTERED.set((*(entered for entered in _ENTERED.get() if entered() is not None), weakref.ref(entry)))
 
-    def leave(self, handler: Callable[..., Any]) -> None:
-        """Close a block, in whatever thread or task; contexts that still name it skip it."""
-        self._blocks = tuple(block for block in self._blocks if block.handler is not handler)
+    def remove(self, handler: Handler) -> None:
+        """Remove a handler from any thread or task; a context that still names its entry skips the entry."""
+        self._entries = tuple(entry for entry in self._entries if entry.handler is not handler)
+        self._for_all = tuple(other for other in self._for_all if other is not handler)
 
     def put(self) -> None:
         """Take the place of the innermost `forward`, below accelerate's hook."""
         slot = "_old_forward" if "_old_forward" in vars(self.unet) else "forward"
         vars(self.unet)[slot] = self
 
-    def set_compiled_calls_aside(self, outer: Any) -> None:
-        """Let torch.compile's wrapper, and a U-Net compiled in place, call the U-Net as it is."""
+    def set_compiled_calls_aside(self, outer: UNet) -> None:
+        """Make torch.compile's wrapper, and a U-Net that was compiled in place, call the U-Net uncompiled."""
         self._set_aside(self.unet, "_compiled_call_impl", None)
         if outer is not self.unet:
             self._set_aside(outer, "forward", self.unet.__call__)
 
-    def _set_aside(self, module: Any, name: str, value: Any) -> None:
+    def _set_aside(self, module: UNet, name: str, value: Any) -> None:
         before = vars(module).get(name)
         if before is not None and before != value:
             vars(module)[name] = value
             self._undo.append(lambda: vars(module).update({name: before}))
 
     def take_out(self) -> None:
-        """Give the original `forward` back, wherever hooks that came or went meanwhile have moved this one."""
+        """Give the original `forward` back, wherever hooks that came or went meanwhile have moved this object."""
         for undo in self._undo:
             undo()
         names = vars(self.unet)
@@ -109,16 +123,18 @@ class Installed:
             del names["forward"]
 
 
-def install(unet: Any, outer: Any, handler: Callable[..., Any]) -> Installed:
-    """Let a block's handler answer the U-Net's calls.
+def install(unet: UNet, outer: UNet, handler: Handler, *, for_all: bool = False) -> Installed:
+    """Let a handler answer the U-Net's calls.
 
     Args:
         unet: the U-Net.
         outer: what the pipeline calls: the U-Net, or `torch.compile`'s wrapper of it.
         handler: takes the arguments of `forward`.
+        for_all: whether the handler answers every thread and task that has no entry of its own. If False, the calling
+            thread or task gets an entry for the handler.
 
     Returns:
-        What `uninstall` takes.
+        The object that `uninstall` needs.
 
     Raises:
         DeepCacheError: another package has replaced the U-Net's `forward`.
@@ -129,19 +145,20 @@ def install(unet: Any, outer: Any, handler: Callable[..., Any]) -> Installed:
             installed = Installed(unet)
             installed.put()
         installed.set_compiled_calls_aside(outer)
-        installed.enter(handler)
+        installed.add(handler, for_all=for_all)
         return installed
 
 
-def uninstall(installed: Installed, handler: Callable[..., Any]) -> None:
-    """The reverse of `install`; the last one gives the original `forward` back."""
+def uninstall(installed: Installed, handler: Handler) -> None:
+    """Undo `install`. When the last handler goes, the U-Net gets its own `forward` back."""
     with _LOCK:
-        installed.leave(handler)
+        installed.remove(handler)
         if installed.is_idle:
             installed.take_out()
 
 
-def _innermost(unet: Any) -> Any:
+def _innermost(unet: UNet) -> Any:
+    """Return the `forward` below accelerate's hook: None for the class's own, or an `Installed`."""
     found = vars(unet).get("_old_forward", vars(unet).get("forward"))
     if found is None or isinstance(found, Installed) or getattr(found, "__func__", None) is type(unet).forward:
         return found

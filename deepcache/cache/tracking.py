@@ -1,4 +1,4 @@
-"""Which generation and step each U-Net call belongs to, for each thread and task of asyncio on its own."""
+"""Find the generation and the step of each U-Net call; each thread and each asyncio task has its own generations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from deepcache.cache.generation import Facts, Run, Stream
+from deepcache.cache.generation import ActiveGeneration, Facts, Stream
 from deepcache.cache.paying import warn_if_it_cannot_pay
 from deepcache.cache.timeline import Place, lifetime, matched, num_after, num_left, place, stride_of, values
 from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
+from deepcache.typing import Pipeline, UNet
 from deepcache.unets.pipelines import num_calls, skips_timesteps
 from deepcache.unets.structure import structure_of
 
@@ -23,8 +24,8 @@ _REMEMBERED = 1000  # generations
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the user says of a generation's calls; the attributes are those of `cached`."""
+class Counts:
+    """The numbers of steps and calls that the user states; the attributes are arguments of `cached`."""
 
     num_steps: int | None = None
     calls_per_step: int | None = None
@@ -35,7 +36,7 @@ class Told:
                 object.__setattr__(self, name, require_whole(name, value, at_least=1))
 
     def require_fit(self, plan: CachePlan | Interval) -> None:
-        """Refuse a number of steps that is not the plan's."""
+        """Raise a DeepCacheError if the number of steps is not the plan's."""
         if isinstance(plan, CachePlan) and self.num_steps not in (None, plan.num_steps):
             raise DeepCacheError(
                 f"the plan is for {plan.num_steps} steps, and num_steps is {self.num_steps}; make the plan for "
@@ -44,57 +45,60 @@ class Told:
 
 
 class Tracker:
-    """Finds the generation of each U-Net call in a block, and begins new ones.
+    """Finds the generation of each call that a cache answers, and begins new generations.
 
     Attributes:
-        facts: what the last generations did, at most 1000, in the order in which they began.
+        facts: what the last generations did, at most 1000, in the order in which the generations began.
     """
 
-    def __init__(self, unet: Any, owner: Any, plan: CachePlan | Interval, told: Told) -> None:
+    def __init__(self, unet: UNet, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts) -> None:
         self.facts: deque[Facts] = deque(maxlen=_REMEMBERED)
-        self._unet, self._owner, self._plan, self._told = unet, owner, plan, told
+        self._unet, self._owner, self._plan, self._counts = unet, owner, plan, counts
         self._local = threading.local()
         self._warned = False
 
     def reset(self) -> None:
-        """Drop the features of this thread or task: its next call begins a new generation."""
-        self._open().clear()
+        """Drop the features of this thread or task, so that its next call begins a new generation."""
+        self._active().clear()
 
     def release(self) -> None:
         """Drop the features of all threads and tasks."""
         self._local = threading.local()
 
-    def drop(self, run: Run) -> None:
-        """Drop a generation in which a call failed: what it kept would belong to no step."""
-        opened = self._open()
-        for memory in [memory for memory, other in opened.items() if other is run]:
-            del opened[memory]
+    def drop(self, failed: ActiveGeneration) -> None:
+        """Drop a generation in which a call failed, because its features would belong to no step."""
+        active = self._active()
+        for memory in [memory for memory, other in active.items() if other is failed]:
+            del active[memory]
 
-    def locate(self, timestep: Any) -> tuple[Run, Stream]:
-        """Return the generation and the stream that this call belongs to.
+    def locate(self, timestep: Any) -> tuple[ActiveGeneration, Stream]:
+        """Return the generation and the stream that a call belongs to.
+
+        Args:
+            timestep: the timestep of the call, a number or a tensor.
 
         Raises:
-            DeepCacheError: neither can be told.
+            DeepCacheError: the generation or the step cannot be told.
         """
-        opened, schedule = self._open(), self._schedule()
+        active, schedule = self._active(), self._schedule()
         found = place(timestep, schedule)
-        is_number = found is None or (self._told.num_steps is not None and _is_alone(timestep, found, schedule))
-        if is_number and schedule is not None and self._told.num_steps is None:
-            known = opened.get(schedule.untyped_storage()._cdata)
+        is_number = found is None or (self._counts.num_steps is not None and _is_alone(timestep, found, schedule))
+        if is_number and schedule is not None and self._counts.num_steps is None:
+            known = active.get(schedule.untyped_storage()._cdata)
             last, is_complete = (known.offset, known.is_step_complete) if known else (None, True)
             found = matched(timestep, schedule, last, is_complete=is_complete)
         elif is_number:
             found = None
         if found is None:
             return self._locate_counted(timestep, schedule)
-        run = opened.get(found.memory)
-        if run is None or not run.is_continued_at(found):
-            run = self._begin(timestep, found, schedule, is_number=is_number)
-        return run, run.advance(found)
+        generation = active.get(found.memory)
+        if generation is None or not generation.is_continued_at(found):
+            generation = self._begin(timestep, found, schedule, is_number=is_number)
+        return generation, generation.advance(found)
 
-    def _locate_counted(self, timestep: Any, schedule: Tensor | None) -> tuple[Run, Stream]:
-        """As `locate`, for a number or copy that is none of the pipeline's timesteps."""
-        found, is_told = values(timestep), self._told.num_steps is not None
+    def _locate_counted(self, timestep: Any, schedule: Tensor | None) -> tuple[ActiveGeneration, Stream]:
+        """Do what `locate` does for a number or a copy that is none of the pipeline's timesteps."""
+        found, is_told = values(timestep), self._counts.num_steps is not None
         is_planned = isinstance(self._plan, CachePlan) and schedule is None and found is not None
         if not is_told and not is_planned:
             other = "the tensor of the pipeline's timesteps" if schedule is not None else "a tensor of timesteps"
@@ -104,23 +108,31 @@ class Tracker:
                 "generation and step cannot be told; pass the element itself, or say num_steps, and calls_per_step "
                 "where a step makes several calls, to deepcache.cached"
             )
-        run = self._open().get(None)
-        if run is None or run.timesteps is not schedule or (is_told and run.is_complete):
-            run = self._begin(timestep, None, schedule, is_number=True)
-        return run, run.count_on(found)
+        generation = self._active().get(None)
+        if generation is None or generation.timesteps is not schedule or (is_told and generation.is_complete):
+            generation = self._begin(timestep, None, schedule, is_number=True)
+        return generation, generation.count_on(found)
 
     def _schedule(self) -> Tensor | None:
-        """Return the timesteps of the pipeline's scheduler; None of a bare U-Net."""
+        """Return the timesteps (T) of the pipeline's scheduler; None for a bare U-Net."""
         timesteps = getattr(getattr(self._owner, "scheduler", None), "timesteps", None)
         return timesteps if isinstance(timesteps, Tensor) and timesteps.ndim == 1 else None
 
-    def _begin(self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool) -> Run:
+    def _begin(
+        self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool
+    ) -> ActiveGeneration:
         """Begin a generation with this call.
 
+        Args:
+            timestep: the timestep of the call.
+            found: the place of the timestep, or of the scheduler's timestep that it stands for; None if there is none.
+            schedule: the scheduler's timesteps (T).
+            is_number: whether the timestep is a number or a copy.
+
         Raises:
-            DeepCacheError: the plan does not fit it.
+            DeepCacheError: the plan does not fit the generation.
         """
-        opened = self._open()
+        active = self._active()
         memory = None if found is None else found.memory
         num_steps, limit, is_counted = self._num_steps(timestep, found, schedule, is_number=is_number)
         if num_steps is None and isinstance(self._plan, Interval) and self._plan.last_step_full:
@@ -131,33 +143,33 @@ class Tracker:
             )
         self._warned = self._warned or warn_if_it_cannot_pay(self._plan, num_steps) or self._warn_of_copies()
         facts = Facts(structure_of(self._unet))
-        run = Run(
+        generation = ActiveGeneration(
             plan=self._plan,
             facts=facts,
             num_steps=num_steps,
             limit=limit,
             is_counted=is_counted,
-            calls_per_step=self._told.calls_per_step or (1 if is_number or schedule is None else None),
+            calls_per_step=self._counts.calls_per_step or (1 if is_number or schedule is None else None),
             stride=stride_of(schedule),
             timesteps=schedule if found is None else None,
             alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
         )
-        for other in [key for key, one in opened.items() if key == memory or one.is_over()]:
-            del opened[other]
-        opened[memory] = run
+        for other in [key for key, one in active.items() if key == memory or one.is_over()]:
+            del active[other]
+        active[memory] = generation
         self.facts.append(facts)
-        return run
+        return generation
 
     def _num_steps(
         self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool
     ) -> tuple[int | None, int | None, bool]:
-        """Return `num_steps`, `limit` and `is_counted` of the `Run` that begins with this call.
+        """Return `num_steps`, `limit` and `is_counted` of the `ActiveGeneration` that begins with this call.
 
         Raises:
-            DeepCacheError: the plan is for another number of steps.
+            DeepCacheError: the plan has another number of steps.
         """
-        if self._told.num_steps is not None:
-            return self._told.num_steps, None if found is None else self._told.num_steps, False
+        if self._counts.num_steps is not None:
+            return self._counts.num_steps, None if found is None else self._counts.num_steps, False
         left = None if found is None else num_left(found, schedule)
         if left is None or schedule is None:
             if isinstance(self._plan, Interval):
@@ -182,7 +194,7 @@ class Tracker:
         )
 
     def _warn_of_copies(self) -> bool:
-        """Warn of three generations of one call each in a row: views of copies, each in a memory of its own."""
+        """Warn after three generations of one step in a row: each timestep was a view of a copy of its own."""
         if getattr(self._plan, "interval", None) == 1:
             return False
         if [facts.num_steps for facts in tuple(self.facts)[-3:]] != [1, 1, 1]:
@@ -193,8 +205,8 @@ class Tracker:
         )
         return True
 
-    def _open(self) -> dict[int | None, Run]:
-        """Return the generations of this thread or task by the memory of their timesteps; None for no memory."""
+    def _active(self) -> dict[int | None, ActiveGeneration]:
+        """Return this thread's or task's generations by the memory of their timesteps; None stands for no memory."""
         names = vars(self._local)
         task = _task()
         if task is None:
@@ -203,7 +215,7 @@ class Tracker:
 
 
 def _task() -> Any:
-    """Return the task of asyncio that makes this call, if there is one."""
+    """Return the asyncio task that makes this call, if there is one."""
     try:
         return asyncio.current_task()
     except RuntimeError:  # no loop runs in this thread
@@ -211,6 +223,6 @@ def _task() -> Any:
 
 
 def _is_alone(timestep: Tensor, found: Place, schedule: Tensor | None) -> bool:
-    """Whether a timestep is the only element of its memory, as a view of a copy is, and not the scheduler's."""
+    """Return whether a timestep is the only element of its memory, like a view of a copy, and not the scheduler's."""
     is_schedule = schedule is not None and schedule.untyped_storage()._cdata == found.memory
     return found.offset == 0 and num_after(timestep) == 1 and not is_schedule

@@ -78,7 +78,7 @@ def run(options: Namespace) -> str:
 
 
 def _job(options: Namespace, own: Worker) -> Job:
-    from deepcache.plan_text import parse
+    from deepcache.plan import parse_plan
     from deepcache.sampling.manifest import SHARD_SIZE
     from deepcache.sampling.protocols import PROTOCOLS
     from deepcache.sampling.schedulers import num_calls, scheduler
@@ -88,7 +88,7 @@ def _job(options: Namespace, own: Worker) -> Job:
     pipe = _pipeline(options, _device(options, own))
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
     settings = settings_of(options.model, pipe, **asked)
-    plan = parse(options.plan, num_calls(settings.scheduler, pipe.scheduler.config, settings.num_steps))
+    plan = parse_plan(options.plan, num_calls(settings.scheduler, pipe.scheduler.config, settings.num_steps))
     if plan is not None:
         cut(pipe.unet, plan.branch)  # refuses one that is not there, before there is a store
     pipe.scheduler = scheduler(settings.scheduler, pipe.scheduler.config)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from deepcache.errors import DeepCacheError, first_line, on_one_line
+from deepcache.files import whole_file
 from deepcache.metrics import archives
 from deepcache.metrics.distances import Manifold
 from deepcache.metrics.extractors import Features, Images
@@ -111,21 +112,15 @@ def save_npz(found: Statistics, path: Path) -> None:
     assert reference.pooled is not None
     assert reference.spatial is not None
     assert reference.features is not None
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                mu=reference.pooled.mean,
-                sigma=reference.pooled.covariance,
-                mu_s=reference.spatial.mean,
-                sigma_s=reference.spatial.covariance,
-                features=reference.features,
-            )
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DeepCacheError(f"cannot write {path}: {error}; choose another file") from error
+    with whole_file(path) as file:
+        np.savez(
+            file,
+            mu=reference.pooled.mean,
+            sigma=reference.pooled.covariance,
+            mu_s=reference.spatial.mean,
+            sigma_s=reference.spatial.covariance,
+            features=reference.features,
+        )
 
 
 def find(path: Path, measured: Measured) -> Reference:

@@ -1,4 +1,4 @@
-"""The plans that were found best for the embedded models, by scheduler and number of steps; files of `save_plan`."""
+"""The best plans found for the embedded models, by scheduler and number of steps, as files of `CachePlan.save`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan
-from deepcache.plan_text import load_plan
 
 PLANS = Path(__file__).parent / "plans"
 
@@ -30,7 +29,7 @@ def recommended(model: str, scheduler: str, num_steps: int) -> CachePlan:
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in PLANS.glob("*.json")))
         raise DeepCacheError(f"expected a plan out of {known}; got {path.stem}; deepcache.tune finds others")
-    return load_plan(path)
+    return CachePlan.load(path)
 
 
 def place(model: str, scheduler: str, num_steps: int) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from deepcache.errors import DeepCacheError
+from deepcache.files import write_text
 from deepcache.results.compare import FIDELITY, SPEED, number
 from deepcache.results.conditions import CONDITIONS, METHOD, RUN
 from deepcache.results.gate import differences, keyed, label
@@ -76,10 +76,4 @@ def _slim(record: Record) -> Record:
 def _write(path: Path, records: Sequence[Record]) -> None:
     entries = [{name: value for name, value in record.as_dict().items() if value != []} for record in records]
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(f'{{"deepcache":[\n{lines}\n]}}\n')
-        os.replace(part, path)
-    except OSError as error:
-        raise DeepCacheError(f"cannot write {path}: {error}; choose another file") from error
+    write_text(path, f'{{"deepcache":[\n{lines}\n]}}\n')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from deepcache.errors import DeepCacheError
+from deepcache.files import write_text
 from deepcache.results import overview, picture, published
 from deepcache.results.layout import Column, Layout
 from deepcache.results.layouts import LAYOUTS
@@ -169,13 +169,7 @@ def _same(column: Column, layout: Layout, record: Record) -> bool:
 
 
 def write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8", newline="")
-        os.replace(part, path)
-    except OSError as error:
-        raise DeepCacheError(f"cannot write {path}: {error}; choose another folder") from error
+    write_text(path, text)
     return path
 
 

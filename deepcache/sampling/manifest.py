@@ -15,8 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from deepcache.errors import DeepCacheError, on_one_line, shown
 from deepcache.files import read_json, refused
-from deepcache.plan import MOST_STEPS
-from deepcache.plan_text import from_json
+from deepcache.plan import MOST_STEPS, CachePlan
 from deepcache.sampling.limits import MOST_A_BATCH, MOST_A_SHARD, MOST_PIXELS_A_SIDE
 
 FILE = "manifest.json"
@@ -126,7 +125,7 @@ def read(folder: Path) -> Manifest:
     try:
         manifest = _SCHEMA.validate_json(json.dumps(found), strict=True, extra="forbid")
         if manifest.plan is not None:
-            from_json(json.dumps(manifest.plan), "its plan")
+            CachePlan.from_json(json.dumps(manifest.plan), "its plan")
     except (ValidationError, DeepCacheError) as error:
         raise refused(path, what, f"which was altered ({_first(error)}); restore it or take another folder") from error
     return manifest

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError, first_line
+from deepcache.files import whole_file
 from deepcache.sampling.limits import END_OF_SEEDS
 from deepcache.sampling.manifest import Manifest
-from deepcache.temporary import whole
 
 Images = NDArray[np.uint8]  # (B, H, W, 3)
 _NAME = re.compile(r"seeds-([0-9]{8,19})-([0-9]{8,19})\.npz")
@@ -51,7 +51,7 @@ class Shard:
         Raises:
             DeepCacheError: the disk is full, or another reason not to write.
         """
-        with whole(self.path) as file, zipfile.ZipFile(file, "w") as archive:
+        with whole_file(self.path) as file, zipfile.ZipFile(file, "w") as archive:
             archive.writestr(zipfile.ZipInfo(_ORIGIN), self._origin)  # without the time, so that equal samples are
             for name, values in ((_IMAGES, images), (_SEEDS, np.array(self.seeds, dtype=np.int64))):  # equal bytes
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:

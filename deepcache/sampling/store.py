@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
+from deepcache.files import remove_abandoned, whole_file
 from deepcache.sampling.limits import require_seeds
 from deepcache.sampling.manifest import FILE, LAYOUT, Manifest, read
 from deepcache.sampling.shards import Images, Shard, aligned, gaps, joined, named
 from deepcache.sampling.workers import Worker
-from deepcache.temporary import clean, whole
 
 Make = Callable[[range], Images]  # successive seeds to their samples, (B, H, W, 3) uint8
 _TOLD = 5  # files that a refusal names
@@ -58,7 +58,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DeepCacheError(f"expected a folder to write to, got {folder} ({error.strerror})") from error
-        clean(folder)
+        remove_abandoned(folder)
         shards = named(folder)  # before the look for the manifest, which another process may write now, then shards
         if not (folder / FILE).exists():
             if shards:
@@ -66,7 +66,7 @@ class Store:
                     f"expected a new store or one with its {FILE} in {folder}, got {len(shards)} files of samples "
                     f"without it; put their {FILE} back, or take another folder"
                 )
-            with whole(folder / FILE, replace=False) as file:  # of several processes at once, one wins
+            with whole_file(folder / FILE, replace=False) as file:  # of several processes at once, one wins
                 file.write(manifest.to_json().encode())
         found = read(folder)
         manifest.following(found, follows).require(found, folder)

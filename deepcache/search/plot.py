@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from deepcache.errors import needs
+from deepcache.files import whole_file
 from deepcache.search.budget import MEASURES, SPEEDUP
 from deepcache.search.tuned import Trial, Tuned
-from deepcache.temporary import whole
 
 
 def require_matplotlib() -> None:
@@ -42,7 +42,7 @@ def plot(found: Tuned, path: str | Path) -> None:
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.legend(frameon=False)
-    with whole(Path(path)) as file:
+    with whole_file(Path(path)) as file:
         figure.savefig(file, format="png", dpi=144)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcache.plan import CachePlan
-from deepcache.plan_text import save_plan
 from deepcache.search.budget import MEASURES, SPEEDUP, Budget, Estimate
 from deepcache.search.candidates import Candidate, Space
 from deepcache.search.halving import front
@@ -80,8 +79,8 @@ class Tuned:
         return tuple(trial for trial in self.trials if trial.candidate in kept)
 
     def save(self, path: str | Path) -> None:
-        """`deepcache.save_plan` of the plan alone: it is for the `scheduler` and `num_steps` above."""
-        save_plan(self.plan, path)
+        """`CachePlan.save` of the plan alone: it is for the `scheduler` and `num_steps` above."""
+        self.plan.save(path)
 
     def __str__(self) -> str:
         measure = self.budget.measure

@@ -13,7 +13,7 @@ from tests.support import documented
 
 
 def test_full_and_shallow_steps_are_those_of_the_unet() -> None:  # laws 1 and 2
-    """As docs/support.md says, which `tests/test_support.py` holds against what each of them does."""
+    """As docs/support.md says, which `tests/cache/test_support.py` holds against what each of them does."""
     found = documented("Weights that are offloaded, cast or quantised")
     exact = [name for name in STORAGE if name != BLOCKS]
     assert {(name, branch): found[name][branch] for name in exact for branch in BRANCHES} == dict.fromkeys(

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepcache import DeepCacheError, cached
+from deepcache import Cache, DeepCacheError, cached
 from tests.problems import SCHEDULERS, TIMESTEPS, denoise, inputs, loop, unet
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
@@ -33,10 +33,26 @@ def threads_change_over_often() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-@pytest.mark.parametrize("is_shared", [True, False], ids=["one block", "a block each"])
-def test_eight_pipelines_at_once_equal_one_after_the_other(is_shared: bool) -> None:  # noqa: FBT001
+USES = ("one block", "a block each", "enabled")
+
+
+@contextmanager
+def _used(use: str, cache: Cache) -> Iterator[Cache]:
+    """The cache in a block, or enabled and disabled by another thread."""
+    if use != "enabled":
+        with cache:
+            yield cache
+        return
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(cache.enable).result(60)
+        yield cache
+        thread.submit(cache.disable).result(60)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_eight_pipelines_at_once_equal_one_after_the_other(use: str) -> None:
     """Each has its own scheduler and length, and generates twice."""
-    model, numbers = unet("ddpm"), range(8)
+    model, numbers, is_shared = unet("ddpm"), range(8), use != "a block each"
     pipes = [SimpleNamespace(unet=model, scheduler=SCHEDULERS[NAMES[i % len(NAMES)]]()) for i in numbers]
     how = [{"interval": 2 if is_shared else 2 + i % 2, "order": 1 if is_shared else i % 3} for i in numbers]
 
@@ -57,7 +73,7 @@ def test_eight_pipelines_at_once_equal_one_after_the_other(is_shared: bool) -> N
             return images(i)
 
     with ExitStack() as stack, ThreadPoolExecutor(len(pipes)) as threads:
-        cache = stack.enter_context(cached(pipes[0], **how[0])) if is_shared else None
+        cache = stack.enter_context(_used(use, cached(pipes[0], **how[0]))) if is_shared else None
         found = list(threads.map(generate, numbers, timeout=120))
         assert cache is None or len(cache.generations) == 2 * len(pipes)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -85,6 +101,55 @@ def test_threads_enter_and_leave_blocks_while_others_generate() -> None:
     assert all(map(all, found))
     assert "forward" not in vars(model)
     assert torch.equal(loop(model), expected[1])
+
+
+def test_threads_without_a_block_take_the_enabled_cache_while_others_are_in_blocks() -> None:
+    """A server enables a cache for its lifetime, and some of its threads have plans of their own."""
+    model = unet("ddpm")
+    expected = {}
+    for interval in (2, 3, 4):
+        with cached(model, interval=interval):
+            expected[interval] = loop(model)
+    enabled = cached(model, interval=2).enable()
+    entered, done = threading.Barrier(3, timeout=60), threading.Event()
+
+    def in_a_block(interval: int) -> bool:
+        with cached(model, interval=interval):
+            entered.wait()
+            assert done.wait(60)
+            return torch.equal(loop(model), expected[interval])
+
+    with ThreadPoolExecutor(2) as threads, ThreadPoolExecutor(1) as server:
+        running = [threads.submit(in_a_block, interval) for interval in (3, 4)]
+        entered.wait()
+        assert torch.equal(server.submit(loop, model).result(60), expected[2])
+        assert torch.equal(loop(model), expected[2])
+        done.set()
+        assert all(future.result(60) for future in running)
+    assert len(enabled.generations) == 2
+    enabled.disable()
+    assert "forward" not in vars(model)
+
+
+def test_one_cache_is_used_once_however_many_threads_enable_or_enter_it() -> None:
+    model = unet("ddpm")
+    cache = cached(model, interval=2)
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: cache.enable(), range(32), timeout=60)) == {cache}
+    cache.disable()
+    assert "forward" not in vars(model)
+
+    def enter(_: int) -> bool:
+        try:
+            cache.__enter__()
+        except DeepCacheError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(enter, range(32), timeout=60)) == 1
+    cache.__exit__(None, None, None)
+    assert "forward" not in vars(model)
 
 
 def test_generations_may_be_read_and_reset_while_other_threads_generate() -> None:
@@ -187,10 +252,10 @@ def _by_itself(generate: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return generation
 
 
-@pytest.mark.parametrize("is_shared", [True, False], ids=["one block", "a block each"])
-def test_twenty_coroutines_of_one_thread_equal_one_after_the_other(is_shared: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("use", USES)
+def test_twenty_coroutines_of_one_thread_equal_one_after_the_other(use: str) -> None:
     """On the same tensor of timesteps, where no place tells them apart, each with its own plan or all with one."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _), is_shared = unet("ddpm"), inputs("ddpm")[0], use != "a block each"
 
     def denoising(seed: int) -> Any:
         with ExitStack() as stack:
@@ -210,7 +275,7 @@ def test_twenty_coroutines_of_one_thread_equal_one_after_the_other(is_shared: bo
 
     with ExitStack() as stack:
         if is_shared:
-            stack.enter_context(cached(model, interval=3))
+            stack.enter_context(_used(use, cached(model, interval=3)))
         expected = [alone(seed) for seed in range(20)]
         found = asyncio.run(together())
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, uniform
+from deepcache import Cache, CachePlan, DeepCacheError, UnsupportedUNetError, cached, uniform
 from deepcache.cache.prediction import Node, Polynomial, coordinate
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
@@ -91,6 +91,131 @@ def test_interval_equals_the_uniform_plan(order: int, last_step_full: bool) -> N
         with cached(pipe, interval=3, **how) as cache:
             assert torch.equal(latents(pipe, num_steps=num_steps), expected)
         assert cache.generations[0].full_steps == uniform(num_steps, 3, **how).full_steps
+
+
+def _in_use(use: str, owner: Any, **how: Any) -> tuple[Cache, Any]:
+    """A cache that is enabled or in a with block, and a function that ends its use."""
+    cache = cached(owner, **how)
+    if use == "enabled":
+        return cache.enable(), cache.disable
+    return cache.__enter__(), lambda: cache.__exit__(None, None, None)
+
+
+def test_nothing_is_installed_before_a_cache_is_used() -> None:
+    model = unet("ddpm")
+    before = set(vars(model))
+    cached(model, interval=2)
+    assert set(vars(model)) == before
+
+
+@pytest.mark.parametrize("compile", [None, {"backend": "eager"}], ids=["eager", "compiled"])
+def test_cache_is_the_same_in_a_block_or_enabled_and_can_be_used_again(compile: Any) -> None:  # noqa: A002
+    pipe = pipeline()
+    uncached = latents(pipe)
+    with cached(pipe, interval=2, order=1, compile=compile) as other:
+        expected = latents(pipe)
+    cache = cached(pipe, interval=2, order=1, compile=compile)
+    for _ in range(2):
+        with cache as inside:
+            assert inside is cache
+            assert torch.equal(latents(pipe), expected)
+        _assert_own_forward(pipe.unet)
+        assert torch.equal(latents(pipe), uncached)
+        assert cache.enable() is cache
+        assert torch.equal(latents(pipe), expected)
+        cache.disable()
+        _assert_own_forward(pipe.unet)
+    assert [g.full_steps for g in cache.generations] == [other.generations[0].full_steps] * 4
+
+
+def test_enabled_cache_stays_enabled_after_an_exception_in_a_step_and_begins_anew() -> None:
+    pipe = pipeline()
+    uncached = latents(pipe)
+    cache = cached(pipe, interval=2).enable()
+    expected = latents(pipe)
+    with pytest.raises(Aborted), aborting(pipe.unet, 1):
+        latents(pipe)
+    assert torch.equal(latents(pipe), expected)
+    cache.disable()
+    _assert_own_forward(pipe.unet)
+    assert torch.equal(latents(pipe), uncached)
+
+
+def test_enabling_an_enabled_cache_and_disabling_a_disabled_one_do_nothing() -> None:
+    model = unet("ddpm")
+    cache = cached(model, interval=2)
+    cache.disable()
+    assert cache.enable() is cache.enable()
+    cache.disable()
+    _assert_own_forward(model)
+    cache.disable()
+
+
+@pytest.mark.parametrize("use", ["enabled", "in a with block"])
+def test_cache_in_use_cannot_be_entered(use: str) -> None:
+    """A block that ends would take the cache away from whoever uses it."""
+    model = unet("ddpm")
+    cache, end = _in_use(use, model, interval=2)
+    with (
+        pytest.raises(DeepCacheError, match=f"in use already .{use}.; .* call deepcache.cached again") as caught,
+        cache,
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    assert "forward" in vars(model)
+    end()
+    _assert_own_forward(model)
+
+
+@pytest.mark.parametrize("act", ["enable", "disable"])
+def test_cache_in_its_block_is_neither_enabled_nor_disabled(act: str) -> None:
+    model = unet("ddpm")
+    with cached(model, interval=2) as cache:
+        with pytest.raises(DeepCacheError, match=f"cannot {act} a cache in its own with block") as caught:
+            getattr(cache, act)()
+        assert "\n" not in str(caught.value)
+        assert "forward" in vars(model)
+    _assert_own_forward(model)
+
+
+def test_block_comes_before_an_enabled_cache_and_of_two_that_are_enabled_the_last() -> None:
+    pipe = pipeline()
+    first, second = cached(pipe, interval=2).enable(), cached(pipe, interval=3)
+    with second:
+        latents(pipe)
+    with cached(pipe, interval=4) as block:
+        second.enable()
+        latents(pipe)
+    latents(pipe)
+    second.disable()
+    latents(pipe)
+    first.disable()
+    assert [g.full_steps for g in first.generations] == [(0, 2, 4)]
+    assert [g.full_steps for g in second.generations] == [(0, 3)] * 2
+    assert [g.full_steps for g in block.generations] == [(0, 4)]
+    _assert_own_forward(pipe.unet)
+
+
+@pytest.mark.parametrize("use", ["enabled", "in a with block"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipe: setattr(pipe, "unet", unet("ddpm", seed=1)),
+        lambda pipe: setattr(pipe, "unet", torch.compile(pipe.unet, backend="eager")),
+        lambda pipe: pipe.unet.compile(backend="eager"),
+    ],
+    ids=["another", "wrapped", "compiled in place"],
+)
+def test_unet_that_changed_before_its_cache_is_used_is_refused(change: Any, use: str) -> None:
+    """The cache would wait for a U-Net that the pipeline no longer calls, or run it uncompiled."""
+    pipe = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler())
+    model, cache = pipe.unet, cached(pipe, interval=2)
+    change(pipe)
+    with pytest.raises(DeepCacheError, match=r"replaced or compiled since .* call it again") as caught:
+        cache.enable() if use == "enabled" else cache.__enter__()
+    assert "\n" not in str(caught.value)
+    _assert_own_forward(model)
+    _in_use(use, pipe, interval=2)[1]()
 
 
 def test_unet_is_what_it_was_after_the_block() -> None:

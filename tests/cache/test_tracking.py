@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deepcache import DeepCacheError, cached
+from tests.cache.test_timeline import ALL, COPIES
 from tests.problems import inputs, unet
-from tests.test_timeline import ALL, COPIES
 
 SCHEDULES = {"long": [900, 600, 300, 100, 50], "short": [999, 600, 100], "one step": [999], "rising": [50, 300, 900]}
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
@@ -130,8 +130,8 @@ def test_one_loop_is_right_where_it_can_be_told_and_else_refused(pass_on: str, o
     ("name", "broken"),
     [
         ("deepcache.cache.timeline._lost", lambda *_: 1000.0),
-        ("deepcache.cache.generation.Run._repeat", lambda self: self._next()),
-        ("deepcache.cache.generation.Run.is_continued_at", lambda *_: True),
+        ("deepcache.cache.generation.ActiveGeneration._repeat", lambda self: self._next()),
+        ("deepcache.cache.generation.ActiveGeneration.is_continued_at", lambda *_: True),
     ],
     ids=["any number is a timestep", "a repeated place is the next step", "an earlier place goes on"],
 )
