@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from deepcache.errors import FAILURES, one_line
+from deepcache.typing import UNet
 from deepcache.unets.calls import shape_of
 
 # Attributes of a module that another package has wrapped. They belong to the module, not to a copy of it.
@@ -80,16 +81,17 @@ class Structure:
 _STRUCTURES: WeakKeyDictionary[nn.Module, tuple[list[Any], Structure]] = WeakKeyDictionary()
 
 
-def structure_of(unet: nn.Module) -> Structure:
+def structure_of(unet: nn.Module | UNet) -> Structure:
     """Return the structure of a U-Net as it is now; a new one is made only where modules or adapters have changed."""
     marks: list[Any] = []
-    modules = [unet]
+    whole = cast("nn.Module", unet)
+    modules = [whole]
     while modules:
         module = modules.pop()
         names = vars(module)
         marks.append((id(module), *(str(names[name]) for name in _SHAPING if name in names)))
         modules.extend(child for child in module._modules.values() if child is not None)
-    known = _STRUCTURES.get(unet)
+    known = _STRUCTURES.get(whole)
     if known is None or known[0] != marks:
-        known = _STRUCTURES[unet] = (marks, Structure(unet))
+        known = _STRUCTURES[whole] = (marks, Structure(whole))
     return known[1]
