@@ -70,4 +70,4 @@ def test_results_import_errors_and_files_alone_and_no_torch():
 
 def test_no_file_is_long():
     for path in ROOT.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 300, path
+        assert len(path.read_text().splitlines()) <= 350, path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.pareto.aims import chosen, reuse
 from bench.pareto.equal_cost import NEAREST, Recorded, panels
-from deepcache.models.recommendations import PLANS, place
+from deepcache.models.recommendations import PLANS, path_of
 from deepcache.plan import CachePlan
 from deepcache.plan_text import save_plan
 
@@ -25,7 +25,7 @@ def main(results: Path) -> None:
         best = None if base is None else chosen(points, OF_ALL_STEPS, base.share)
         if isinstance(best, Recorded):
             scheduler, steps = panel.split()
-            save_plan(_plan(best), place(model, scheduler, int(steps)))
+            save_plan(_plan(best), path_of(model, scheduler, int(steps)))
             print(f"{model}, {panel}: {best.name}, {best.metrics[NEAREST]:.1f} dB")
 
 

@@ -21,11 +21,10 @@ def add(commands: Any) -> None:
 
 def run(options: Namespace) -> str:
     from deepcache.costs.explain import explain
-    from deepcache.models.described import described
-    from deepcache.models.skeletons import skeleton
+    from deepcache.models.architectures import skeleton
     from deepcache.plan import Interval
 
     order = {} if options.order is None else {"order": options.order}
     plan = Interval(options.interval, options.branch, last_step_full=options.last_step_full, **order)
-    pipeline, context_tokens = skeleton(described(options.model))
+    pipeline, context_tokens = skeleton(options.model)
     return str(explain(pipeline, plan, options.num_steps, name=options.model, context_tokens=context_tokens))

@@ -24,11 +24,10 @@ def add(commands: Any) -> None:
 def run(options: Namespace) -> str:
     from deepcache.costs.macs_report import report, to_text
     from deepcache.models.architectures import architecture
-    from deepcache.models.described import described
 
     found = report(
         options.model,
-        architecture(described(options.model), context_tokens=options.context_tokens),
+        architecture(options.model, context_tokens=options.context_tokens),
         branch=options.branch,
         interval=options.interval,
         num_steps=options.num_steps,
