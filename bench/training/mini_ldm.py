@@ -75,7 +75,7 @@ def train_autoencoder(data: fashion.Garments, folder: Path) -> VQModel:
             build_autoencoder(), lambda model, step: loss(model, step, quantize=False), PLAIN, folder / "plain"
         )
         if not (folder / "quantized" / "state.pt").exists():
-            _codebook_from_latents(plain, data)
+            codebook_from_latents(plain, data)
         start = PLAIN.num_steps
         model = train(
             plain.requires_grad_(requires_grad=True),
@@ -112,7 +112,8 @@ def _sample_latents(model: VQModel, data: fashion.Garments, count: int = 2_000) 
     return encode(model, images)
 
 
-def _codebook_from_latents(model: VQModel, data: fashion.Garments) -> None:
+def codebook_from_latents(model: VQModel, data: fashion.Garments) -> None:
+    """Take the centres of clusters of latents for the codebook."""
     vectors = _sample_latents(model, data).permute(0, 2, 3, 1).reshape(-1, 4)
     codes, _ = kmeans2(vectors.numpy(), model.config.num_vq_embeddings, iter=20, minit="points", seed=0)
     model.quantize.embedding.weight.data.copy_(torch.from_numpy(codes))

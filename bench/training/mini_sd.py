@@ -104,14 +104,14 @@ def train_autoencoder(data: fashion.Garments, vqvae: VQModel, folder: Path) -> A
         return mse_loss(decoded.float(), images) + KL_WEIGHT * divergence
 
     with seeded():
-        model = train(_continuous(vqvae), loss, AUTOENCODER, folder / "autoencoder")
+        model = train(continuous(vqvae), loss, AUTOENCODER, folder / "autoencoder")
     model.register_to_config(
         scaling_factor=1 / encode(model, fashion.paint(data.pick(slice(2_000)), seed=0)).std().item()
     )
     return model
 
 
-def _continuous(vqvae: VQModel) -> AutoencoderKL:
+def continuous(vqvae: VQModel) -> AutoencoderKL:
     """An autoencoder that equals `vqvae` without its codebook, with a small constant variance."""
     config = {key: vqvae.config[key] for key in ("down_block_types", "up_block_types", "block_out_channels")}
     model = AutoencoderKL(**config, latent_channels=4, norm_num_groups=vqvae.config.norm_num_groups, sample_size=32)

@@ -1,4 +1,4 @@
-"""`python -m deepcache convert`: the folder loads to the same pipeline bit for bit, and is whole or not there."""
+"""`convert` writes a folder that loads to the same pipeline bit for bit, or nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mistake(capsys, arguments: list[str]) -> str:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """As a file holds it, without notes on where it came from."""
+    """A configuration as a file holds it, without notes on its origin."""
     return json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))
 
 

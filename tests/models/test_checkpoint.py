@@ -1,4 +1,4 @@
-"""Weights out of untrusted files: tensors come back bit for bit, code never runs, a broken file is one line."""
+"""Weights come out of untrusted files bit for bit, their code never runs, and a broken file is an error of one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}
 
 
 class Malicious:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -40,7 +40,7 @@ def refusal(path: Path) -> str:
 
 @pytest.fixture
 def callback(monkeypatch) -> type:
-    """Lightning's ModelCheckpoint, as it is where a training ran: here the module is gone when the file is read."""
+    """A class with the name of Lightning's ModelCheckpoint, in modules that exist only while the file is written."""
     kind = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks", kind.__module__):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
@@ -93,7 +93,7 @@ def test_a_trainings_callbacks_are_read_as_names_without_code(tmp_path, callback
 
 
 def test_a_callback_with_code_of_its_own_is_not_run(tmp_path, callback):
-    """Even where the class is importable, the stand-in is taken."""
+    """The reader takes its stand-in even where the class can be imported."""
     callback.__setstate__ = lambda _, state: (tmp_path / "ran").write_text(str(state))
     held = callback()
     held.__dict__["x"] = 1
@@ -145,7 +145,7 @@ def test_tensors_of_more_values_than_the_file_has_are_one_line(tmp_path, tensor)
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_a_pickle_that_asks_for_gigabytes_is_one_line(tmp_path, is_zip):
-    """`bytearray` is among the few functions that torch calls for a pickle, with any length."""
+    """torch calls `bytearray` for a pickle, with any length."""
 
     class Huge:
         def __reduce__(self) -> Any:

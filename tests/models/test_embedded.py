@@ -1,4 +1,4 @@
-"""The embedded models: they load, do what their cards promise, and are refused by name when unknown."""
+"""The embedded models load and do what their cards promise; unknown names are refused."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ def test_mini_ldm_has_nine_skips_so_that_branches_mean_something(pipe):
 
 
 def test_mini_ldm_draws_what_is_asked_for(pipe, extractor):
-    images = sample(pipe, range(100), batch_size=50, progress=False, num_inference_steps=20, guidance_scale=1.5)
-    # the card promises 0.85 of 1,000 samples over 100 steps; four standard errors of 100 samples are 0.14
-    assert as_asked(extract(MiniExtractor(extractor), images), labels_of(range(100), 10)) >= 0.71
+    images = sample(pipe, range(50), batch_size=50, progress=False, num_inference_steps=15, guidance_scale=1.5)
+    # the card promises 0.85 of 1,000 samples over 100 steps; four standard errors of 50 samples are 0.2
+    assert as_asked(extract(MiniExtractor(extractor), images), labels_of(range(50), 10)) >= 0.65
 
 
 def test_caching_an_embedded_model_changes_little_at_interval_two(pipe):
-    arguments = {"batch_size": 20, "progress": False, "num_inference_steps": 50, "guidance_scale": 1.5}
-    uncached = sample(pipe, range(20), **arguments)
+    arguments = {"batch_size": 8, "progress": False, "num_inference_steps": 30, "guidance_scale": 1.5}
+    uncached = sample(pipe, range(8), **arguments)
     with deepcache.cached(pipe, interval=2, branch=0) as cache:
-        cached = sample(pipe, range(20), **arguments)
-    assert cache.generations[0].full_steps == tuple(range(0, 50, 2))
+        cached = sample(pipe, range(8), **arguments)
+    assert cache.generations[0].full_steps == tuple(range(0, 30, 2))
     assert 0 < (cached - uncached).square().mean() < 10**-2  # 20 dB: the same images
 
 
@@ -115,7 +115,7 @@ def test_class_labels_out_of_range_are_refused(pipe, labels):
 
 
 def test_codes_in_half_precision_are_those_of_float32() -> None:
-    """bfloat16 alone takes another code for a part of the latents (the second assertion, of the oracle itself)."""
+    """In bfloat16, a part of the latents would get another code (the last assertion, a test of the test)."""
     from diffusers import VQModel
 
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""The published models by name: where they are looked for, and what is told where they are not."""
+"""Published models are found in the folder of models and in the hub's cache; a missing model is one line of advice."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_incomplete_folder_names_what_is_missing(places):
 
 
 def test_a_flat_repository_as_googles_loads(places):
-    """As google/ddpm-cifar10-32: unet and scheduler stand beside the index, attention has diffusers' first names."""
+    """In google/ddpm-cifar10-32, weights stand beside the index, and attention has the names of diffusers' first version."""
     folder, unet = places / "models" / "ddpm-cifar10", small_unet()
     unet.save_pretrained(folder)
     path = folder / "diffusion_pytorch_model.safetensors"

@@ -1,4 +1,4 @@
-"""The real models without weights: their architectures, numbers that depend on the seed alone, and no NaN."""
+"""Published models with random weights have their own shapes; their weights depend on the seed alone, and give no NaN."""
 
 from __future__ import annotations
 

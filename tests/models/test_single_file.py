@@ -1,4 +1,4 @@
-"""Stable Diffusion's single files: mini-sd laid out as CompVis lays out loads to mini-sd, with nothing downloaded."""
+"""mini-sd in the layout of Stable Diffusion's single files loads to mini-sd, and nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepcache import DeepCacheError, models
 from deepcache.__main__ import main
+from deepcache.models.architectures import architecture
 from deepcache.models.embedded import WEIGHTS
 from deepcache.models.ldm import names_of
 from deepcache.models.local_files import HOME
@@ -80,15 +81,15 @@ def test_a_single_file_loads_to_what_it_was_made_of(places, expected, state, suf
     assert pipe.tokenizer("a red bag").input_ids == expected.tokenizer("a red bag").input_ids
 
 
-@pytest.mark.parametrize("command", [["macs"], ["explain", "--interval", "3"]], ids=lambda words: words[0])
-def test_a_single_file_costs_what_its_configuration_does(places, state, capsys, command):
+def test_a_single_file_costs_what_its_configuration_does(places, state, capsys):
     folder, file = places / "models" / "sd-1.5", written(places / "file.ckpt", state)
     configuration(folder)
     shown = []
     for model in (folder, file):
-        assert main([*command, "--model", str(model)]) == 0
+        assert main(["explain", "--interval", "3", "--model", str(model)]) == 0
         shown.append(capsys.readouterr().out.replace(str(model), "it"))
     assert shown[0] == shown[1]
+    assert architecture(str(file)) == architecture(str(folder))
 
 
 def test_the_hubs_cache_tells_the_configuration_as_well(places, state):
@@ -106,7 +107,7 @@ def test_a_name_finds_its_single_file(places, state):
 
 
 def test_a_name_finds_its_single_file_beside_the_folder_of_its_configuration(places, expected, state):
-    """Which is where the refusal above says to put it."""
+    """The refusal above tells the user to put the configuration there."""
     configuration(places / "models" / "sd-1.5")
     written(places / "models" / "sd-1.5.safetensors", state)
     found = models.load("sd-1.5").unet.state_dict()

@@ -1,4 +1,4 @@
-"""The cards of the embedded models, on untrained networks (exact laws of the scores, forms of the text)."""
+"""The cards of the embedded models, on untrained networks: laws of the scores, and the form of the text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUNS = {
     "mini-bk-small": ("mini-bk/small",),
     "mini-bk-tiny": ("mini-bk/tiny",),
 }
-PROMISED = {  # what the card's scores are called, by those who read them
+PROMISED = {  # the names of the scores, which other files read
     "mini-ddpm": {"fid", "sfid", "is", "precision", "recall"},
     "mini-clip": {"right_of_50", "right_of_490", "clip_score_of_real_images"},
     "mini-sd": {"guidance", "garment_as_asked", "colour_as_asked", "background_as_asked", "clip_score"}
@@ -132,7 +132,7 @@ def test_scores_are_shown_as_a_table_and_those_of_parts_are_not():
 
 
 class Seeing:
-    """An extractor that says the same subjects, whatever the images."""
+    """An extractor that finds the same subjects in all images."""
 
     def __init__(self, subjects):
         garment, colour, background = torch.tensor(subjects).T

@@ -1,4 +1,4 @@
-"""Coloured garments, from made-up IDX files (exact laws)."""
+"""Garments are read from IDX files and painted (exact laws, on made-up files)."""
 
 from __future__ import annotations
 

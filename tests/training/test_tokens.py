@@ -1,4 +1,4 @@
-"""The tokenizer of the captions: short for their words, whole for others, the same for captions in every instance."""
+"""The captions' tokenizer cuts their words into few tokens and loses no other word; every instance is the same."""
 
 from __future__ import annotations
 

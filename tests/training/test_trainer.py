@@ -1,4 +1,4 @@
-"""The training loop: a training that was stopped and started again is the same training (an exact law)."""
+"""A training that was stopped and started again is the same training (an exact law)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path):
         train(line(), stops, RECIPE, tmp_path / "parts")
     parts = train(line(), slope, RECIPE, tmp_path / "parts")
     torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=0)
-    steps = [json.loads(text)["step"] for text in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
-    assert steps == [100, 200]
+    lines = [json.loads(text) for text in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [100, 200]
+    assert {line["threads"] for line in lines} == {torch.get_num_threads()}
 
 
 def test_a_finished_training_is_not_run_again(tmp_path):

@@ -1,4 +1,4 @@
-"""Networks of the embedded models' kinds before any training, exported as the trained ones are."""
+"""The networks of the embedded models before any training, exported as the trained networks are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHTS = embedded.WEIGHTS  # the real ones
 
 
 def garments(count: int = 12) -> fashion.Garments:
-    """Bright rectangles for garments."""
+    """Garments that are bright rectangles."""
     grey = torch.zeros(count, 28, 28, dtype=torch.uint8)
     grey[:, 6:22, 8:20] = torch.randint(100, 256, (count, 16, 12), generator=torch.Generator().manual_seed(0)).byte()
     return fashion.Garments(grey, torch.arange(count) % len(GARMENTS))
@@ -31,7 +31,7 @@ def vqvae() -> VQModel:
 
 def vae() -> AutoencoderKL:
     with torch.random.fork_rng():
-        return mini_sd._continuous(vqvae()).eval()
+        return mini_sd.continuous(vqvae()).eval()
 
 
 def denoiser() -> mini_sd.TextDenoiser:
