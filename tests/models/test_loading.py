@@ -1,4 +1,4 @@
-"""A name or a folder loads with the dtype and on the device that are asked for; broken folders are refused in one line."""
+"""A name or a folder loads with the dtype and on the device asked for; broken folders are refused in one line."""
 
 from __future__ import annotations
 

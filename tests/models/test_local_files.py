@@ -109,7 +109,7 @@ def test_an_incomplete_folder_names_what_is_missing(places):
 
 
 def test_a_flat_repository_as_googles_loads(places):
-    """In google/ddpm-cifar10-32, weights stand beside the index, and attention has the names of diffusers' first version."""
+    """In google/ddpm-cifar10-32, weights stand beside the index, and attention has diffusers' former names."""
     folder, unet = places / "models" / "ddpm-cifar10", small_unet()
     unet.save_pretrained(folder)
     path = folder / "diffusion_pytorch_model.safetensors"

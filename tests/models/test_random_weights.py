@@ -1,4 +1,4 @@
-"""Published models with random weights have their own shapes; their weights depend on the seed alone, and give no NaN."""
+"""Published models with random weights have their own shapes, depend on the seed alone, and give no NaN."""
 
 from __future__ import annotations
 
