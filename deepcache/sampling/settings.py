@@ -59,9 +59,7 @@ def settings_of(model: str, pipe: Any, **asked: Any) -> Settings:
     protocol = None if known is None else known.protocol
     if protocol is None and len(given) < len(names):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in names if name not in given)
-        raise DeepCacheError(
-            f"expected {options}, since {model} has no protocol; protocols are of {', '.join(MODELS)}"
-        )
+        raise DeepCacheError(f"expected {options}, since {model} has no protocol; protocols are of {', '.join(MODELS)}")
     scheduler = given.get("scheduler", getattr(protocol, "scheduler", None))
     if type(pipe).__name__ == "DDPMPipeline" and scheduler in SCALED:
         raise DeepCacheError(
