@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ _FOR_TRAINING = (f"{_FIRST_STAGE}loss.", f"{_FIRST_STAGE}model_ema.")  # samplin
 _SCHEDULES_AGREE = 1e-4  # both multiply 1000 factors, diffusers in float32
 
 Names = dict[str, str]  # maps diffusers' names of weights to CompVis'
+Misfits = dict[str, list[str]]  # names of weights that do not fit, by the reason
 
 
 def load_ldm(
@@ -81,9 +81,13 @@ def ldm_pipeline(state: dict[str, Tensor], checkpoint: str, config: LdmConfig = 
     """
     state = _sampling_weights(state, config)
     scheduler = DDIMScheduler.from_config(scheduler_config(config))
-    misfits = _Misfits(checkpoint, config.source)
+    misfits: Misfits = {"missing": [], "unexpected": [], "of another shape": []}
     networks = {part: _filled(part, network, state, misfits) for part, network in _networks(config, state).items()}
-    misfits.refuse()
+    if told := [f"{len(names)} {kind} (the first: {names[0]})" for kind, names in misfits.items() if names]:
+        raise DeepCacheError(
+            f"expected the weights of {config.source} in {checkpoint}, got {', '.join(told)}; "
+            "pass the checkpoint's own YAML as the configuration"
+        )
     _require_schedule(scheduler, state, checkpoint, config)
     return ClassConditionalPipeline(**networks, scheduler=scheduler)
 
@@ -148,43 +152,22 @@ def _networks(config: LdmConfig, state: dict[str, Tensor]) -> dict[str, Componen
     return found
 
 
-@dataclass
-class _Misfits:
-    """Weights that are missing, weights that no network takes, and weights of another shape."""
-
-    checkpoint: str
-    source: str
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
-
-    def refuse(self) -> None:
-        """Raise an error if there are any."""
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
-        told = [f"{len(names)} {kind} (the first: {names[0]})" for kind, names in kinds.items() if names]
-        if told:
-            raise DeepCacheError(
-                f"expected the weights of {self.source} in {self.checkpoint}, got {', '.join(told)}; "
-                "pass the checkpoint's own YAML as the configuration"
-            )
-
-
-def _filled(part: str, network: Component, state: dict[str, Tensor], misfits: _Misfits) -> Any:
+def _filled(part: str, network: Component, state: dict[str, Tensor], misfits: Misfits) -> Any:
     """Build a network, fill in its weights, and note the weights that do not fit."""
     model = on_meta(*network)
     names = names_of(part, state, network[2])
     given: dict[str, Tensor] = {}
     for name, wanted in model.state_dict().items():
         if name not in names:
-            misfits.missing.append(f"the {part}'s {name}")
+            misfits["missing"].append(f"the {part}'s {name}")
             continue
         tensor = state[names[name]]
         given[name] = tensor.flatten(1) if _is_pointwise(tensor.shape, wanted.shape) else tensor
         if given[name].shape != wanted.shape:
-            misfits.misshapen.append(f"{names[name]}: {tuple(tensor.shape)} for {tuple(wanted.shape)}")
+            misfits["of another shape"].append(f"{names[name]}: {tuple(tensor.shape)} for {tuple(wanted.shape)}")
     used = {names[name] for name in given}
-    misfits.unexpected += [name for name in state if name.startswith(_PREFIXES[part]) and name not in used]
-    if not misfits.missing and not misfits.misshapen:
+    misfits["unexpected"] += [name for name in state if name.startswith(_PREFIXES[part]) and name not in used]
+    if not misfits["missing"] and not misfits["of another shape"]:
         model.load_state_dict(given, assign=True)
         model.requires_grad_(requires_grad=False).eval()
     return model

@@ -51,17 +51,13 @@ def _fill(networks: nn.Module, noise: Tensor) -> None:
     for number, (name, weight) in enumerate(networks.named_parameters()):
         if weight.dim() > 1:
             offset = (number * _STRIDE) % _PERIOD
-            _tile(weight.view(-1), noise[offset : offset + _PERIOD])
+            for chunk in weight.view(-1).split(_PERIOD):
+                chunk.copy_(noise[offset : offset + len(chunk)])
             weight.mul_(weight[0].numel() ** -0.5)
         else:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
     for positions in networks.buffers():  # the positions of CLIP's tokens are the only buffers
         positions.copy_(torch.arange(positions.numel(), device=positions.device).view_as(positions))
-
-
-def _tile(values: Tensor, noise: Tensor) -> None:
-    for chunk in values.split(len(noise)):
-        chunk.copy_(noise[: len(chunk)])
 
 
 def _assembled(networks: dict[str, nn.Module], scheduler: Any) -> Any:
