@@ -1,4 +1,4 @@
-"""CompVis' files and sampler for the tests: configurations, checkpoints that the plain networks lay out, DDIM."""
+"""CompVis' configurations, checkpoints and sampler, written for the tests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AUTOENCODER = {  # attention at the innermost resolution, and codes of another w
 
 
 def config(unet: Config | None = None, autoencoder: Config | None = None, **params: Any) -> Config:
-    """A YAML's contents: cin256-v2's layout, tiny; with changes."""
+    """The contents of a YAML file: cin256-v2's layout in tiny, with changes."""
     home = "ldm.models"
     return {
         "model": {
@@ -71,7 +71,7 @@ def config(unet: Config | None = None, autoencoder: Config | None = None, **para
 
 
 def noise(seed: int = 0) -> Make:
-    """Weights scaled by their fan-in, norms about 1, and attention that is far from uniform."""
+    """A maker of random weights: scaled by their fan-in, norms about 1, and attention far from uniform."""
     generator = torch.Generator().manual_seed(seed)
 
     def make(name: str, shape: Sequence[int]) -> Tensor:
@@ -85,7 +85,7 @@ def noise(seed: int = 0) -> Make:
 
 
 def layout(found: Config, make: Make) -> dict[str, Tensor]:
-    """A `state_dict`: evaluating everything once makes all weights."""
+    """A `state_dict`, which is made by evaluating all networks once."""
     state: dict[str, Tensor] = {}
     params = found["model"]["params"]
     size, dd = params["image_size"], params["first_stage_config"]["params"]["ddconfig"]
@@ -106,7 +106,7 @@ def checkpoint(found: Config, seed: int = 0) -> dict[str, Tensor]:
 
 
 def written(folder: Path, found: Config, state: dict[str, Tensor], **more: Any) -> tuple[Path, Path]:
-    """As a checkpoint and its YAML."""
+    """Write a checkpoint and its YAML file, and return their paths."""
     torch.save({"state_dict": state, "global_step": 7, **more}, folder / "model.ckpt")
     (folder / "config.yaml").write_text(yaml.safe_dump(found))
     return folder / "model.ckpt", folder / "config.yaml"
@@ -115,7 +115,7 @@ def written(folder: Path, found: Config, state: dict[str, Tensor], **more: Any) 
 def sampled(
     state: Any, found: Config, labels: Tensor, latents: Tensor, num_steps: int, scale: float, unconditional: int
 ) -> Tensor:
-    """CompVis' DDIM at eta 0 with classifier-free guidance: (B,) labels and start noise to latents."""
+    """Sample latents from labels (B,) and start noise, as CompVis' DDIM does at eta 0 with classifier-free guidance."""
     alphas = state["alphas_cumprod"]
     steps = torch.arange(0, 1000, 1000 // num_steps) + 1
     before = torch.cat([alphas[:1], alphas[steps[:-1]]])

@@ -1,4 +1,4 @@
-"""CompVis' latent diffusion in plain torch, written for the tests: which weights it has, and what they compute.
+"""CompVis' latent diffusion in plain torch, written for the tests: its weights, and what they compute.
 
 Independent of diffusers and of the loader. `found` is a YAML's contents, `state` a checkpoint's `state_dict`.
 
@@ -19,7 +19,7 @@ Make = Callable[[str, Sequence[int]], Tensor]
 
 
 class Weights:
-    """Weights under a prefix of a checkpoint's `state_dict`, made on demand where there is a way to."""
+    """The weights under a prefix of a checkpoint's `state_dict`; missing weights are made if there is a maker."""
 
     def __init__(self, state: dict[str, Tensor], prefix: str = "", make: Make | None = None) -> None:
         self.state, self.prefix, self.make = state, prefix, make
@@ -52,14 +52,14 @@ class Weights:
 
 
 def classes(state: Any, found: Config, labels: Tensor, make: Make | None = None) -> Tensor:
-    """(B,) labels to (B, 1, embed_dim) contexts."""
+    """The contexts (B, 1, embed_dim) of labels (B,)."""
     own = found["model"]["params"]["cond_stage_config"]["params"]
     table = Weights(state, "cond_stage_model.", make).get("embedding.weight", own["n_classes"], own["embed_dim"])
     return table[labels][:, None]
 
 
 def unet(state: Any, found: Config, x: Tensor, t: Tensor, context: Tensor, make: Make | None = None) -> Tensor:
-    """(B, C, H, W) latents, (B,) timesteps and (B, 1, D) contexts to the predicted noise."""
+    """The noise that the U-Net predicts from latents (B, C, H, W), timesteps (B,) and contexts (B, 1, D)."""
     own = found["model"]["params"]["unet_config"]["params"]
     w, width = Weights(state, "model.diffusion_model.", make), own["model_channels"]
     emb = w.linear(_timestep(t, width), "time_embed.0", 4 * width)
@@ -132,7 +132,7 @@ def _attention(w: Weights, x: Tensor, context: Tensor, heads: int) -> Tensor:
 
 
 def encode(state: Any, found: Config, image: Tensor, make: Make | None = None) -> Tensor:
-    """(B, 3, H, W) images in -1..1 to latents, which are not quantised yet."""
+    """The latents of images (B, 3, H, W) in -1..1, before quantisation."""
     own = found["model"]["params"]["first_stage_config"]["params"]
     dd, top = own["ddconfig"], Weights(state, "first_stage_model.", make)
     w, size = top.under("encoder"), dd["resolution"]
@@ -149,7 +149,7 @@ def encode(state: Any, found: Config, image: Tensor, make: Make | None = None) -
 
 
 def quantised(state: Any, found: Config, latents: Tensor, make: Make | None = None) -> Tensor:
-    """The nearest codes."""
+    """The codes that are nearest to the latents."""
     own = found["model"]["params"]["first_stage_config"]["params"]
     top = Weights(state, "first_stage_model.", make)
     codes = top.get("quantize.embedding.weight", own["n_embed"], own["embed_dim"])
@@ -158,7 +158,7 @@ def quantised(state: Any, found: Config, latents: Tensor, make: Make | None = No
 
 
 def decode(state: Any, found: Config, latents: Tensor, make: Make | None = None) -> Tensor:
-    """(B, C, H, W) latents through the codebook to images in -1..1."""
+    """The images in -1..1 of latents (B, C, H, W), through the codebook."""
     dd = found["model"]["params"]["first_stage_config"]["params"]["ddconfig"]
     top = Weights(state, "first_stage_model.", make)
     w, size = top.under("decoder"), dd["resolution"] // 2 ** (len(dd["ch_mult"]) - 1)
@@ -185,7 +185,7 @@ def _resnet(w: Weights, x: Tensor, out: int) -> Tensor:
 
 
 def _pixels(w: Weights, x: Tensor) -> Tensor:
-    """Attention among pixels, one head."""
+    """Attention among pixels, with one head."""
     normed = w.group_norm(x, "norm", 1e-6)
     q, k, v = (w.conv(normed, name, x.shape[1], 1).flatten(2) for name in "qkv")  # (B, C, HW)
     shares = (q.transpose(1, 2) @ k / x.shape[1] ** 0.5).softmax(dim=-1)

@@ -122,12 +122,11 @@ def package() -> dict[str, Callable[[Path], Any]]:
     from deepcache.metrics.fidelity import quality
     from deepcache.metrics.image_sets import image_set
     from deepcache.metrics.statistics import Statistics
-    from deepcache.models.architectures import architecture
+    from deepcache.models.architectures import architecture, skeleton
     from deepcache.models.checkpoint import weights
-    from deepcache.models.ldm_config import read_config
+    from deepcache.models.configurations import on_meta
+    from deepcache.models.ldm_config import ldm_networks, read_config
     from deepcache.models.loading import load
-    from deepcache.models.networks import ldm_networks, on_meta
-    from deepcache.models.skeletons import skeleton
     from deepcache.plan import CachePlan
     from deepcache.results import record
     from deepcache.results.gate import gate

@@ -14,8 +14,7 @@ from huggingface_hub import constants
 from PIL import Image
 from torch import Tensor, nn
 
-from bench.training import contrastive
-from bench.training.clip_export import export_clip
+from bench.training import mini_clip
 from bench.training.tokens import tokenizer
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.clip_score import PAPER, Clip, clip_scores, load_clip
@@ -37,13 +36,13 @@ def random_model(**config) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
-    return random_model(**contrastive.config())
+    return random_model(**mini_clip.config())
 
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights") / "small-clip"
-    export_clip(trained, tokenizer(), folder)
+    mini_clip.export(trained, tokenizer(), folder)
     return folder
 
 

@@ -11,9 +11,8 @@ import pytest
 from deepcache import uniform
 from deepcache.__main__ import main
 from deepcache.costs.explain import explain
-from deepcache.models.architectures import ARCHITECTURES
+from deepcache.models.architectures import ARCHITECTURES, skeleton
 from deepcache.models.embedded import WEIGHTS
-from deepcache.models.skeletons import skeleton
 from tests.examples import RECORDS
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import perceptual
 from deepcache.metrics.perceptual import BACKBONES, Lpips, MiniPerceptual, load_perceptual
-from deepcache.models.mini_features import MiniFeatures
+from deepcache.models.embedded import MiniFeatures
 
 FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 

@@ -21,13 +21,12 @@ from bench.harness.workload import Run, Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
-from deepcache.models import CATALOG, EMBEDDED
 from deepcache.models.architectures import architecture
+from deepcache.models.registry import EMBEDDED, MODELS, PUBLISHED, Protocol
 from deepcache.plan import uniform
 from deepcache.results import record
 from deepcache.results.published import published
 from deepcache.sampling.identity import weights_hash
-from deepcache.sampling.protocols import PROTOCOLS, Protocol
 from deepcache.sampling.stored import StoredImages
 
 ROOT = Path(__file__).parents[1]
@@ -134,23 +133,20 @@ def test_what_a_user_can_mend_is_one_line_in_the_middle_of_a_bench():
     assert "test_table1_imagenet.py:" not in shown.split("short test summary")[0]  # no traceback
 
 
-def test_the_scales_name_known_models_with_protocols():
-    assert set(SCALES["mini"].models) <= set(EMBEDDED) & set(PROTOCOLS)
-    assert set(SCALES["paper"].models) <= set(CATALOG) & set(PROTOCOLS)
+def test_the_scales_name_known_models():
+    assert set(SCALES["mini"].models) <= set(EMBEDDED)
+    assert set(SCALES["paper"].models) <= set(PUBLISHED)
 
 
 def test_the_papers_protocols_are_those_that_it_printed():
     rows = {
         row["model"]: row for row in published()["rows"] if row["table"] in ("Table 1", "Table 14") and "steps" in row
     }
-    assert PROTOCOLS["ldm-4-g"].num_steps == rows["LDM-4-G"]["steps"]
-    assert (PROTOCOLS["ldm-4-g"].guidance_scale, PROTOCOLS["ldm-4-g"].branch) == (1.5, 0)
-    assert (PROTOCOLS["ddpm-cifar10"].scheduler, PROTOCOLS["ddpm-cifar10"].branch) == ("ddim-quadratic", 2)
-    assert (PROTOCOLS["sd-1.5"].scheduler, PROTOCOLS["sd-1.5"].guidance_scale, PROTOCOLS["sd-1.5"].branch) == (
-        "plms",
-        7.5,
-        1,
-    )
+    ldm, ddpm, sd = (MODELS[name].protocol for name in ("ldm-4-g", "ddpm-cifar10", "sd-1.5"))
+    assert ldm.num_steps == rows["LDM-4-G"]["steps"]
+    assert (ldm.guidance_scale, ldm.branch) == (1.5, 0)
+    assert (ddpm.scheduler, ddpm.branch) == ("ddim-quadratic", 2)
+    assert (sd.scheduler, sd.guidance_scale, sd.branch) == ("plms", 7.5, 1)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from bench.harness.workload import Run, Workload
 from deepcache import cached, models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
-from deepcache.sampling.protocols import Protocol
+from deepcache.models.registry import Protocol
 from deepcache.sampling.samples import sample
 
 SEEDS = range(3)

@@ -10,7 +10,7 @@ import pytest
 from bench.harness import thresholds
 from bench.harness.measure import Measure
 from bench.harness.workload import Run, Workload
-from deepcache.sampling.protocols import PROTOCOLS
+from deepcache.models.registry import MODELS
 
 
 def is_judged(workload: Workload) -> bool:
@@ -20,7 +20,7 @@ def is_judged(workload: Workload) -> bool:
     """
     if not workload.is_mini:
         return False
-    asked, own = workload.protocol, PROTOCOLS[workload.model]
+    asked, own = workload.protocol, MODELS[workload.model].protocol
     return asked.num_steps >= own.num_steps and asked.num_samples >= own.num_samples
 
 

@@ -20,9 +20,8 @@ from deepcache.metrics.extractors import Extractor, MiniExtractor, batches
 from deepcache.metrics.inception import load_inception
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
-from deepcache.models import EMBEDDED
+from deepcache.models.registry import EMBEDDED, MODELS, Protocol
 from deepcache.sampling.prompt_files import prompts_in
-from deepcache.sampling.protocols import PROTOCOLS, Protocol
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CHANGES = ("num_samples", "num_steps", "batch_size")  # of a protocol, by options of these names
@@ -104,4 +103,5 @@ def _usual_dtype(protocol: Protocol, model: str, device: str) -> str:
 
 def _protocol(model: str, config: Any) -> Protocol:
     asked = {name: config.getoption(name) for name in CHANGES}
-    return replace(PROTOCOLS[model], **{name: value for name, value in asked.items() if value not in (None, "auto")})
+    changes = {name: value for name, value in asked.items() if value not in (None, "auto")}
+    return replace(MODELS[model].protocol, **changes)

@@ -23,9 +23,9 @@ from deepcache.metrics.sources import (
     in_torch_cache,
     inception_in_cache,
 )
-from deepcache.models.catalog import CATALOG, HOME, Checkpoint, home
+from deepcache.models.local_files import HOME, destination, home, located
+from deepcache.models.registry import MODELS, Model
 
-_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 _CLIP_HUB = "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"
 _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -81,17 +81,11 @@ def captions(config: Any) -> Asset:
 
 def reference(model: str) -> Asset:
     """Real images of a model's data set, or their statistics."""
-    sources = {
-        "ldm-4-g": f"{_ADM}/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
-        "ddpm-cifar10": "CIFAR-10's 50,000 training images as a folder of PNGs",
-        "ddpm-bedroom": f"{_ADM}/lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
-        "ddpm-church": "LSUN-Church's training images at 256 x 256 as a folder of PNGs",
-    }
-    place = home() / "references" / model
+    source, place = MODELS[model].reference, home() / "references" / model
     statistics = place.with_name(f"{model}.npz")
-    if sources[model].startswith("https"):
-        return Asset(f"real images of {model}", sources[model], statistics, (place,))
-    return Asset(f"real images of {model}", sources[model], place, (statistics,))
+    if source.startswith("https"):
+        return Asset(f"real images of {model}", source, statistics, (place,))
+    return Asset(f"real images of {model}", source, place, (statistics,))
 
 
 def page(config: Any) -> str:
@@ -107,11 +101,11 @@ def _missing(config: Any) -> Iterator[str]:
     asked = needs(config)
     models = [model for each in asked for part in each.parts for model in _models(scale_of(config), part)]
     for model in models:
-        known = CATALOG[model]
+        known = MODELS[model]
         try:
-            known.located()
+            located(known)
         except DeepCacheError:
-            yield Asset(f"{model} ({known.licence})", _address(known), known.place).to_fetch()
+            yield Asset(f"{model} ({known.licence})", _address(known), destination(known)).to_fetch()
     assets = [asset for each in asked if each.real_images for asset in _real_images(scale_of(config), each)]
     assets += [inception()] * bool(models) + [clip(), captions(config)] * any(map(_is_prompted, models))
     assets += [alexnet()] * any(each.lpips for each in asked)
@@ -130,9 +124,9 @@ def _models(scale: Scale, part: str) -> tuple[str, ...]:
     return (found,) if isinstance(found, str) else tuple(found)
 
 
-def _address(known: Checkpoint) -> str:
-    return known.source if known.is_file else f"https://huggingface.co/{known.source}"
+def _address(known: Model) -> str:
+    return known.source if known.is_single_file else f"https://huggingface.co/{known.source}"
 
 
 def _is_prompted(model: str) -> bool:
-    return model.startswith(("sd", "bk"))
+    return MODELS[model].protocol.is_prompted

@@ -75,6 +75,6 @@ def device_of(config: Any) -> str:
     asked: str | None = config.getoption("device")
     if asked is not None or config.getoption("scale") == "mini":
         return asked or "cpu"
-    from deepcache.models.devices import usual_device  # slow: what is missing is said before
+    from deepcache.models.loading import usual_device  # slow: what is missing is said before
 
     return usual_device()

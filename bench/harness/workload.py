@@ -20,12 +20,11 @@ from deepcache.costs.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.extractors import Extractor, Features, Images, extract
 from deepcache.models.architectures import architecture
-from deepcache.models.embedded import EMBEDDED
+from deepcache.models.registry import EMBEDDED, Protocol
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
 from deepcache.sampling.conditions import conditions_of
 from deepcache.sampling.identity import weights_hash
 from deepcache.sampling.memory import fitting
-from deepcache.sampling.protocols import Protocol
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import num_calls, scheduler
 from deepcache.unets.diffusers import forward

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.pareto.aims import chosen, reuse
 from bench.pareto.equal_cost import NEAREST, Recorded, panels
-from deepcache.models.recommendations import PLANS, place
+from deepcache.models.recommendations import PLANS, path_of
 from deepcache.plan import CachePlan
 
 INTERVAL = 3  # of reuse, whose cost is the limit
@@ -24,7 +24,7 @@ def main(results: Path) -> None:
         best = None if base is None else chosen(points, OF_ALL_STEPS, base.share)
         if isinstance(best, Recorded):
             scheduler, steps = panel.split()
-            _plan(best).save(place(model, scheduler, int(steps)))
+            _plan(best).save(path_of(model, scheduler, int(steps)))
             print(f"{model}, {panel}: {best.name}, {best.metrics[NEAREST]:.1f} dB")
 
 

@@ -6,77 +6,77 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from diffusers import AutoencoderKL, VQModel
 
-from bench.training import (
-    autoencoder,
-    classifier,
-    contrastive,
-    denoiser,
-    export,
-    pixels,
-    pruned,
-    text_to_image,
-)
-from bench.training.cards import CARDS
-from bench.training.clip_export import export_clip
+from bench.training import fashion, mini_bk, mini_clip, mini_ddpm, mini_features, mini_ldm, mini_sd
+from bench.training.cards import Card
 from bench.training.tokens import tokenizer
 from deepcache.errors import DeepCacheError
-from deepcache.models import embedded, fashion
+from deepcache.models import embedded
+
+# The cards; models that measure come before models that are measured
+CARDS: dict[str, Callable[[fashion.Painted, Path], Card]] = {
+    "mini-features": mini_features.card,
+    "mini-clip": mini_clip.card,
+    "mini-ldm": mini_ldm.card,
+    "mini-ddpm": mini_ddpm.card,
+    "mini-sd": mini_sd.card,
+    **{f"mini-bk-{size}": partial(mini_bk.card, size) for size in mini_bk.SIZES},
+}
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where the data and the trainings are; each act resumes what is in `runs`, and exports into the package."""
+    """The folders of the data and of the trainings; each act resumes from `runs`, and exports into the package."""
 
     data: Path
     runs: Path
 
     @cached_property
     def garments(self) -> fashion.Garments:
-        """To train on."""
+        """The garments to train on."""
         return fashion.load("train", self.data)
 
     @cached_property
     def held_out(self) -> fashion.Painted:
-        """The test split, painted always in the same way."""
+        """The test split, which is always painted in the same way."""
         return fashion.paint(fashion.load("test", self.data), seed=0)
 
-    def mini_ldm(self) -> None:
+    def make_ldm(self) -> None:
         vqvae = self._vqvae()
-        model = denoiser.train_denoiser(self.garments, vqvae, self.runs / "mini-ldm")
-        export.export_ldm(vqvae, model, embedded.WEIGHTS / "mini-ldm")
+        model = mini_ldm.train_denoiser(self.garments, vqvae, self.runs / "mini-ldm")
+        mini_ldm.export(vqvae, model, embedded.WEIGHTS / "mini-ldm")
 
-    def mini_features(self) -> None:
-        model = classifier.train_classifier(self.garments, self._vqvae(), self.runs / "mini-features")
-        export.export_features(model, self.held_out, embedded.WEIGHTS / "mini-features")
+    def make_features(self) -> None:
+        model = mini_features.train_classifier(self.garments, self._vqvae(), self.runs / "mini-features")
+        mini_features.export(model, self.held_out, embedded.WEIGHTS / "mini-features")
 
-    def mini_sd(self) -> None:
+    def make_sd(self) -> None:
         vae, data = self._captioned()
-        model = text_to_image.train_text_to_image(data, self.runs / "mini-sd")
-        export.export_sd(vae, model, embedded.WEIGHTS / "mini-sd")
+        model = mini_sd.train_text_to_image(data, self.runs / "mini-sd")
+        mini_sd.export(vae, model, embedded.WEIGHTS / "mini-sd")
 
-    def mini_bk(self) -> None:
-        """All sizes; mini-sd's training comes first, where it is not finished."""
+    def make_bk(self) -> None:
+        """Make all sizes; mini-sd's training comes first if it is not finished."""
         _, data = self._captioned()
-        full = text_to_image.train_text_to_image(data, self.runs / "mini-sd")
-        for size in pruned.SIZES:
-            model = pruned.train_pruned(size, full, data, self.runs / "mini-bk")
-            export.export_unet(model.unet, embedded.WEIGHTS / f"mini-bk-{size}")
+        full = mini_sd.train_text_to_image(data, self.runs / "mini-sd")
+        for size in mini_bk.SIZES:
+            model = mini_bk.train_pruned(size, full, data, self.runs / "mini-bk")
+            mini_bk.export(model.unet, embedded.WEIGHTS / f"mini-bk-{size}")
 
-    def mini_ddpm(self) -> None:
-        model = pixels.train_pixels(self.garments, self.runs / "mini-ddpm")
-        export.export_ddpm(model, embedded.WEIGHTS / "mini-ddpm")
+    def make_ddpm(self) -> None:
+        model = mini_ddpm.train_pixels(self.garments, self.runs / "mini-ddpm")
+        mini_ddpm.export(model, embedded.WEIGHTS / "mini-ddpm")
 
-    def mini_clip(self) -> None:
-        model = contrastive.train_contrastive(self.garments, self.runs / "mini-clip")
-        export_clip(model, tokenizer(), embedded.WEIGHTS / "mini-clip")
+    def make_clip(self) -> None:
+        model = mini_clip.train_contrastive(self.garments, self.runs / "mini-clip")
+        mini_clip.export(model, tokenizer(), embedded.WEIGHTS / "mini-clip")
 
     def cards(self, names: list[str]) -> None:
-        """Write the cards of `names`, in the order in which they build on each other, and say the scores."""
+        """Write the cards of `names`, in the order in which they build on each other, and print the scores."""
         for name in (name for name in CARDS if name in names):
             card = CARDS[name](self.held_out, self.runs)
             card.write(embedded.WEIGHTS / name)
@@ -84,32 +84,32 @@ class Workshop:
 
     def _vqvae(self) -> VQModel:
         """mini-ldm's autoencoder as it was trained here."""
-        return autoencoder.train_autoencoder(self.garments, self.runs / "mini-ldm")
+        return mini_ldm.train_autoencoder(self.garments, self.runs / "mini-ldm")
 
-    def _captioned(self) -> tuple[AutoencoderKL, text_to_image.Captioned]:
+    def _captioned(self) -> tuple[AutoencoderKL, mini_sd.Captioned]:
         """mini-sd's autoencoder, which begins as the one that mini-ldm is shipped with, and its training data."""
         run = self.runs / "mini-sd"
-        vae = text_to_image.train_autoencoder(self.garments, embedded.load("mini-ldm").vqvae, run)
-        return vae, text_to_image.Captioned(self.garments, vae, run)
+        vae = mini_sd.train_autoencoder(self.garments, embedded.load("mini-ldm").vqvae, run)
+        return vae, mini_sd.Captioned(self.garments, vae, run)
 
 
 ACTS: dict[str, Callable[[Workshop], None]] = {
-    "mini-ldm": Workshop.mini_ldm,
-    "mini-features": Workshop.mini_features,
-    "mini-sd": Workshop.mini_sd,
-    "mini-bk": Workshop.mini_bk,
-    "mini-ddpm": Workshop.mini_ddpm,
-    "mini-clip": Workshop.mini_clip,
+    "mini-ldm": Workshop.make_ldm,
+    "mini-features": Workshop.make_features,
+    "mini-sd": Workshop.make_sd,
+    "mini-bk": Workshop.make_bk,
+    "mini-ddpm": Workshop.make_ddpm,
+    "mini-clip": Workshop.make_clip,
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__)
-    parser.add_argument("acts", nargs="+", choices=[*ACTS, "cards"], help="what to make, in order")
-    parser.add_argument("--data", type=Path, default=fashion.DEBIAN_FOLDER, help="folder of Fashion-MNIST's IDX files")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs; a stopped run goes on")
+    parser.add_argument("acts", nargs="+", choices=[*ACTS, "cards"], help="what to make, in this order")
+    parser.add_argument("--data", type=Path, default=fashion.DEBIAN_FOLDER, help="Fashion-MNIST's IDX files")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs, to go on from")
     parser.add_argument(
-        "--only", nargs="+", choices=CARDS, metavar="MODEL", help="write these cards; otherwise, of all trained in RUNS"
+        "--only", nargs="+", choices=CARDS, metavar="MODEL", help="the cards to write (default: all trained in RUNS)"
     )
     options = parser.parse_args(arguments)
     workshop = Workshop(options.data, options.runs)
@@ -126,10 +126,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _trained(runs: Path) -> list[str]:
-    """The models with a folder in `runs`.
+    """The models that have a folder in `runs`.
 
     Raises:
-        DeepCacheError: there is none.
+        DeepCacheError: no model has one.
     """
     found = [name for name in CARDS if (runs / _family(name)).is_dir()]
     if not found:

@@ -1,4 +1,4 @@
-"""A tokenizer of CLIP's kind whose merges are trained on the captions' words, so that each is a token or two."""
+"""A tokenizer of CLIP's kind; its merges are trained on the captions, so that each word is a token or two."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from deepcache.models.captions import subjects
-from deepcache.models.embedded import PROMPT_TOKENS
+from deepcache.models.registry import MODELS
 
-LENGTH = PROMPT_TOKENS
+LENGTH = MODELS["mini-sd"].context_tokens  # start and end included
 
 
 def tokenizer() -> CLIPTokenizer:
-    """Bytes, bytes that end a word, merges, start and end: 585 tokens; other words fall apart into bytes."""
+    """A tokenizer of 585 tokens: bytes, bytes that end a word, merges, start and end; other words become bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges(alphabet)
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
@@ -29,12 +29,12 @@ def tokenizer() -> CLIPTokenizer:
 
 @cache
 def vocabulary_size() -> int:
-    """Of every `tokenizer()`, made once to be counted."""
+    """The number of tokens of every `tokenizer()`."""
     return len(tokenizer())
 
 
 def table(texts: list[str]) -> Tensor:
-    """Tokens of texts, each filled to `LENGTH`: (B, LENGTH) int64."""
+    """The tokens of texts, each filled to `LENGTH`: (B, LENGTH) int64."""
     found: Tensor = tokenizer()(texts, padding="max_length", return_tensors="pt").input_ids
     return found
 

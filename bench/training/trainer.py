@@ -1,4 +1,4 @@
-"""One training loop for every embedded model: resumable, with a progress bar and a log."""
+"""What all trainings share: a loop that can be stopped and resumed, with a log, and the loss of a diffusion model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
+from deepcache.errors import DeepCacheError
 from deepcache.files import whole_file
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -25,8 +27,13 @@ Network = TypeVar("Network", bound=nn.Module)
 class Recipe:
     """How long and how fast to train.
 
-    `num_steps` optimiser steps; `lr` the peak learning rate, reached after `warmup` steps and taken to 0
-    along a cosine; `ema` the decay of the moving average of the weights, which is what a training returns.
+    Attributes:
+        num_steps: steps of the optimiser.
+        lr: peak of the learning rate, which then falls to 0 along a cosine.
+        warmup: steps after which the learning rate has reached its peak.
+        ema: decay of the moving average of the weights; a training returns the average.
+        weight_decay: the optimiser's.
+        save_every_s: seconds between two saved states.
     """
 
     num_steps: int
@@ -46,7 +53,7 @@ class Recipe:
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Seed 0 within and torch's global state as it was after: networks draw their first weights from that state."""
+    """Within the block, torch's global generator, from which networks draw their first weights, has seed 0."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
@@ -55,9 +62,13 @@ def seeded() -> Iterator[None]:
 def train(module: Network, loss: Callable[[Network, int], Tensor], recipe: Recipe, folder: Path) -> Network:
     """Minimise `loss(module, step)` and return the moving average of the module's weights.
 
-    `loss` draws its batch from `step` alone, so that a training which was stopped and started again is the
-    same training. The state is in `folder/state.pt` (written beside and renamed), the log in
-    `folder/log.jsonl`.
+    A training that was stopped goes on as if it had not been stopped.
+
+    Args:
+        module: the network to train.
+        loss: maps the network and a step to a loss; must draw its batch from the step alone.
+        recipe: how long and how fast to train.
+        folder: holds the state (`state.pt`) and the log (`log.jsonl`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     average = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
@@ -125,8 +136,43 @@ def _save(
     _save_whole(state, folder / "state.pt")
 
 
+def diffusion_loss(
+    network: Callable[[Tensor, Tensor], Tensor], noise_schedule: Any, clean: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Mean squared error of a network that predicts the noise or the velocity, at a random timestep of each sample.
+
+    Args:
+        network: maps noisy samples (B, ...) and timesteps (B,) to the prediction (B, ...); runs in bfloat16 where
+            torch's autocast says so.
+        noise_schedule: a diffusers scheduler; its `prediction_type` says what the network predicts.
+        clean: (B, ...) samples without noise.
+        generator: draws the noise, then the timesteps.
+
+    Raises:
+        DeepCacheError: the `prediction_type` is neither "epsilon" nor "v_prediction".
+
+    References: Denoising Diffusion Probabilistic Models (Ho et al., 2020), https://arxiv.org/abs/2006.11239
+    """
+    noise = torch.randn(clean.shape, generator=generator)
+    t = torch.randint(noise_schedule.config.num_train_timesteps, (len(clean),), generator=generator)
+    target = _target(noise_schedule, clean, noise, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = network(noise_schedule.add_noise(clean, noise, t), t)
+    return mse_loss(predicted.float(), target)
+
+
+def _target(noise_schedule: Any, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    kind = noise_schedule.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        velocity: Tensor = noise_schedule.get_velocity(clean, noise, t)
+        return velocity
+    raise DeepCacheError(f"expected prediction_type epsilon or v_prediction, got {kind!r}; give another scheduler")
+
+
 def kept(path: Path, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What `make` gives, made once and kept in `path` between runs."""
+    """The tensors of `make`, which are made once and kept in a file between runs."""
     if not path.exists():
         _save_whole(make(), path)
     found: tuple[Tensor, ...] = torch.load(path, weights_only=True)
@@ -134,7 +180,6 @@ def kept(path: Path, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ..
 
 
 def _save_whole(value: object, path: Path) -> None:
-    """Save a value so that a kill leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         torch.save(value, file)

@@ -1,4 +1,4 @@
-"""`convert`: a single file to a diffusers folder."""
+"""`convert` writes a single checkpoint file as a diffusers folder."""
 
 from __future__ import annotations
 
@@ -8,15 +8,26 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("convert", help="a checkpoint file as a diffusers folder, which loads by its path")
-    command.add_argument("checkpoint", type=Path, help="a .ckpt or .safetensors file, e.g. CompVis' cin256-v2")
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder that is not there yet")
-    command.add_argument("--config", type=Path, metavar="YAML", help="CompVis' own (default: cin256-v2's)")
+    command = commands.add_parser("convert", help="write a checkpoint file as a diffusers folder")
+    command.add_argument("checkpoint", type=Path, help="the .ckpt or .safetensors file, e.g. CompVis' cin256-v2")
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the new folder to write",
+    )
+    command.add_argument(
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help="CompVis' configuration (default: cin256-v2's)",
+    )
     command.set_defaults(run=run)
 
 
 def run(options: Namespace) -> str:
-    from deepcache.models.exporting import require_free, save
+    from deepcache.models.folders import require_free, save
     from deepcache.models.ldm import load_ldm
     from deepcache.models.single_file import load_single_file
 

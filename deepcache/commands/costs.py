@@ -37,11 +37,10 @@ def _add_model(command: ArgumentParser) -> None:
 def run_macs(options: Namespace) -> str:
     from deepcache.costs.page import Profile
     from deepcache.models.architectures import architecture
-    from deepcache.models.described import described
     from deepcache.plan import MOST_STEPS, require_whole
 
     require_whole("num_steps", options.num_steps, at_least=1, at_most=MOST_STEPS)
-    known = architecture(described(options.model), context_tokens=options.context_tokens)
+    known = architecture(options.model, context_tokens=options.context_tokens)
     profile = Profile(
         options.model,
         known.cost(),
@@ -56,11 +55,10 @@ def run_macs(options: Namespace) -> str:
 
 def run_explain(options: Namespace) -> str:
     from deepcache.costs.explain import explain
-    from deepcache.models.described import described
-    from deepcache.models.skeletons import skeleton
+    from deepcache.models.architectures import skeleton
     from deepcache.plan import Interval
 
     order = {} if options.order is None else {"order": options.order}
     plan = Interval(options.interval, options.branch, last_step_full=options.last_step_full, **order)
-    pipeline, context_tokens = skeleton(described(options.model))
+    pipeline, context_tokens = skeleton(options.model)
     return str(explain(pipeline, plan, options.num_steps, name=options.model, context_tokens=context_tokens))

@@ -58,7 +58,7 @@ def run(options: Namespace) -> str:
     from deepcache.metrics import reference as references
     from deepcache.metrics.fidelity import quality
     from deepcache.metrics.image_sets import image_set
-    from deepcache.models.devices import require_device, usual_device
+    from deepcache.models.loading import require_device, usual_device
 
     if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
         raise DeepCacheError("expected a batch size of at least 1 and at least 4 features")

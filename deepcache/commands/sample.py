@@ -78,9 +78,9 @@ def run(options: Namespace) -> str:
 
 
 def _job(options: Namespace, own: Worker) -> Job:
+    from deepcache.models.registry import MODELS
     from deepcache.plan import parse_plan
     from deepcache.sampling.manifest import SHARD_SIZE
-    from deepcache.sampling.protocols import PROTOCOLS
     from deepcache.sampling.schedulers import num_calls, scheduler
     from deepcache.sampling.settings import settings_of
     from deepcache.unets.registry import cut
@@ -92,8 +92,9 @@ def _job(options: Namespace, own: Worker) -> Job:
     if plan is not None:
         cut(pipe.unet, plan.branch)  # refuses one that is not there, before there is a store
     pipe.scheduler = scheduler(settings.scheduler, pipe.scheduler.config)
-    protocol = PROTOCOLS.get(options.model)
-    return Job(pipe, settings, plan, _conditions(options, pipe), protocol.batch_size if protocol else SHARD_SIZE)
+    known = MODELS.get(options.model)
+    usual_batch_size = SHARD_SIZE if known is None else known.protocol.batch_size
+    return Job(pipe, settings, plan, _conditions(options, pipe), usual_batch_size)
 
 
 def _pipeline(options: Namespace, device: Any) -> Any:
@@ -107,7 +108,7 @@ def _device(options: Namespace, own: Worker) -> Any:
     """This worker's; on the CPU, with the threads that all workers have, since their number rounds sums otherwise."""
     import torch
 
-    from deepcache.models.devices import require_device, usual_device
+    from deepcache.models.loading import require_device, usual_device
 
     name, count = options.device or usual_device(), torch.cuda.device_count()
     if name == "cuda" and own.local_rank >= count:

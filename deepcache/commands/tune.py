@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
 
 def run(options: Namespace) -> str:
     from deepcache import models
-    from deepcache.models.devices import require_device, usual_device
+    from deepcache.models.loading import require_device, usual_device
     from deepcache.sampling.prompt_files import prompts_in
     from deepcache.sampling.schedulers import scheduler
     from deepcache.sampling.settings import settings_of
@@ -116,7 +116,7 @@ def _distance(options: Namespace) -> Perceptual:
 
 def _clip(options: Namespace) -> Clip:
     from deepcache.metrics.clip_score import MINI, PAPER, load_named_clip
-    from deepcache.models import EMBEDDED
+    from deepcache.models.registry import EMBEDDED
 
     name = options.clip or (MINI if options.model in EMBEDDED else PAPER[0])
     return load_named_clip(name, options.clip_weights, options.device)

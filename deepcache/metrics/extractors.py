@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.models.embedded import EXTRACTOR, load_extractor
-from deepcache.models.mini_features import SIZE, MiniFeatures
+from deepcache.models.embedded import EXTRACTOR, SIZE, MiniFeatures, load_extractor
 
 _BLOCK = 2_000
 

@@ -16,7 +16,7 @@ from deepcache.errors import DeepCacheError, first_line, needs
 from deepcache.metrics.images import checked
 from deepcache.models import load_extractor
 from deepcache.models.checkpoint import contents
-from deepcache.models.mini_features import SIZE, MiniFeatures
+from deepcache.models.embedded import SIZE, MiniFeatures
 
 MINI = "mini-features perceptual"
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # what lpips calls a backbone: what torchvision does

@@ -1,31 +1,39 @@
-"""U-Nets by name, or by their configuration file: their shapes, without weights."""
+"""Models without weights: the shapes of a U-Net and of a whole pipeline, by name or from configuration files."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
 
 from deepcache.costs.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed, shown
-from deepcache.models.configurations import bounded, read
-from deepcache.models.embedded import CONTEXT_TOKENS, EMBEDDED, WEIGHTS
-from deepcache.models.ldm_config import CIN256_V2, unet_config
+from deepcache.models.configurations import bounded, on_meta, read
+from deepcache.models.embedded import WEIGHTS
+from deepcache.models.local_files import INDEX, SUFFIXES, is_hub_id, repository
+from deepcache.models.registry import EMBEDDED, MODELS, NETWORKS, PUBLISHED, Component, Model, published
 from deepcache.plan import require_whole
 from deepcache.unets.calls import CLIP_TOKENS
 from deepcache.unets.registry import classes, family_of
 
+_COUNTED = ("text_encoder", "text_encoder_2", "text_encoder_3", "vae", "vqvae", "movq")
+_LIBRARIES = ("diffusers", "transformers")
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """A U-Net's configuration and the size of its inputs.
+    """A U-Net's configuration, the size of its inputs, and how its MACs are counted.
 
-    `build` is the U-Net's class; `context_tokens` is the length of the conditioning sequence, 0 for a U-Net that has
-    none; `convention` is how the paper counted its MACs.
+    Attributes:
+        build: the U-Net's class.
+        config: its configuration.
+        context_tokens: length of the conditioning sequence; 0 for a U-Net that takes none.
+        convention: how the paper counted the MACs.
     """
 
     build: Any
@@ -34,21 +42,21 @@ class Architecture:
     convention: Convention = PAPER
 
     def meta(self) -> Any:
-        """The U-Net on the meta device: all shapes, no memory."""
+        """The U-Net on the meta device: all of its shapes, and no memory."""
         with torch.device("meta"), bounded():
             return self.build.from_config(self.config)
 
     @property
     def num_branches(self) -> int:
-        """One a skip."""
+        """Number of skip connections, each of which is a branch."""
         unet = self.meta()
         return family_of(unet).nest(unet).num_branches
 
     def cost(self) -> Cost:
-        """MACs of a step on one sample.
+        """MACs of the steps on one sample.
 
         Raises:
-            UnsupportedUNetError: a configuration that is wrong, or that needs inputs which cannot be guessed.
+            UnsupportedUNetError: the configuration is wrong, or needs inputs that cannot be guessed.
         """
         with guessed("call deepcache.costs.macs.cost(unet, ...) with the U-Net's own inputs"):
             unet = self.meta()
@@ -56,104 +64,29 @@ class Architecture:
             return cost(unet, *args, **kwargs)
 
 
-def _ddpm(sample_size: int, widths: tuple[int, ...], attention_at: int) -> Architecture:
-    """DDPM's U-Net (Ho et al., 2020): attention at the 16 x 16 level alone."""
-    last = len(widths) - 1
-    return Architecture(
-        UNet2DModel,
-        {
-            "sample_size": sample_size,
-            "in_channels": 3,
-            "out_channels": 3,
-            "block_out_channels": widths,
-            "layers_per_block": 2,
-            "down_block_types": tuple(
-                "AttnDownBlock2D" if i == attention_at else "DownBlock2D" for i in range(last + 1)
-            ),
-            "up_block_types": tuple(
-                "AttnUpBlock2D" if last - i == attention_at else "UpBlock2D" for i in range(last + 1)
-            ),
-            "attention_head_dim": None,
-            "downsample_padding": 0,
-            "flip_sin_to_cos": False,
-            "freq_shift": 1,
-            "norm_eps": 1e-6,
-        },
-    )
+def _published(model: Model) -> Architecture:
+    _, kind, config = model.networks["unet"]
+    convention = PAPER if model.counts_group_norms else PAPER_LDM
+    return Architecture(getattr(diffusers, kind), config, model.context_tokens, convention)
 
 
-def _stable_diffusion(**config: Any) -> Architecture:
-    """Stable Diffusion's U-Net: v1.5's configuration and what differs from it."""
-    return Architecture(
-        UNet2DConditionModel,
-        {
-            "sample_size": 64,
-            "block_out_channels": (320, 640, 1280, 1280),
-            "layers_per_block": 2,
-            "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
-            "attention_head_dim": 8,
-            "cross_attention_dim": 768,
-            **config,
-        },
-        context_tokens=CLIP_TOKENS,
-    )
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    # class-conditional ImageNet 256, CompVis' cin256-v2; 99.82 GMACs
-    "ldm-4-g": Architecture(UNet2DConditionModel, unet_config(CIN256_V2), context_tokens=1, convention=PAPER_LDM),
-    "ddpm-cifar10": _ddpm(32, (128, 256, 256, 256), attention_at=1),  # google/ddpm-cifar10-32; 6.06 GMACs
-    "ddpm-lsun": _ddpm(256, (128, 128, 256, 256, 512, 512), attention_at=4),  # google/ddpm-ema-*-256; 248.7 GMACs
-    "sd-1.5": _stable_diffusion(),  # 338.8 GMACs
-    "sd-2.1": _stable_diffusion(  # of 768 x 768 images
-        sample_size=96,
-        attention_head_dim=(5, 10, 20, 20),
-        cross_attention_dim=1024,
-        use_linear_projection=True,
-        upcast_attention=True,
-    ),
-    "sdxl": _stable_diffusion(
-        sample_size=128,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 2),
-        up_block_types=(*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    ),
-    # nota-ai's: a resnet fewer a block; 223.8 GMACs
-    "bk-sdm-base": _stable_diffusion(layers_per_block=1),
-    "bk-sdm-small": _stable_diffusion(layers_per_block=1, mid_block_type=None),  # no middle; 217.8 GMACs
-    "bk-sdm-tiny": _stable_diffusion(  # no innermost level; 205.1 GMACs
-        layers_per_block=1,
-        mid_block_type=None,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-    ),
-}
-SHARED = {"ddpm-bedroom": "ddpm-lsun", "ddpm-church": "ddpm-lsun"}  # other weights, the same networks
+ARCHITECTURES = {name: _published(model) for name, model in NETWORKS.items()}
 
 
 def architecture(name: str, *, context_tokens: int | None = None) -> Architecture:
-    """A known name, an embedded model, a diffusers folder, or a U-Net's `config.json`.
+    """The architecture of a model's U-Net.
 
     Args:
-        name: which.
-        context_tokens: length of the conditioning sequence; if None, the known model's own, else 77.
+        name: whatever `deepcache.models.load` takes, a name of `ARCHITECTURES`, or the `config.json` of a U-Net.
+        context_tokens: length of the conditioning sequence; if None, that of the known model, else 77.
 
     Raises:
-        DeepCacheError: none of these, or a configuration that cannot be read.
-        UnsupportedUNetError: a configuration of another class.
+        DeepCacheError: there is no such model, or its configuration cannot be read.
+        UnsupportedUNetError: the configuration is of a class that is not supported.
     """
     if context_tokens is not None:
         require_whole("context_tokens", context_tokens, at_least=1)
-    found = _find(name)
+    found = _find(_described(name))
     if context_tokens is None:
         return found
     if not found.context_tokens:
@@ -161,29 +94,77 @@ def architecture(name: str, *, context_tokens: int | None = None) -> Architectur
     return replace(found, context_tokens=context_tokens)
 
 
+def skeleton(name: str) -> tuple[SimpleNamespace, int | None]:
+    """The networks of a pipeline without weights, and the length of its context.
+
+    Args:
+        name: as for `architecture`; the configuration of a single U-Net gives the U-Net alone.
+
+    Returns:
+        The networks as attributes (`unet`, `text_encoder`, `vae`, ...), on the meta device, and the number of context
+        tokens, None if the U-Net takes none.
+
+    Raises:
+        DeepCacheError: there is no such model, its configuration cannot be read, or a library is not installed.
+    """
+    described = _described(name)
+    found = _find(described)
+    with guessed("correct the configuration"):
+        unet = found.meta()
+    networks = {part: on_meta(*network) for part, network in _beside_unet(described).items()}
+    return SimpleNamespace(unet=unet, **networks), found.context_tokens or None
+
+
+def _described(name: str) -> str:
+    """What tells the networks of a model: a known name, a folder, or the path of a configuration."""
+    path = Path(name)
+    if os.path.isfile(path) and path.suffix.lower() in SUFFIXES:
+        from deepcache.models.single_file import configuration  # slow, and hardly ever needed
+
+        return configuration(path)
+    is_file = path.suffix.lower() in (".json", *SUFFIXES)  # or the name of a file that is not there
+    return str(repository(name)) if is_hub_id(name) and not os.path.exists(path) and not is_file else name
+
+
 def _find(name: str) -> Architecture:
-    if SHARED.get(name, name) in ARCHITECTURES:
-        return ARCHITECTURES[SHARED.get(name, name)]
+    if known := published(name):
+        return _published(known)
     if name in EMBEDDED:
-        return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=CONTEXT_TOKENS[name])
+        return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=MODELS[name].context_tokens)
     folder = Path(name)
-    index = read(folder / "model_index.json") if os.path.isfile(folder / "model_index.json") else {}
+    index = read(folder / INDEX) if os.path.isfile(folder / INDEX) else {}
     has_text = not index or not index.keys().isdisjoint(("text_encoder", "tokenizer"))
     for path in (folder, folder / "unet" / "config.json", folder / "config.json"):
-        if os.path.isfile(path):  # unlike Path.is_file, also for a name that is too long
+        if os.path.isfile(path):  # unlike Path.is_file, this also takes a name that is too long
             return from_config(path, context_tokens=CLIP_TOKENS if has_text else 1)
+    known_names = ", ".join(dict.fromkeys([*ARCHITECTURES, *PUBLISHED, *EMBEDDED]))
     raise DeepCacheError(
-        f"expected a model out of {', '.join([*ARCHITECTURES, *SHARED, *EMBEDDED])}, a diffusers folder or a "
-        f"config.json; got {name!r}, which is neither"
+        f"expected a model out of {known_names}, a diffusers folder or a config.json; got {name!r}, which is neither"
     )
 
 
 def from_config(path: Path, *, context_tokens: int) -> Architecture:
-    """From a U-Net's `config.json`; `context_tokens` counts where its class takes a text."""
+    """The architecture in a U-Net's `config.json`; `context_tokens` counts if the class of the U-Net takes a text."""
     known, config = classes(), read(path)
     kind = config.get("_class_name")
     if not isinstance(kind, str) or kind not in known:
         raise UnsupportedUNetError(f"expected a configuration of {', '.join(known)} in {path}, got {shown(kind)}")
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    own = {"UNet2DModel": 0, "UNetSpatioTemporalConditionModel": 1}  # none, and an image
+    own = {"UNet2DModel": 0, "UNetSpatioTemporalConditionModel": 1}  # the former takes no context, the latter an image
     return Architecture(known[kind], settings, own.get(kind, context_tokens))
+
+
+def _beside_unet(name: str) -> dict[str, Component]:
+    """The networks of a pipeline other than its U-Net."""
+    if known := published(name):
+        return {part: network for part, network in known.networks.items() if part != "unet"}
+    folder = WEIGHTS / (MODELS[name].base or name) if name in EMBEDDED else Path(name)
+    if not os.path.isfile(folder / INDEX):
+        return {}
+    index = read(folder / INDEX)
+    named = {part: index[part] for part in _COUNTED if isinstance(index.get(part), list)}  # [library, class]
+    return {
+        part: (entry[0], entry[1], read(folder / part / "config.json"))
+        for part, entry in named.items()
+        if len(entry) == len(("library", "class")) and entry[0] in _LIBRARIES and isinstance(entry[1], str)
+    }

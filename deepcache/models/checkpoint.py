@@ -18,22 +18,22 @@ from torch import Tensor
 
 from deepcache.errors import DeepCacheError, first_line, shown
 
-_MOST_OF_PICKLE = 64 << 20  # names and shapes of SDXL's weights take 1 MB
-MOST_WRAPPINGS = 8  # of weights as `state_dict` within `state_dict`
-_CALLBACKS = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")  # whose state a training keeps
+_MOST_OF_PICKLE = 64 << 20  # bytes; the names and shapes of SDXL's weights take 1 MB
+MOST_WRAPPINGS = 8  # levels of `state_dict` within `state_dict`
+_CALLBACKS = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")  # a training keeps their state
 _HOMES = ("pytorch_lightning.callbacks", "lightning.pytorch.callbacks")
 _KEEP_WEIGHTS = "torch.save({'state_dict': found['state_dict']}, path)"
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The tensors by name; of a training's checkpoint those under `state_dict`.
+    """The tensors in a file by name; in a training's checkpoint, the tensors under `state_dict`.
 
     Args:
-        path: a `.safetensors` file, or what `torch.save` wrote.
+        path: a `.safetensors` file, or a file that `torch.save` wrote.
 
     Raises:
-        DeepCacheError: no such file, a truncated one, one that carries code, one that would take more memory than its
-            size, one that contains itself, or one without tensors by name.
+        DeepCacheError: there is no such file; or the file is truncated, carries code, would take more memory than its
+            size, contains itself, or has no tensors by name.
     """
     found = contents(path)
     for _ in range(MOST_WRAPPINGS):
@@ -56,13 +56,13 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 
 def contents(path: Path) -> Any:
-    """What a `.safetensors` file or a file of `torch.save` holds, of any structure; no code of it runs.
+    """The contents of a `.safetensors` file or a file of `torch.save`, of any structure; no code in the file runs.
 
     Raises:
-        DeepCacheError: no such file, a truncated one, one that carries code, or one that would take more memory than
+        DeepCacheError: there is no such file; or the file is truncated, carries code, or would take more memory than
             its size.
     """
-    if not os.path.isfile(path):  # unlike Path.is_file, also for a name that is too long
+    if not os.path.isfile(path):  # unlike Path.is_file, this also takes a name that is too long
         raise DeepCacheError(f"expected a checkpoint in {path}, which is no file; correct the path")
     with readable(path):
         return load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
@@ -70,9 +70,10 @@ def contents(path: Path) -> Any:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Tell in one line why a file cannot be read; within the block Lightning's callbacks are read as empty classes.
+    """Within the block, any error while a file is read becomes an error of one line.
 
-    CompVis' checkpoints come from trainings and name these classes as keys. A stand-in has no code that could run.
+    Lightning's callbacks are read as empty classes: CompVis' checkpoints come from trainings and name these classes as
+    keys, and a class without a body has no code that could run.
 
     Raises:
         DeepCacheError: the file carries code, is truncated, or is something else.
@@ -94,18 +95,18 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def _unpickled(path: Path) -> Any:
-    """What `torch.save` wrote, if reading it takes no more memory than the file has bytes."""
-    if b"\nbytearray\n" in _pickle_of(path):  # torch makes one of any length that a pickle asks for
+    """Read a file of `torch.save`, and refuse a file that would take more memory than it has bytes."""
+    if b"\nbytearray\n" in _pickle_of(path):  # torch allocates as many bytes as the pickle asks for
         raise ValueError(f"it has a bytearray, which is no weight; keep its weights alone: {_KEEP_WEIGHTS}")
     if zipfile.is_zipfile(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        buffer: Any = content  # a file would first reserve as many bytes as a damaged pickle asks for
+        buffer: Any = content  # from a file, torch would first reserve as many bytes as a damaged pickle asks for
         return torch.load(buffer, map_location="cpu", weights_only=True)
 
 
 def _pickle_of(path: Path) -> bytes:
-    """The part of a file that tells its names and shapes; in the format before zip it begins the file."""
+    """The bytes that hold the names and shapes of a file's tensors; an old file, which is no zip, begins with them."""
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as file:
             return file.read(_MOST_OF_PICKLE)
@@ -119,7 +120,7 @@ def _pickle_of(path: Path) -> bytes:
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """Whether each value stands in the file: not in a sparse tensor, and no value stands for several."""
+    """Whether the file holds every value of a tensor: a sparse or an expanded tensor stores fewer."""
     is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     return is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
@@ -129,11 +130,8 @@ def _is_named(found: Any) -> bool:
 
 
 def _stand_ins() -> list[Any]:
-    return [
-        (type(kind.split(".")[-1], (), {}), f"{home}.{kind}")  # a class without a body
-        for home in _HOMES
-        for kind in _CALLBACKS
-    ]
+    """Empty classes, each with the name of one of Lightning's callbacks."""
+    return [(type(kind.split(".")[-1], (), {}), f"{home}.{kind}") for home in _HOMES for kind in _CALLBACKS]
 
 
 def _unreadable(path: Path, error: Exception) -> DeepCacheError:

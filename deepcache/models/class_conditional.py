@@ -1,4 +1,4 @@
-"""A class-conditional latent diffusion pipeline: LDM-4-G's shape, for the embedded mini-ldm."""
+"""A pipeline for class-conditional latent diffusion, as LDM-4-G and the embedded mini-ldm need it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from deepcache.errors import DeepCacheError
 from deepcache.unets.calls import sides
 
-_QUANTISED = 8  # samples at once, whose distances to every code are held
+_QUANTISED = 8  # samples that are quantised together; their distances to all codes are held in memory
 
 
 class ClassEmbedder(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """One context token a class, and one for no class, the last."""
+    """A table with one context token for each class, and a last one for no class."""
 
     @register_to_config
     def __init__(self, num_classes: int = 10, embedding_dim: int = 64) -> None:
@@ -29,18 +29,18 @@ class ClassEmbedder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.embedding = nn.Embedding(num_classes + 1, embedding_dim)
 
     def forward(self, class_labels: Tensor) -> Tensor:
-        """(B,) int64 in 0..num_classes to (B, 1, embedding_dim)."""
+        """Map class numbers (B,), int64 in 0..num_classes, to context (B, 1, embedding_dim)."""
         return self.embedding(class_labels)[:, None]  # type: ignore[no-any-return]
 
 
 class ClassConditionalOutput(NamedTuple):
-    """`images`: as `output_type` asks."""
+    """`images` in the form that `output_type` asks for."""
 
     images: Any
 
 
 class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Images of given classes, by classifier-free guidance in a VQ autoencoder's latent space.
+    """Sample images of given classes, with classifier-free guidance in the latent space of a VQ autoencoder.
 
     References: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022),
     https://arxiv.org/abs/2112.10752
@@ -66,19 +66,19 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         eta: float = 0.0,
         output_type: str = "pil",
     ) -> ClassConditionalOutput:
-        """One image a label.
+        """Sample one image for each label.
 
         Args:
-            class_labels: B integers, 0 .. num_classes - 1.
-            num_inference_steps: U-Net calls, for most schedulers.
-            guidance_scale: 1 is no guidance; above, every step runs the U-Net with and without the class.
-            generator: one, or a list of B so that every image depends on its own alone.
-            latents: (B, C, H, W) start noise, or None to draw it.
-            eta: DDIM's, for schedulers that have one.
+            class_labels: B integers in 0 .. num_classes - 1.
+            num_inference_steps: steps of the scheduler; most schedulers call the U-Net once a step.
+            guidance_scale: 1 is no guidance; otherwise every step runs the U-Net with and without the class.
+            generator: one generator, or a list of B generators so that every image depends on its own alone.
+            latents: (B, C, H, W) start noise; None to draw the noise.
+            eta: the scheduler's `eta`, where it has one, such as DDIM's.
             output_type: "pil", "np" (B, H, W, 3), "pt" (B, 3, H, W) in 0..1, or "latent" (B, C, H, W).
 
         Raises:
-            DeepCacheError: a label out of range.
+            DeepCacheError: a label is out of range.
         """
         num_classes = self.class_embedder.config.num_classes
         if len(class_labels) == 0 or not all(0 <= label < num_classes for label in class_labels):
@@ -108,7 +108,7 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """(B, C, H, W) latents to images in -1..1, through the codebook, whose distances need float32."""
+        """Decode latents (B, C, H, W) to images in -1..1, through the codebook, with distances to codes in float32."""
         latents = latents / self.vqvae.config.scaling_factor
         if latents.dtype != torch.float32:
             codebook = self.vqvae.quantize

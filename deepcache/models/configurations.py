@@ -1,17 +1,19 @@
-"""The configuration files of diffusers and transformers, and a bound on what they ask for."""
+"""Configurations of diffusers and transformers: read from files, and built without memory, both within bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from threading import get_ident
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line
 from deepcache.files import read_json
 
 MOST_BYTES = 1 << 20  # configurations have some KiB
@@ -19,10 +21,10 @@ MOST_MODULES = 10_000  # layers and groups of layers that are built at once; SDX
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A configuration file of diffusers or transformers.
+    """The values of a configuration file.
 
     Raises:
-        DeepCacheError: it cannot be read, or holds something else.
+        DeepCacheError: the file cannot be read, or does not hold an object.
     """
     found = read_json(path, "a diffusers configuration", most_bytes=MOST_BYTES)
     if not isinstance(found, dict):
@@ -34,11 +36,11 @@ def read(path: Path) -> dict[str, Any]:
 def bounded() -> Iterator[None]:
     """Within the block, this thread builds no network of more than `MOST_MODULES` layers and groups of layers.
 
-    A configuration of a few bytes may ask for millions, under names that differ from class to class. They are counted
-    as they are made, so that a request for too many is refused after a second.
+    A configuration of a few bytes may ask for millions of layers, under names that differ from class to class. Layers
+    are counted as they are made, so that a request for too many is refused after a second.
 
     Raises:
-        DeepCacheError: a network of more.
+        DeepCacheError: the network has more layers.
     """
     thread, count = get_ident(), 0
 
@@ -56,3 +58,28 @@ def bounded() -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def on_meta(library: str, kind: str, config: Mapping[str, Any]) -> Any:
+    """A network on the meta device: all of its shapes, and no memory.
+
+    Args:
+        library: module that holds the class, such as "diffusers".
+        kind: name of the class.
+        config: the network's configuration.
+
+    Raises:
+        DeepCacheError: the library has no such network, or the configuration is wrong.
+    """
+    try:
+        build = getattr(import_module(library), kind)
+        if not issubclass(build, nn.Module):
+            raise TypeError(f"{kind} is no network")
+        with torch.device("meta"), bounded():
+            is_text = library == "transformers"
+            found = build(build.config_class(**config)) if is_text else build.from_config(config)
+    except DeepCacheError:
+        raise
+    except Exception as error:  # a wrong configuration makes the libraries raise a dozen kinds
+        raise DeepCacheError(f"expected to build a {kind} of {library}: {first_line(error)}") from error
+    return found.eval()

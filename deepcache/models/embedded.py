@@ -1,70 +1,116 @@
-"""The embedded models: small, truly trained, and part of the package (a card each, in `weights/NAME`)."""
+"""The embedded models: small, truly trained, and part of the package; each has its card in `weights/NAME`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError
 from deepcache.models.folders import load_folder
+from deepcache.models.registry import MODELS
 from deepcache.unets.pipelines import unet_of
 
-if TYPE_CHECKING:
-    from deepcache.models.mini_features import MiniFeatures
-
 WEIGHTS = Path(__file__).parent / "weights"
-EMBEDDED = {
-    "mini-ldm": "class-conditional latent diffusion of coloured garments, 32 x 32; stands for LDM-4-G",
-    "mini-ddpm": "unconditional diffusion of coloured garments in pixel space, 32 x 32; stands for DDPM",
-    "mini-sd": "text-conditional latent diffusion of coloured garments, 32 x 32; stands for Stable Diffusion v1.5",
-    "mini-bk-base": "mini-sd with a resnet fewer a block; stands for BK-SDM Base",
-    "mini-bk-small": "mini-bk-base without its middle; stands for BK-SDM Small",
-    "mini-bk-tiny": "mini-bk-small without its innermost level; stands for BK-SDM Tiny",
-}
-PROMPT_TOKENS = 16  # start and end included
-CONTEXT_TOKENS = dict.fromkeys(EMBEDDED, PROMPT_TOKENS) | {"mini-ldm": 1, "mini-ddpm": 0}  # a class, and nothing
 EXTRACTOR = "mini-features"
+SIZE = (32, 32)  # height and width of the images that mini-features was trained on
 _OPTIONS = {"variant": "fp16", "use_safetensors": True, "low_cpu_mem_usage": False}
 
 
 def load(name: str) -> Any:
     """An embedded model as a diffusers pipeline, in float32 on the CPU.
 
-        pipe = deepcache.models.load("mini-ldm")
-        pipe(class_labels=[3, 7], num_inference_steps=50, guidance_scale=1.5).images
-
     Args:
-        name: one of `EMBEDDED`: mini-ldm is a `ClassConditionalPipeline`, mini-ddpm a `DDPMPipeline`, the others
-            are each a `StableDiffusionPipeline`.
+        name: name of an embedded model: mini-ldm is a `ClassConditionalPipeline`, mini-ddpm a `DDPMPipeline`, the
+            others are `StableDiffusionPipeline`s.
 
     Raises:
-        DeepCacheError: its weights are not there.
+        DeepCacheError: the weights are not there.
     """
-    base = pipeline_of(name)
-    if name == base:
+    base = MODELS[name].base
+    if not base:
         return load_folder(_folder(name))
     from diffusers import UNet2DConditionModel
 
     return load_folder(_folder(base), unet=UNet2DConditionModel.from_pretrained(_folder(name) / "unet", **_OPTIONS))
 
 
-def pipeline_of(name: str) -> str:
-    """The embedded model whose folder holds `name`'s pipeline: mini-sd's for mini-bk-*, which store a U-Net alone."""
-    return "mini-sd" if name.startswith("mini-bk-") else name
-
-
 def is_embedded(pipe: Any) -> bool:
-    """Whether a pipeline's U-Net was loaded from this package: it knows garments, their captions and their size."""
-    place = unet_of(pipe)[1].config.get("_name_or_path") or ""
-    return WEIGHTS in Path(place).parents
+    """Whether the U-Net of a pipeline was loaded from this package, so that it knows garments and their captions."""
+    origin = unet_of(pipe)[1].config.get("_name_or_path") or ""
+    return WEIGHTS in Path(origin).parents
 
 
 def load_extractor() -> MiniFeatures:
-    """mini-features, the extractor that the embedded models are measured with."""
-    from deepcache.models.mini_features import MiniFeatures
+    """mini-features, the extractor that the embedded models are measured with, in float32 on the CPU.
 
+    Raises:
+        DeepCacheError: the weights are not there.
+    """
     model = MiniFeatures.from_pretrained(_folder(EXTRACTOR), **_OPTIONS)
     return model.eval()  # type: ignore[no-any-return]
+
+
+class Extracted(NamedTuple):
+    """What mini-features says of B images.
+
+    `pooled` (B, D) and `spatial` (B, S) are features; `garment` (B, 10), `colour` (B, 7) and `background` (B, 8) are
+    logits.
+    """
+
+    pooled: Tensor
+    spatial: Tensor
+    garment: Tensor
+    colour: Tensor
+    background: Tensor
+
+
+class MiniFeatures(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """The classifier that stands for Inception: a residual network for images (B, 3, 32, 32) in -1..1.
+
+    `pooled` is the mean of the last map over space, as Inception's pool_3 is; `spatial` is the first
+    `spatial_channels` channels of that map, 8 x 8 each, as the first 7 channels of Inception's mixed_6/conv are.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (32, 64, 128),
+        spatial_channels: int = 4,  # noqa: ARG002 (kept in the config)
+        num_garments: int = 10,
+        num_colours: int = 7,
+        num_backgrounds: int = 8,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        pairs = zip((widths[0], *widths[:-1]), widths, strict=True)
+        self.blocks = nn.ModuleList(_Residual(a, b, stride=1 if i == 0 else 2) for i, (a, b) in enumerate(pairs))
+        self.garment = nn.Linear(widths[-1], num_garments)
+        self.colour = nn.Linear(widths[-1], num_colours)
+        self.background = nn.Linear(widths[-1], num_backgrounds)
+
+    def forward(self, images: Tensor) -> Extracted:
+        hidden = self.stem(images)
+        for block in self.blocks:
+            hidden = block(hidden)  # (B, C, 32, 32) down to (B, C, 8, 8)
+        pooled = hidden.mean(dim=(2, 3))
+        spatial = hidden[:, : self.config.spatial_channels].flatten(1)
+        return Extracted(pooled, spatial, self.garment(pooled), self.colour(pooled), self.background(pooled))
+
+
+class _Residual(nn.Module):
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(outer, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer))
+        self.shortcut = nn.Identity() if inner == outer and stride == 1 else nn.Conv2d(inner, outer, 1, stride)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.relu(self.second(self.first(hidden)) + self.shortcut(hidden))
 
 
 def _folder(name: str) -> Path:

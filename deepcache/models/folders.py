@@ -1,8 +1,9 @@
-"""Pipelines out of diffusers folders."""
+"""Pipelines out of diffusers folders, and into them."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,29 +13,34 @@ import diffusers
 import torch
 from diffusers.utils import DummyObject
 from diffusers.utils.import_utils import BACKENDS_MAPPING
+from safetensors import SafetensorError
 from torch import nn
 
-from deepcache.errors import DeepCacheError, shown
+from deepcache.errors import DeepCacheError, first_line, shown
 from deepcache.files import MOST_BYTES
-from deepcache.models.catalog import INDEX
 from deepcache.models.checkpoint import readable
 from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.models.configurations import bounded, read
+from deepcache.models.local_files import INDEX
 
 _LIBRARIES = ("diffusers", "transformers", ClassConditionalPipeline.__module__)
 UNSAFE = "safety_checker"
 _TEXTS = (".json", ".txt", ".model")
 _CONFIG, _SCHEDULER = "config.json", "scheduler_config.json"
-MOST_TIMESTEPS = 100_000  # that a scheduler keeps tables for; the published ones have 1,000
+MOST_TIMESTEPS = 100_000  # a scheduler keeps tables for so many; published schedulers have 1,000
 
 
 def load_folder(folder: Path, **parts: Any) -> Any:
-    """A pipeline in float32 on the CPU; `parts` take the place of the folder's own. Nothing is downloaded.
+    """The pipeline of a folder, in float32 on the CPU. Nothing is downloaded.
 
-    A safety checker is left out: it blackens samples, and what is measured are the model's own.
+    The safety checker is left out: it blackens samples, and the model's own samples are to be measured.
+
+    Args:
+        folder: a diffusers folder.
+        **parts: components that take the place of the folder's.
 
     Raises:
-        DeepCacheError: no pipeline of diffusers or of this package, or weights that are not all there.
+        DeepCacheError: the folder holds no pipeline of diffusers or of this package, or not all of its weights.
     """
     _require_small(folder)
     build, index = pipeline_class(folder), read(folder / INDEX)
@@ -59,10 +65,11 @@ def load_folder(folder: Path, **parts: Any) -> Any:
 
 
 def pipeline_class(folder: Path) -> Any:
-    """What a folder's index names.
+    """The class of pipeline that a folder's index names.
 
     Raises:
-        DeepCacheError: no index, another class, or one for which diffusers needs a package that is not installed.
+        DeepCacheError: the folder has no index, the index names another class, or diffusers needs a package for the
+            class that is not installed.
     """
     kind = read(folder / INDEX).get("_class_name")
     if kind == ClassConditionalPipeline.__name__:
@@ -75,22 +82,53 @@ def pipeline_class(folder: Path) -> Any:
 
 
 def moved(pipe: Any, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
-    """The pipeline with its networks in a dtype, on a device."""
+    """Move the networks of a pipeline to a dtype and a device, and return the pipeline."""
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
-            nn.Module.to(part, device, dtype)  # diffusers' own warns of whatever is cast
+            nn.Module.to(part, device, dtype)  # diffusers' method warns about every cast
     return pipe
 
 
+def require_free(folder: Path) -> None:
+    """Refuse to overwrite something.
+
+    Raises:
+        DeepCacheError: the path is a file, or a folder that holds something.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DeepCacheError(f"expected {folder} to be free or an empty folder, which it is not; pass another --out")
+
+
+def save(pipe: Any, folder: Path) -> None:
+    """Write a pipeline as a diffusers folder, whole or not at all.
+
+    The folder is written beside its place under another name, and then renamed.
+
+    Raises:
+        DeepCacheError: the place is taken, or the folder cannot be written.
+    """
+    require_free(folder)
+    folder = folder.absolute()
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        pipe.save_pretrained(partial, safe_serialization=True)
+        os.replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        raise DeepCacheError(f"expected to write {folder}, got: {first_line(error)}; nothing of it is left") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _require_small(folder: Path) -> None:
-    """Refuse configurations and tokenizers that are too large: diffusers and transformers read them whole."""
+    """Refuse large configurations and tokenizers, since diffusers and transformers read them whole."""
     for path in folder.rglob("*"):
         if path.suffix in _TEXTS and os.path.isfile(path) and path.stat().st_size > MOST_BYTES:
             raise DeepCacheError(f"expected at most {MOST_BYTES:,} bytes in {path}, which has more; fetch it again")
 
 
 def _require_timesteps(folder: Path) -> None:
-    """Refuse a scheduler whose tables would take gigabytes; one that is not there is told by diffusers."""
+    """Refuse a scheduler whose tables would take gigabytes; a missing scheduler is refused by diffusers."""
     for file in (folder / "scheduler" / _SCHEDULER, folder / _SCHEDULER):
         if os.path.isfile(file):
             found = read(file).get("num_train_timesteps")
@@ -101,7 +139,7 @@ def _require_timesteps(folder: Path) -> None:
 
 
 def _is_network(entry: Any) -> bool:
-    """Whether an entry of the index, [library, class], is a network that is known."""
+    """Whether an entry of the index names a network of a known library."""
     if not (_is_class(entry) and entry[0] in _LIBRARIES):
         return False
     if not isinstance(entry[1], str):
@@ -111,12 +149,12 @@ def _is_network(entry: Any) -> bool:
 
 
 def _is_class(entry: Any) -> bool:
-    """Whether an entry of the index is [library, class], both by name."""
+    """Whether an entry of the index has the form [library, class]."""
     return isinstance(entry, list) and len(entry) == len(("library", "class"))
 
 
 def _require_packages(kind: Any) -> None:
-    """Refuse a class in whose place diffusers has a dummy, since a package is not installed."""
+    """Refuse a class that diffusers replaces by a dummy because a package is not installed."""
     if isinstance(kind, DummyObject):
         missing = [name for name in kind._backends if not BACKENDS_MAPPING[name][0]()]
         raise DeepCacheError(
@@ -124,28 +162,29 @@ def _require_packages(kind: Any) -> None:
         )
 
 
-def _network(place: Path, library: str, kind: str) -> Any:
-    """A network with all of its weights: the libraries would fill in noise for those that are missing, and go on."""
-    options: dict[str, Any] = {"local_files_only": True, "variant": "fp16" if _is_fp16_alone(place) else None}
+def _network(folder: Path, library: str, kind: str) -> Any:
+    """Load a network, and refuse missing weights, which the libraries would silently fill with noise."""
+    options: dict[str, Any] = {"local_files_only": True, "variant": "fp16" if _is_fp16_alone(folder) else None}
     if library != "transformers":
         options["low_cpu_mem_usage"] = _has_accelerate()
-    if os.path.isfile(place / _CONFIG):
-        read(place / _CONFIG)  # within bounds, before the libraries read it without
+    if os.path.isfile(folder / _CONFIG):
+        read(folder / _CONFIG)  # checks the bounds, before the libraries read the file without any
     build = getattr(import_module(library), kind)
-    network, told = build.from_pretrained(place, output_loading_info=True, **options)
+    network, told = build.from_pretrained(folder, output_loading_info=True, **options)
     if missing := sorted(told["missing_keys"]):
         raise DeepCacheError(
-            f"expected all weights of a {kind} in {place}, got {len(missing)} missing (the first: {missing[0]}); "
+            f"expected all weights of a {kind} in {folder}, got {len(missing)} missing (the first: {missing[0]}); "
             "fetch it again"
         )
     return network
 
 
 def _has_accelerate() -> bool:
-    """Whether diffusers can load weights without a second copy; asked to without accelerate, it complains."""
+    """Whether diffusers can load weights without a second copy, for which it needs accelerate."""
     return find_spec("accelerate") is not None
 
 
-def _is_fp16_alone(place: Path) -> bool:
-    names = [path.name for path in place.iterdir() if path.suffix in (".safetensors", ".bin") and path.name[0] != "."]
+def _is_fp16_alone(folder: Path) -> bool:
+    """Whether all weights in a folder are in half precision."""
+    names = [path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.name[0] != "."]
     return bool(names) and all(".fp16." in name for name in names)

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    update_vae_attentions_ldm_to_diffusers,
+)
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError, shown
 from deepcache.files import as_path
 from deepcache.models.checkpoint import weights
 from deepcache.models.class_conditional import ClassConditionalPipeline
+from deepcache.models.configurations import on_meta
 from deepcache.models.folders import moved
-from deepcache.models.ldm_config import CIN256_V2, LdmConfig, read_config, scheduler_config
-from deepcache.models.ldm_names import FIRST_STAGE, PARTS, UNET, averaged
-from deepcache.models.networks import Network, ldm_networks, on_meta
+from deepcache.models.ldm_config import CIN256_V2, LdmConfig, ldm_networks, read_config, scheduler_config
+from deepcache.models.registry import Component
 
-_OF_THE_TRAINING = (f"{FIRST_STAGE}loss.", f"{FIRST_STAGE}model_ema.")  # not for sampling
+# Where CompVis keeps the weights of the U-Net, of the autoencoder, of the classes, and the U-Net's moving average
+_UNET, _FIRST_STAGE, CLASSES, _EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
+_PREFIXES = {"unet": _UNET, "vqvae": _FIRST_STAGE, "class_embedder": CLASSES}
+_FOR_TRAINING = (f"{_FIRST_STAGE}loss.", f"{_FIRST_STAGE}model_ema.")  # sampling does not need these weights
 _SCHEDULES_AGREE = 1e-4  # both multiply 1000 factors, diffusers in float32
+
+Names = dict[str, str]  # maps diffusers' names of weights to CompVis'
+Misfits = dict[str, list[str]]  # names of weights that do not fit, by the reason
 
 
 def load_ldm(
@@ -36,18 +48,18 @@ def load_ldm(
         pipe = deepcache.models.load_ldm("model.ckpt")
         pipe(class_labels=[207], num_inference_steps=250, guidance_scale=1.5).images
 
-    The U-Net gets the averaged weights (`model_ema`) where the configuration says `use_ema` and they are there, as
-    CompVis' samplers do; cin256-v2 says no. The last class stands for no class.
+    The U-Net gets the averaged weights (`model_ema`) where the configuration says `use_ema` and the checkpoint has
+    them, as in CompVis' samplers; cin256-v2 does not use them. The last class stands for no class.
 
     Args:
-        checkpoint: a `.ckpt` or `.safetensors` file. Nothing in it is ever run.
-        config: CompVis' YAML; that of cin256-v2 if None.
-        dtype: of the pipeline's weights.
-        device: where they go.
+        checkpoint: a `.ckpt` or `.safetensors` file. No code in the file is ever run.
+        config: CompVis' YAML; the configuration of cin256-v2 if None.
+        dtype: dtype of the weights.
+        device: device of the weights.
 
     Raises:
-        DeepCacheError: a file that cannot be read, carries code, or holds the weights of another architecture; a
-            configuration that cannot be read or lacks a field.
+        DeepCacheError: a file cannot be read, carries code, or holds the weights of another architecture; or the
+            configuration lacks a field.
 
     References: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022),
     https://github.com/CompVis/latent-diffusion
@@ -57,29 +69,80 @@ def load_ldm(
 
 
 def ldm_pipeline(state: dict[str, Tensor], checkpoint: str, config: LdmConfig = CIN256_V2) -> ClassConditionalPipeline:
-    """From the weights of a checkpoint, on the CPU.
+    """The pipeline of a checkpoint's weights, on the CPU.
+
+    Args:
+        state: the weights under CompVis' names.
+        checkpoint: what an error calls the checkpoint.
+        config: the configuration of its networks.
 
     Raises:
-        DeepCacheError: the weights of another architecture.
+        DeepCacheError: the weights are those of another architecture.
     """
-    state = _sampling(state, config)
+    state = _sampling_weights(state, config)
     scheduler = DDIMScheduler.from_config(scheduler_config(config))
-    misfits = _Misfits(checkpoint, config.source)
+    misfits: Misfits = {"missing": [], "unexpected": [], "of another shape": []}
     networks = {part: _filled(part, network, state, misfits) for part, network in _networks(config, state).items()}
-    misfits.refuse()
+    if told := [f"{len(names)} {kind} (the first: {names[0]})" for kind, names in misfits.items() if names]:
+        raise DeepCacheError(
+            f"expected the weights of {config.source} in {checkpoint}, got {', '.join(told)}; "
+            "pass the checkpoint's own YAML as the configuration"
+        )
     _require_schedule(scheduler, state, checkpoint, config)
     return ClassConditionalPipeline(**networks, scheduler=scheduler)
 
 
-def _sampling(state: dict[str, Tensor], config: LdmConfig) -> dict[str, Tensor]:
-    """What is sampled with: the averaged weights in place of the U-Net's own where the configuration says so."""
-    kept = {name: value for name, value in state.items() if not name.startswith(_OF_THE_TRAINING)}
+def names_of(part: str, names: Iterable[str], config: Mapping[str, Any]) -> Names:
+    """Map diffusers' names of a network's weights to CompVis'.
+
+    Args:
+        part: "unet", "vqvae" (also for a KL autoencoder), or "class_embedder".
+        names: names of weights in the checkpoint; names of other networks, and names that diffusers does not know, are
+            left out.
+        config: the network's configuration in diffusers.
+    """
+    own = [name for name in names if name.startswith(_PREFIXES[part])]
+    if part == "unet":
+        return dict(convert_ldm_unet_checkpoint({name: name for name in own}, config))
+    if part == "vqvae":
+        return _autoencoder_names(own, config)
+    return {name.removeprefix(CLASSES): name for name in own}
+
+
+class _Name(str):
+    """A name with the shape of a tensor, so that diffusers' conversion of weights can convert names instead."""
+
+    __slots__ = ()
+    shape = ()
+
+
+def _autoencoder_names(own: list[str], config: Mapping[str, Any]) -> Names:
+    """diffusers' conversion knows neither the codebook nor attention outside of the middle: both are added here."""
+    levels = [name.removeprefix(_FIRST_STAGE) for name in own if re.search(r"\.(down|up)\.\d+\.attn\.", name)]
+    rest = {name: _Name(name) for name in own if name.removeprefix(_FIRST_STAGE) not in levels}
+    found: dict[str, str] = convert_ldm_vae_checkpoint(rest, config)
+    for name in levels:
+        side, level = re.match(r"\w+\.(down|up)\.(\d+)", name).groups()  # type: ignore[union-attr]
+        block = int(level) if side == "down" else len(config["up_block_types"]) - 1 - int(level)
+        mapping = {"old": f"{side}.{level}.attn", "new": f"{side}_blocks.{block}.attentions"}
+        update_vae_attentions_ldm_to_diffusers([name], found, {name: _Name(_FIRST_STAGE + name)}, mapping)
+    codebook = "quantize.embedding.weight"
+    if _FIRST_STAGE + codebook in own:
+        found[codebook] = _FIRST_STAGE + codebook
+    return {name: str(theirs) for name, theirs in found.items()}
+
+
+def _sampling_weights(state: dict[str, Tensor], config: LdmConfig) -> dict[str, Tensor]:
+    """The weights to sample with: the U-Net's moving average in place of its weights if the configuration says so."""
+    kept = {name: value for name, value in state.items() if not name.startswith(_FOR_TRAINING)}
     if config.has_ema:
-        kept |= {name: state[averaged(name)] for name in kept if name.startswith(UNET) and averaged(name) in state}
+        names = [name for name in kept if name.startswith(_UNET)]
+        averages = {name: _EMA + name.removeprefix("model.").replace(".", "") for name in names}
+        kept |= {name: state[average] for name, average in averages.items() if average in state}
     return kept
 
 
-def _networks(config: LdmConfig, state: dict[str, Tensor]) -> dict[str, Network]:
+def _networks(config: LdmConfig, state: dict[str, Tensor]) -> dict[str, Component]:
     found = ldm_networks(config)
     if "scale_factor" in state:  # measured in the training
         factor = state["scale_factor"]
@@ -89,57 +152,34 @@ def _networks(config: LdmConfig, state: dict[str, Tensor]) -> dict[str, Network]
     return found
 
 
-@dataclass
-class _Misfits:
-    """Weights that are not there, that nothing takes, and whose shape is another."""
-
-    checkpoint: str
-    source: str
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
-
-    def refuse(self) -> None:
-        """Raise if there are any."""
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
-        told = [f"{len(names)} {kind} (the first: {names[0]})" for kind, names in kinds.items() if names]
-        if told:
-            raise DeepCacheError(
-                f"expected the weights of {self.source} in {self.checkpoint}, got {', '.join(told)}; "
-                "pass the checkpoint's own YAML as the configuration"
-            )
-
-
-def _filled(part: str, network: Network, state: dict[str, Tensor], misfits: _Misfits) -> Any:
-    """A network with its weights, and what does not fit noted."""
-    prefix, names_of = PARTS[part]
+def _filled(part: str, network: Component, state: dict[str, Tensor], misfits: Misfits) -> Any:
+    """Build a network, fill in its weights, and note the weights that do not fit."""
     model = on_meta(*network)
-    names = names_of(state, network[2])
+    names = names_of(part, state, network[2])
     given: dict[str, Tensor] = {}
     for name, wanted in model.state_dict().items():
         if name not in names:
-            misfits.missing.append(f"the {part}'s {name}")
+            misfits["missing"].append(f"the {part}'s {name}")
             continue
         tensor = state[names[name]]
         given[name] = tensor.flatten(1) if _is_pointwise(tensor.shape, wanted.shape) else tensor
         if given[name].shape != wanted.shape:
-            misfits.misshapen.append(f"{names[name]}: {tuple(tensor.shape)} for {tuple(wanted.shape)}")
+            misfits["of another shape"].append(f"{names[name]}: {tuple(tensor.shape)} for {tuple(wanted.shape)}")
     used = {names[name] for name in given}
-    misfits.unexpected += [name for name in state if name.startswith(prefix) and name not in used]
-    return model if misfits.missing or misfits.misshapen else _loaded(model, given)
-
-
-def _loaded(model: Any, given: dict[str, Tensor]) -> Any:
-    model.load_state_dict(given, assign=True)
-    return model.requires_grad_(requires_grad=False).eval()
+    misfits["unexpected"] += [name for name in state if name.startswith(_PREFIXES[part]) and name not in used]
+    if not misfits["missing"] and not misfits["of another shape"]:
+        model.load_state_dict(given, assign=True)
+        model.requires_grad_(requires_grad=False).eval()
+    return model
 
 
 def _is_pointwise(found: torch.Size, wanted: torch.Size) -> bool:
-    """A convolution of 1 x 1 where diffusers has a linear layer."""
+    """Whether a weight is that of a 1 x 1 convolution where diffusers has a linear layer."""
     return len(wanted) == len("oi") and found == (*wanted, 1, 1)
 
 
 def _require_schedule(scheduler: DDIMScheduler, state: dict[str, Tensor], checkpoint: str, config: LdmConfig) -> None:
+    """Refuse a checkpoint whose noise schedule is not that of the configuration."""
     theirs = state.get("alphas_cumprod")
     ours = scheduler.alphas_cumprod
     if theirs is not None and (theirs.shape != ours.shape or (theirs - ours).abs().max() > _SCHEDULES_AGREE):

@@ -15,7 +15,7 @@ _UNET = "unet_config.params"
 _FIRST_STAGE = "first_stage_config.params"
 _DD = f"{_FIRST_STAGE}.ddconfig"
 _CLASSES = "cond_stage_config.params"
-# What diffusers' networks have no other way of; a field that is left out has CompVis' default, which is the same
+# Fields for which diffusers' networks know one value alone; it is CompVis' default for a field that is left out
 _ONLY = {
     "conditioning_key": "crossattn",
     "beta_schedule": "linear",
@@ -34,20 +34,28 @@ _ONLY = {
     f"{_DD}.give_pre_end": False,
     f"{_DD}.tanh_out": False,
 }
-_TARGETS = {  # the classes that are known, by the end of their names
+_TARGETS = {  # the known classes, by the end of their names
     "unet_config": "UNetModel",
     "first_stage_config": "VQModelInterface",
     "cond_stage_config": "ClassEmbedder",
 }
 _MISSING = object()
-_MOST = 1_000_000  # of a field; the largest published one, a codebook's, is 16,384
-_LONGEST = 64  # levels of a U-Net; 6 in what is published
+_MOST = 1_000_000  # the largest value of a field; the largest published value, a codebook's size, is 16,384
+_LONGEST = 64  # the most levels of a U-Net; published U-Nets have 6
 _PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 @dataclass(frozen=True)
 class LdmConfig:
-    """The `model.params` of a configuration, whose fields have dotted names; `source` is where it comes from."""
+    """The `model.params` of a configuration, whose fields have dotted names.
+
+    Attributes:
+        source: where the configuration comes from, for error messages.
+        params: the nested fields.
+
+    Raises:
+        DeepCacheError: the configuration is of networks that diffusers cannot represent.
+    """
 
     source: str
     params: Config
@@ -67,33 +75,33 @@ class LdmConfig:
         return found
 
     def get(self, name: str, otherwise: Any) -> Any:
-        """A field, or `otherwise` where there is none."""
+        """The value of a field, or `otherwise` if there is no such field."""
         found: Any = self.params
         for key in name.split("."):
             found = found.get(key, _MISSING) if isinstance(found, dict) else _MISSING
         return otherwise if found is _MISSING else found
 
     def whole(self, name: str) -> int:
-        """A field that is a whole number in 1..`_MOST`."""
+        """The value of a field that must be a whole number in 1..`_MOST`."""
         if not _is_whole(self[name]):
             raise self.other(name, f"a whole number of at least 1 and at most {_MOST:,}")
         return self[name]  # type: ignore[no-any-return]
 
     def wholes(self, name: str) -> tuple[int, ...]:
-        """A field that is a list of at most `_LONGEST` whole numbers in 1..`_MOST`."""
+        """The value of a field that must be a list of at most `_LONGEST` whole numbers in 1..`_MOST`."""
         found = self[name]
         if not isinstance(found, (list, tuple)) or len(found) > _LONGEST or not all(map(_is_whole, found)):
             raise self.other(name, f"a list of at most {_LONGEST} whole numbers of at least 1 and at most {_MOST:,}")
         return tuple(self[name])
 
     def number(self, name: str) -> float:
-        """A field that is a finite number above 0."""
+        """The value of a field that must be a number above 0 and at most `_MOST`."""
         if type(self[name]) not in (int, float) or not 0 < self[name] <= _MOST:
             raise self.other(name, f"a number above 0 and at most {_MOST:,}")
         return self[name]  # type: ignore[no-any-return]
 
     def other(self, name: str, expected: str) -> DeepCacheError:
-        """The error that a field is not what was expected."""
+        """An error which says that a field does not have the value that was expected."""
         return DeepCacheError(
             f"expected {expected} for model.params.{name} in {self.source}, got {shown(self.get(name, None))}; "
             "class-conditional latent diffusion on a VQ autoencoder is what can be loaded"
@@ -101,7 +109,7 @@ class LdmConfig:
 
     @property
     def has_ema(self) -> bool:
-        """Whether the averaged weights are the ones to sample with; CompVis' default is yes."""
+        """Whether CompVis samples with the averaged weights; they are the default."""
         found = self.get("use_ema", True)
         if not isinstance(found, bool):
             raise self.other("use_ema", "true or false")
@@ -112,61 +120,63 @@ def _is_whole(value: Any) -> bool:
     return type(value) is int and 1 <= value <= _MOST
 
 
-CIN256_V2 = LdmConfig(  # class-conditional ImageNet 256; its YAML sets one head of all channels, not heads of 32
-    "cin256-v2's configuration",
-    {
-        "linear_start": 0.0015,
-        "linear_end": 0.0195,
-        "timesteps": 1000,
-        "image_size": 64,
-        "conditioning_key": "crossattn",
-        "use_ema": False,
-        "unet_config": {
-            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-            "params": {
-                "in_channels": 3,
-                "out_channels": 3,
-                "model_channels": 192,
-                "attention_resolutions": [8, 4, 2],
-                "num_res_blocks": 2,
-                "channel_mult": [1, 2, 3, 5],
-                "num_heads": 1,
-                "use_spatial_transformer": True,
-                "transformer_depth": 1,
-                "context_dim": 512,
-            },
-        },
-        "first_stage_config": {
-            "target": "ldm.models.autoencoder.VQModelInterface",
-            "params": {
-                "embed_dim": 3,
-                "n_embed": 8192,
-                "ddconfig": {
-                    "double_z": False,
-                    "z_channels": 3,
-                    "resolution": 256,
+CIN256_V2 = (
+    LdmConfig(  # class-conditional ImageNet 256; its YAML sets one head of all channels, which the weights do not tell
+        "cin256-v2's configuration",
+        {
+            "linear_start": 0.0015,
+            "linear_end": 0.0195,
+            "timesteps": 1000,
+            "image_size": 64,
+            "conditioning_key": "crossattn",
+            "use_ema": False,
+            "unet_config": {
+                "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+                "params": {
                     "in_channels": 3,
-                    "out_ch": 3,
-                    "ch": 128,
-                    "ch_mult": [1, 2, 4],
+                    "out_channels": 3,
+                    "model_channels": 192,
+                    "attention_resolutions": [8, 4, 2],
                     "num_res_blocks": 2,
-                    "attn_resolutions": [],
+                    "channel_mult": [1, 2, 3, 5],
+                    "num_heads": 1,
+                    "use_spatial_transformer": True,
+                    "transformer_depth": 1,
+                    "context_dim": 512,
                 },
             },
+            "first_stage_config": {
+                "target": "ldm.models.autoencoder.VQModelInterface",
+                "params": {
+                    "embed_dim": 3,
+                    "n_embed": 8192,
+                    "ddconfig": {
+                        "double_z": False,
+                        "z_channels": 3,
+                        "resolution": 256,
+                        "in_channels": 3,
+                        "out_ch": 3,
+                        "ch": 128,
+                        "ch_mult": [1, 2, 4],
+                        "num_res_blocks": 2,
+                        "attn_resolutions": [],
+                    },
+                },
+            },
+            "cond_stage_config": {
+                "target": "ldm.modules.encoders.modules.ClassEmbedder",
+                "params": {"n_classes": 1001, "embed_dim": 512},
+            },
         },
-        "cond_stage_config": {
-            "target": "ldm.modules.encoders.modules.ClassEmbedder",
-            "params": {"n_classes": 1001, "embed_dim": 512},
-        },
-    },
+    )
 )
 
 
 def read_config(path: Path) -> LdmConfig:
-    """From a YAML file of CompVis'.
+    """The configuration in one of CompVis' YAML files.
 
     Raises:
-        DeepCacheError: it cannot be read, lacks a field, or tells of another architecture.
+        DeepCacheError: the file cannot be read, lacks a field, or describes another architecture.
     """
     found = read_yaml(path, "CompVis' YAML")
     for key in ("model", "params"):
@@ -176,8 +186,37 @@ def read_config(path: Path) -> LdmConfig:
     return LdmConfig(str(path), found)
 
 
-def unet_config(config: LdmConfig) -> Config:
-    """`UNet2DConditionModel`'s: attention at the downsampling rates `attention_resolutions`, and in the middle."""
+def ldm_networks(config: LdmConfig) -> dict[str, tuple[str, str, Config]]:
+    """The networks of the pipeline by their names in it: the library and the class of each, and its configuration."""
+    return {
+        "unet": ("diffusers", "UNet2DConditionModel", _unet_config(config)),
+        "vqvae": ("diffusers", "VQModel", _vqvae_config(config)),
+        "class_embedder": ("deepcache.models.class_conditional", "ClassEmbedder", _classes_config(config)),
+    }
+
+
+def scheduler_config(config: LdmConfig) -> Config:
+    """The configuration of a `DDIMScheduler`.
+
+    CompVis' timesteps are 1, 1 + c, 1 + 2c, ..., and the last step ends at the first alpha.
+    """
+    prediction = config.get("parameterization", "eps")
+    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
+        raise config.other("parameterization", f"one of {', '.join(_PREDICTIONS)}")
+    return {
+        "num_train_timesteps": config.whole("timesteps"),
+        "beta_start": config.number("linear_start"),
+        "beta_end": config.number("linear_end"),
+        "beta_schedule": "scaled_linear",  # betas are the squares of evenly spaced roots; CompVis calls this linear
+        "prediction_type": _PREDICTIONS[prediction],
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "clip_sample": False,
+    }
+
+
+def _unet_config(config: LdmConfig) -> Config:
+    """The U-Net's: it has attention at the downsampling rates `attention_resolutions` and in the middle."""
     widths = [config.whole(f"{_UNET}.model_channels") * m for m in config.wholes(f"{_UNET}.channel_mult")]
     rates = config.wholes(f"{_UNET}.attention_resolutions")
     depth = f"{_UNET}.transformer_depth"
@@ -197,15 +236,15 @@ def unet_config(config: LdmConfig) -> Config:
 
 
 def _num_heads(config: LdmConfig, widths: list[int]) -> tuple[int, ...]:
-    """A level, which is what diffusers' `attention_head_dim` means."""
-    unset = -1  # CompVis'
+    """The number of heads at each level, which is what diffusers calls `attention_head_dim`."""
+    unset = -1  # how CompVis says that a field is not set
     if config.get(f"{_UNET}.num_head_channels", unset) == unset:
         return (config.whole(f"{_UNET}.num_heads"),) * len(widths)
     return tuple(max(1, width // config.whole(f"{_UNET}.num_head_channels")) for width in widths)
 
 
-def vqvae_config(config: LdmConfig) -> Config:
-    """`VQModel`'s: attention at the resolutions `attn_resolutions`, and in the middle."""
+def _vqvae_config(config: LdmConfig) -> Config:
+    """The autoencoder's: it has attention at the resolutions `attn_resolutions` and in the middle."""
     size = config.whole(f"{_DD}.resolution")
     widths = [config.whole(f"{_DD}.ch") * m for m in config.wholes(f"{_DD}.ch_mult")]
     resolutions = config.wholes(f"{_DD}.attn_resolutions")
@@ -225,26 +264,9 @@ def vqvae_config(config: LdmConfig) -> Config:
     }
 
 
-def classes_config(config: LdmConfig) -> Config:
-    """`ClassEmbedder`'s: the last of CompVis' `n_classes` is the one for no class."""
+def _classes_config(config: LdmConfig) -> Config:
+    """The class embedder's: the last of CompVis' `n_classes` stands for no class."""
     return {
         "num_classes": config.whole(f"{_CLASSES}.n_classes") - 1,
         "embedding_dim": config.whole(f"{_CLASSES}.embed_dim"),
-    }
-
-
-def scheduler_config(config: LdmConfig) -> Config:
-    """`DDIMScheduler`'s: CompVis' timesteps are 1, 1 + c, 1 + 2c, ..., and the last step ends at the first alpha."""
-    prediction = config.get("parameterization", "eps")
-    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
-        raise config.other("parameterization", f"one of {', '.join(_PREDICTIONS)}")
-    return {
-        "num_train_timesteps": config.whole("timesteps"),
-        "beta_start": config.number("linear_start"),
-        "beta_end": config.number("linear_end"),
-        "beta_schedule": "scaled_linear",  # the squares of evenly spaced roots, which CompVis calls linear
-        "prediction_type": _PREDICTIONS[prediction],
-        "steps_offset": 1,
-        "set_alpha_to_one": False,
-        "clip_sample": False,
     }

@@ -1,4 +1,4 @@
-"""A name, a folder or a file, to a ready pipeline."""
+"""From a name, a folder or a file to a ready pipeline, on a device of this machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 from deepcache.errors import DeepCacheError, shown
 from deepcache.models import embedded
-from deepcache.models.catalog import CATALOG, is_hub_id, repository
-from deepcache.models.devices import require_device
 from deepcache.models.folders import load_folder, moved
+from deepcache.models.local_files import is_hub_id, located, repository
 from deepcache.models.random_weights import random_pipeline
+from deepcache.models.registry import MODELS
 from deepcache.models.single_file import load_single_file
 
 
@@ -30,18 +30,18 @@ def load(
         pipe(class_labels=[3, 7], num_inference_steps=50, guidance_scale=1.5).images
 
     Args:
-        name: an embedded model, one of `CATALOG`, a hub id whose files lie in the hub's cache, a diffusers folder, or a
-            single file (`.ckpt`, `.safetensors`). A path wins over a hub id.
-        weights: "trained", or "random" for the real architecture of a name in `CATALOG` filled with noise.
-        dtype: of the networks.
-        device: where they go.
+        name: a name of `MODELS`, a hub id whose files lie in the hub's cache, a diffusers folder, or a single file
+            (`.ckpt`, `.safetensors`). A path wins over a hub id.
+        weights: "trained", or "random" for the architecture of a published model filled with noise.
+        dtype: dtype of the networks.
+        device: device of the networks.
 
     Returns:
         The pipeline of the model's kind: `ClassConditionalPipeline` for mini-ldm and ldm-4-g, `DDPMPipeline` for
-        mini-ddpm and ddpm-*, those of Stable Diffusion for the others; a folder's own.
+        mini-ddpm and ddpm-*, Stable Diffusion's pipelines for the others; for a folder, the pipeline that it names.
 
     Raises:
-        DeepCacheError: no such model, its files are not here or cannot be read, or no such device.
+        DeepCacheError: there is no such model, its files are not here or cannot be read, or there is no such device.
     """
     require_device(device, has_values=False)
     if weights == "random":
@@ -51,17 +51,43 @@ def load(
     return moved(_trained(str(name)), dtype, device)
 
 
-def _trained(name: str) -> Any:
-    if name in embedded.EMBEDDED:
-        return embedded.load(name)
-    place = CATALOG[name].located() if name in CATALOG else Path(name)
-    if os.path.isdir(place):  # unlike Path.is_dir, also for a name that is too long
-        return load_folder(place)
-    if os.path.isfile(place):
-        return load_single_file(place)
-    if not is_hub_id(name):
-        known = ", ".join([*embedded.EMBEDDED, *CATALOG])
+def usual_device() -> str:
+    """The first CUDA device if there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require_device(device: str | torch.device, *, has_values: bool = True) -> None:
+    """Refuse a device that this machine does not have.
+
+    Args:
+        device: the device.
+        has_values: whether tensors on the device must have values; if so, `meta` is refused, which has shapes alone.
+
+    Raises:
+        DeepCacheError: there is no such device.
+    """
+    try:
+        found = torch.zeros(1, device=device)
+        if has_values:
+            found.item()
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise DeepCacheError(
-            f"expected a model out of {known}, a hub id, a diffusers folder or a checkpoint file; got {shown(name)}"
+            f"expected a device of this machine, got {shown(str(device))}; pass cpu or cuda"
+        ) from error
+
+
+def _trained(name: str) -> Any:
+    known = MODELS.get(name)
+    if known is not None and known.is_embedded:
+        return embedded.load(name)
+    path = Path(name) if known is None else located(known)
+    if os.path.isdir(path):  # unlike Path.is_dir, this also takes a name that is too long
+        return load_folder(path)
+    if os.path.isfile(path):
+        return load_single_file(path)
+    if not is_hub_id(name):
+        raise DeepCacheError(
+            f"expected a model out of {', '.join(MODELS)}, a hub id, a diffusers folder or a checkpoint file; "
+            f"got {shown(name)}"
         )
     return load_folder(repository(name))

@@ -1,8 +1,7 @@
-"""Pipelines out of single files: CompVis' latent diffusion, and Stable Diffusion's, whose tokenizer lies elsewhere."""
+"""Pipelines out of single files: CompVis' latent diffusion, and Stable Diffusion, whose tokenizer lies elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,16 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError, first_line
-from deepcache.models.catalog import CATALOG, INDEX, home, snapshot
 from deepcache.models.checkpoint import readable, weights
 from deepcache.models.configurations import bounded, read
 from deepcache.models.folders import UNSAFE, moved, pipeline_class
-from deepcache.models.ldm import ldm_pipeline
-from deepcache.models.ldm_names import CLASSES
+from deepcache.models.ldm import CLASSES, ldm_pipeline
+from deepcache.models.local_files import INDEX, home, snapshot
+from deepcache.models.registry import MODELS
 
 
 def load_single_file(path: Path) -> Any:
-    """A pipeline in float32 on the CPU.
+    """The pipeline in a single file, in float32 on the CPU.
 
     Raises:
         DeepCacheError: the file cannot be read, carries code, or needs a configuration that is not here.
@@ -43,34 +42,30 @@ def load_single_file(path: Path) -> Any:
 
 
 def configuration(path: Path) -> str:
-    """What tells a file's networks: the folder of their configurations, or the name of CompVis' latent diffusion.
+    """The folder that holds the configurations of a file's networks, or "ldm-4-g" for CompVis' latent diffusion.
 
     Raises:
-        DeepCacheError: as `load_single_file`.
+        DeepCacheError: as for `load_single_file`.
     """
     state = weights(path)
     if f"{CLASSES}embedding.weight" not in state:
         return str(_configuration(path, state))
-    ldm_pipeline(state, str(path))  # which refuses other networks than these
+    ldm_pipeline(state, str(path))  # refuses the weights of other networks
     return "ldm-4-g"
 
 
 def _configuration(path: Path, state: dict[str, Tensor]) -> Path:
-    """The folder that tells a file's networks and has its tokenizer: the hub's cache, or the folder of models."""
-    with readable(path):  # which tells of weights whose shapes are no model's
+    """The folder, in the hub's cache or in the folder of models, with a file's configurations and tokenizer."""
+    with readable(path):  # diffusers raises if no known model has weights of these shapes
         hub_id = fetch_diffusers_config(state)["pretrained_model_name_or_path"]
-    known = [found for found in CATALOG.values() if hub_id in (found.source, *found.mirrors)]
-    for folder in _folders(hub_id, known):
+    known = [model for model in MODELS.values() if hub_id in (model.source, *model.mirrors)]
+    hub_ids = [hub_id, *(other for model in known for other in (model.source, *model.mirrors))]
+    for folder in (*map(snapshot, hub_ids), *(home() / model.name for model in known)):
         if folder is not None and (folder / INDEX).is_file():
             return folder
-    names = [found.name for found in known]
+    names = [model.name for model in known]
     raise DeepCacheError(
         f"expected the configuration and tokenizer of {hub_id} for {path}, which are not here; fetch "
         f"`hf download {known[0].source if known else hub_id} --include '*.json' '*.txt'`"
         + (f", or put them into {home() / names[0]}" if names else "")
     )
-
-
-def _folders(hub_id: str, known: Iterable[Any]) -> list[Path | None]:
-    ids = [hub_id, *(other for found in known for other in (found.source, *found.mirrors))]
-    return [*(snapshot(other) for other in ids), *(home() / found.name for found in known)]

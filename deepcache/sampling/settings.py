@@ -8,8 +8,8 @@ from math import isfinite
 from typing import Any
 
 from deepcache.errors import DeepCacheError
+from deepcache.models.registry import MODELS
 from deepcache.plan import MOST_STEPS, require_whole
-from deepcache.sampling.protocols import PROTOCOLS
 
 SCALED = ("euler", "heun")  # solvers in noise levels, whose latents a pipeline must scale
 
@@ -55,12 +55,11 @@ def settings_of(model: str, pipe: Any, **asked: Any) -> Settings:
     given = {name: value for name, value in asked.items() if value is not None}
     if not given.keys() <= set(names):
         raise DeepCacheError(f"expected no guidance scale, which {type(pipe).__name__} does not take; leave it out")
-    protocol = PROTOCOLS.get(model)
+    known = MODELS.get(model)
+    protocol = None if known is None else known.protocol
     if protocol is None and len(given) < len(names):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in names if name not in given)
-        raise DeepCacheError(
-            f"expected {options}, since {model} has no protocol; protocols are of {', '.join(PROTOCOLS)}"
-        )
+        raise DeepCacheError(f"expected {options}, since {model} has no protocol; protocols are of {', '.join(MODELS)}")
     scheduler = given.get("scheduler", getattr(protocol, "scheduler", None))
     if type(pipe).__name__ == "DDPMPipeline" and scheduler in SCALED:
         raise DeepCacheError(

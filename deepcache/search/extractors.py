@@ -10,8 +10,7 @@ from deepcache.metrics import clip_score
 from deepcache.metrics import perceptual as perceptual_metric
 from deepcache.metrics.clip_score import Clip, load_clip
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
-from deepcache.models.embedded import is_embedded
-from deepcache.models.mini_features import SIZE
+from deepcache.models.embedded import SIZE, is_embedded
 from deepcache.sampling.conditions import Conditions
 from deepcache.sampling.identity import image_size_of
 from deepcache.unets.pipelines import unet_of

@@ -21,7 +21,8 @@ from deepcache.costs.macs import EVERYTHING, cost
 from deepcache.costs.page import Explanation
 from deepcache.costs.parts import decoder_macs, num_tokens, text_encoder_macs
 from deepcache.errors import DeepCacheWarning
-from deepcache.models.skeletons import skeleton
+from deepcache.models.architectures import skeleton
+from deepcache.models.registry import EMBEDDED
 from deepcache.plan import Interval
 from deepcache.unets.calls import parameters
 from deepcache.unets.diffusers.inputs import example
@@ -63,7 +64,7 @@ def planned(name: str, *, num_steps: int = 50, interval: int = 3, branch: int = 
     return replace(known(name), plan=uniform(num_steps, interval, branch, order))
 
 
-@pytest.mark.parametrize("name", models.EMBEDDED)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_a_skeleton_costs_what_the_pipeline_costs(name: str) -> None:
     loaded = explain(models.load(name), 3, 50, name=name)
     assert loaded == known(name)

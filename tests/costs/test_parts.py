@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from deepcache.costs import parts
 from deepcache.costs.parts import decoder_macs, text_encoder_macs
-from deepcache.models.skeletons import skeleton
+from deepcache.models.architectures import skeleton
 
 CLIP = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENCODERS: dict[str, Any] = {
