@@ -14,7 +14,7 @@ from deepcache.__main__ import main
 from deepcache.sampling.store import Store
 from tests.stores import hashes
 
-TESTS = Path(__file__).parent
+HERE = Path(__file__).parent
 JOB = (
     "-m deepcache sample --model mini-ddpm --plan uniform,interval=2,order=1 --seeds 0:12 --num-steps 3 --shard-size 2 "
     "--device cpu"
@@ -27,7 +27,7 @@ MANY = {
 
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **variables}
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=300, check=False
@@ -78,7 +78,7 @@ def test_a_store_of_another_plan_is_refused_in_one_line(alone, capsys):
 
 
 def test_twenty_kills_lose_and_double_nothing(tmp_path):
-    done = run(str(TESTS / "killed.py"), str(tmp_path), OMP_NUM_THREADS="1")
+    done = run(str(HERE / "killed.py"), str(tmp_path), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kills"] >= 20

@@ -26,11 +26,11 @@ from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
 from deepcache.results import record
 from deepcache.results.published import published
-from deepcache.sampling.identity import weights_hash
 from deepcache.sampling.protocols import PROTOCOLS, Protocol
-from deepcache.sampling.stored import StoredImages
+from deepcache.sampling.store import StoredImages
+from deepcache.sampling.workload import weights_hash
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SEEDS = range(3)
 PROTOCOL = Protocol("ddim", 4, 3, 0, 1.5, batch_size=2, timed_batch_size=1)
 TIMED = {"feature_bytes", "latency_s", "throughput", "speedup"}
@@ -155,7 +155,7 @@ def test_the_papers_protocols_are_those_that_it_printed():
 
 @pytest.fixture
 def workload() -> Workload:
-    return Workload("mini-ldm", models.load("mini-ldm"), MiniExtractor.load(), None, PROTOCOL)
+    return Workload.of("mini-ldm", models.load("mini-ldm"), PROTOCOL, extractor=MiniExtractor.load())
 
 
 class Untimed:
@@ -250,7 +250,7 @@ def sample_of(workload: Workload, run: Run) -> torch.Tensor:
 def test_a_finished_store_is_read_and_not_sampled_again(workload, tmp_path, monkeypatch):
     run = workload.every(2)
     before = replace(workload, stores=tmp_path).samples(run, SEEDS)
-    monkeypatch.setattr("deepcache.sampling.batches.sample", lambda *_, **__: pytest.fail("sampled again"))
+    monkeypatch.setattr("deepcache.sampling.workload.sample", lambda *_, **__: pytest.fail("sampled again"))
     after = replace(workload, stores=tmp_path).samples(run, SEEDS)
     assert torch.equal(torch.cat(list(after.images.split(2))), torch.cat(list(before.images.split(3))))
     assert before.cache is not None
@@ -263,7 +263,9 @@ def test_a_row_reads_its_stores_for_features_and_for_errors_alone(workload, tmp_
     hashed: list[str] = []
     split = StoredImages.split
     monkeypatch.setattr(StoredImages, "split", lambda images, size: reads.append(images) or split(images, size))
-    monkeypatch.setattr("bench.harness.workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe))
+    monkeypatch.setattr(
+        "deepcache.sampling.workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe)
+    )
     assert metrics_of(replace(workload, stores=tmp_path)).keys() > {"psnr_db", "tipped"}
     assert len(reads) == 4  # of two stores
     assert len(hashed) == 1

@@ -16,9 +16,8 @@ from deepcache.models.class_conditional import ClassConditionalPipeline
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import scheduler
 from deepcache.search.calibration import Calibration, calibrate
-from deepcache.search.descent import descended
-from deepcache.search.gains import gains
-from deepcache.search.recorder import Recorder, Sketch, listening
+from deepcache.search.programming import descended
+from deepcache.search.recorder import Recorder, Sketch, gains, listening
 from deepcache.search.responses import Responses
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
