@@ -13,7 +13,14 @@ COMMANDS = (costs, tune, convert, sample, metrics, tables, report, gate)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 2 and one line on stderr for a user's mistake, else what the gate says, or 0."""
+    """Run a command and print its result.
+
+    Args:
+        arguments: the command line after the program's name; that of this process if not given.
+
+    Returns:
+        The exit code: 2 after a user's mistake, which is one line on stderr; else the gate's verdict, or 0.
+    """
     parser = _Parser(prog="python -m deepcache", description="Tools around deepcache.cached.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""Stores for the tests: a manifest, and samples that can be told from each other without a model."""
+"""A manifest for the tests of stores, and samples that can be told from each other without a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepcache.sampling.manifest import Manifest
-from deepcache.sampling.shards import Images
+from deepcache.sampling.shards import Pixels
 
 MANIFEST = Manifest(
     model="mini-ddpm",
@@ -33,12 +33,12 @@ def manifest(**changes: Any) -> Manifest:
     return replace(MANIFEST, **changes)
 
 
-def make(seeds: range) -> Images:
-    """Each pixel tells its seed and its place."""
+def make(seeds: range) -> Pixels:
+    """Return samples whose pixels tell their seed and their place."""
     places = np.arange(2 * 4 * 3).reshape(1, 2, 4, 3)
     return (np.array(seeds)[:, None, None, None] * 7 + places).astype(np.uint8)
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Of every file in a store, temporary ones included."""
+    """Return the SHA-256 of every file in a store, temporary files included."""
     return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}

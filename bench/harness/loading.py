@@ -1,4 +1,4 @@
-"""Workloads and references as the options ask for them."""
+"""Loads workloads, extractors and references as pytest's options ask for them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from bench.harness import requirements
 from bench.harness.scales import device_of
@@ -22,17 +20,21 @@ from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
 from deepcache.models.registry import EMBEDDED, MODELS, Protocol
 from deepcache.sampling.prompt_files import prompts_in
+from deepcache.sampling.workload import DTYPES
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-CHANGES = ("num_samples", "num_steps", "batch_size")  # of a protocol, by options of these names
-STORES = Path("samples")  # of the paper's scale, where the command line names none
+CHANGES = ("num_samples", "num_steps", "batch_size")  # attributes of a protocol that options of these names change
+STORES = Path("samples")  # stores at the paper's scale, unless the command line names a folder
 
 
 def load_workload(model: str, config: Any) -> Workload:
-    """A model with what measures it.
+    """Return a model's workload with what measures it.
+
+    Args:
+        model: the model's name.
+        config: pytest's configuration.
 
     Raises:
-        DeepCacheError: the model or what measures it is not there.
+        DeepCacheError: the model's files or those of its extractors are missing.
     """
     protocol, device = _protocol(model, config), device_of(config)
     dtype = DTYPES[config.getoption("dtype") or _usual_dtype(protocol, model, device)]
@@ -41,28 +43,25 @@ def load_workload(model: str, config: Any) -> Workload:
             raise DeepCacheError("expected --scale paper with --weights random; the embedded models are trained")
         pipe = models.load(model, weights="random", dtype=dtype, device=device)
         prompts = ("what noise shows",) if protocol.is_prompted else None
-        return Workload(model, pipe, None, None, protocol, weights="random", prompts=prompts)
+        return Workload.of(model, pipe, protocol, prompts=prompts, weights="random")
     pipe = models.load(model, dtype=dtype, device=device)
-    extractor, stores = load_extractor(model, config), config.getoption("store")
-    is_halved = config.getoption("batch_size") in (None, "auto")
+    more: dict[str, Any] = {"extractor": load_extractor(model, config), "stores": config.getoption("store")}
+    more["is_halved"] = config.getoption("batch_size") in (None, "auto")
     if model in EMBEDDED:
         clip = load_clip(device=device) if protocol.is_prompted else None
-        return Workload(model, pipe, extractor, clip, protocol, stores=stores, is_halved=is_halved)
-    found = Workload(model, pipe, extractor, None, protocol, "trained", stores=stores or STORES, is_halved=is_halved)
-    return _prompted(found, config) if protocol.is_prompted else found
-
-
-def _prompted(workload: Workload, config: Any) -> Workload:
-    """With the prompts of the paper or of `--prompts`, a sample each, and what scores them."""
-    path = requirements.captions(config).located()
-    prompts = tuple(prompts_in(path))
-    protocol = replace(workload.protocol, num_samples=config.getoption("num_samples") or len(prompts))
-    clip = _paper_clip(device_of(config))
-    return replace(workload, clip=clip, protocol=protocol, prompts=prompts, prompts_from=path.name)
+        return Workload.of(model, pipe, protocol, clip=clip, **more)
+    more["stores"] = more["stores"] or STORES
+    if protocol.is_prompted:
+        path = requirements.captions(config).located()
+        more["prompts"], more["prompts_from"] = tuple(prompts_in(path)), path.name
+        # every prompt is sampled once
+        protocol = replace(protocol, num_samples=config.getoption("num_samples") or len(more["prompts"]))
+        more["clip"] = _paper_clip(device)
+    return Workload.of(model, pipe, protocol, **more)
 
 
 def load_extractor(model: str, config: Any) -> Extractor:
-    """Inception, or mini-features for an embedded model."""
+    """Return mini-features for an embedded model, else Inception."""
     device = device_of(config)
     if model in EMBEDDED:
         return MiniExtractor.load(device)
@@ -71,23 +70,21 @@ def load_extractor(model: str, config: Any) -> Extractor:
 
 @cache
 def _inception(device: str) -> Extractor:
-    """One for all models."""
     return load_inception(requirements.inception().located(), device=device)
 
 
 @cache
 def _paper_clip(device: str) -> Clip:
-    """One for all models."""
     return load_named_clip(PAPER[0], requirements.clip().located(), device)
 
 
 def load_distance(config: Any) -> Perceptual:
-    """LPIPS where its weights are found, as the page of what is missing asks at paper scale, else mini-features'."""
+    """Return LPIPS where its weights are found, else mini-features' distance; at paper scale LPIPS is required."""
     return load_perceptual(requirements.alexnet().found(), device=device_of(config))
 
 
 def load_reference(model: str, config: Any) -> references.Reference:
-    """Statistics of the images that a model was trained on."""
+    """Return statistics of the images that a model was trained on."""
     device = device_of(config)
     if model in EMBEDDED:
         return references.load().on(device)
@@ -97,7 +94,7 @@ def load_reference(model: str, config: Any) -> references.Reference:
 
 
 def _usual_dtype(protocol: Protocol, model: str, device: str) -> str:
-    """The paper ran Stable Diffusion in half precision."""
+    """Return fp16 for prompted models of the paper on a GPU, as the paper ran Stable Diffusion; else fp32."""
     return "fp16" if protocol.is_prompted and model not in EMBEDDED and device.startswith("cuda") else "fp32"
 
 

@@ -1,4 +1,4 @@
-"""A row of a table: sample it and its uncached counterpart, time both, and keep the record."""
+"""Measures a row of a table: samples the row and its uncached counterpart, times both, and keeps the record."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ NOT_MEASURED = "not measured: pytest-benchmark is disabled, as it is where tests
 
 @dataclass(frozen=True)
 class Found:
-    """What a row's test asserts on. `metrics` are as recorded; `timing` is None where nothing was timed.
+    """What a row's test asserts on.
 
-    Random weights give no samples: their fidelity would be noise.
+    Attributes:
+        samples, uncached: the row's samples and the uncached ones; None for random weights, which make noise.
+        metrics: the metrics as recorded.
+        timing: seconds of the rounds; None where nothing was timed.
     """
 
     samples: Samples | None
@@ -36,12 +39,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Measure:
-    """The fixture: `measure(experiment=..., row=..., workload=..., run=..., uncached=..., seeds=...)`.
+    """The fixture that measures rows: call it with a row's workload and run.
 
-    `timed` is whether speed is measured: rows that differ in what they predict or show alone need not be. `against` is
-    the workload whose uncached run is timed beside, where it is another model's. `with_quality` is whether the samples
-    are compared with real images, which takes a few hundred of them. `settings` say what distinguishes the row;
-    `metrics` gives more of them from the samples and the uncached ones, in place of those of the same name.
+    Attributes:
+        benchmark: pytest-benchmark's fixture.
+        record: keeps the record of a row.
+        reference: gives the statistics of a model's real images.
+        rounds: timed rounds of a row.
     """
 
     benchmark: Any
@@ -64,6 +68,21 @@ class Measure:
         settings: Mapping[str, Any] | None = None,
         metrics: Callable[[Samples, Samples], dict[str, Any]] | None = None,
     ) -> Found:
+        """Measure a row and record it.
+
+        Args:
+            experiment: name of the table.
+            row: name of the row.
+            workload: the row's model.
+            run: the row's run.
+            uncached: the run that it is compared with.
+            seeds: seeds of the samples.
+            timed: whether speed is measured, which rows that differ only in predictions or images do not need.
+            against: the workload whose uncached run is timed beside the row's, if that is another model.
+            with_quality: whether the samples are compared with real images, which takes a few hundred samples.
+            settings: what distinguishes the row.
+            metrics: gives more metrics from the row's and the uncached samples; they replace metrics of the same name.
+        """
         self.benchmark.group = experiment
         timing = None
         if timed:
@@ -98,7 +117,7 @@ class Measure:
     def _scores(
         self, workload: Workload, samples: Samples, *, with_quality: bool
     ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-        """Of a row's samples on their own, and of each seed."""
+        """Return the scores of the samples by themselves, over all seeds and for each seed."""
         found: dict[str, Any] = {}
         per_seed: dict[str, list[float]] = {}
         if with_quality:
@@ -116,20 +135,20 @@ class Measure:
 
     @staticmethod
     def change(samples: Samples, uncached: Samples) -> dict[str, float]:
-        """Of cached against uncached samples of the same seeds."""
+        """Return how far samples are from the uncached samples of the same seeds."""
         return drift(samples.features, uncached.features, errors(samples, uncached))
 
 
 @lru_cache(maxsize=1)
 def errors(samples: Samples, uncached: Samples) -> Errors:
-    """The mean squared error of each image, (B,); stores are read once for all that a row wants of it."""
+    """Return the mean squared error of each image, (B,); the cache saves a row from reading its stores twice."""
     return squared_errors(samples.images, uncached.images)
 
 
 def costs(workload: Workload, run: Run, uncached: Run, cache: Cache | None) -> dict[str, float]:
-    """MACs of a sample, and of a step: the mean over the uncached run's; full and shallow calls; bytes of the cache.
+    """Return MACs of a sample and of a step, numbers of full and shallow calls, and bytes of the cache.
 
-    What the cache did must be what the plan says.
+    MACs of a step are averaged over the uncached run's steps. What the cache did must be what the plan says.
     """
     calls, of = workload.num_calls(run), workload.num_calls(uncached)
     if run.plan is None:
@@ -139,18 +158,17 @@ def costs(workload: Workload, run: Run, uncached: Run, cache: Cache | None) -> d
     num_full = run.plan.num_full
     found = {"macs": round(total / of), "total_macs": total, "num_full": num_full, "num_shallow": calls - num_full}
     if cache is not None:
-        whole = [
-            each for each in cache.generations if each.num_steps == run.plan.num_steps
-        ]  # none that ran out of memory
+        # a generation that ran out of memory has fewer steps
+        whole = [each for each in cache.generations if each.num_steps == run.plan.num_steps]
         assert {generation.full_steps for generation in whole} == {run.plan.full_steps}
         found["feature_bytes"] = whole[0].feature_bytes
     return found
 
 
 def conditions(workload: Workload) -> dict[str, str | int]:
-    """On what a workload runs; the gate compares no times and no fidelity of other conditions."""
+    """Return what a workload runs on; the gate compares times and fidelity only under equal conditions."""
     return {
-        "weights": workload.weights,
+        "weights": "embedded" if workload.is_mini and workload.is_trained else workload.weights,
         "device": workload.device_name,
         "dtype": workload.dtype_name,
         "num_threads": torch.get_num_threads(),
@@ -158,21 +176,21 @@ def conditions(workload: Workload) -> dict[str, str | int]:
 
 
 def describe(workload: Workload, run: Run, uncached: Run, seeds: range) -> dict[str, str | int | float | bool]:
-    """What was run, in plain scalars."""
+    """Return what was run, as plain scalars."""
     found: dict[str, str | int | float | bool] = {
         "model": workload.model,
-        "extractor": workload.extractor.name if workload.is_trained else "none",
+        "extractor": workload.extractor.name if workload.is_trained and workload.extractor else "none",
         **conditions(workload),
-        "scheduler": run.scheduler,
+        "scheduler": str(run.scheduler),
         "uncached_steps": uncached.num_steps,
         "num_steps": run.num_steps,
         "first_seed": seeds.start,
         "num_samples": len(seeds),
-        "batch_size": min(workload.protocol.batch_size, len(seeds)),
+        "batch_size": min(workload.batch_size, len(seeds)),
         "macs_convention": f"{workload.convention}, mean over the uncached run's {workload.num_calls(uncached)} steps",
     }
-    if workload.protocol.guidance_scale is not None:
-        found["guidance_scale"] = workload.protocol.guidance_scale
+    if workload.guidance_scale is not None:
+        found["guidance_scale"] = workload.guidance_scale
     if workload.prompts_from is not None:
         found["prompts"] = workload.prompts_from
     if workload.clip is not None:

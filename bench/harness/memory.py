@@ -1,4 +1,4 @@
-"""Peak memory of tensors: what a computation holds at once, exactly, on any device."""
+"""Counts the bytes that the tensors of a computation hold at once, exactly, on any device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """Within the block, bytes of the storages that operators made and that still live, and their highest sum.
+    """Within the block, counts the bytes of living storages that operators have made, and the largest sum of them.
 
-    Weights and inputs that were there before do not count; what an operator holds only while it runs neither.
+    Weights and inputs from before the block do not count, nor does what an operator holds only while it runs.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Time of a run and of the uncached one, in interleaved rounds."""
+"""Times a run and the uncached run in interleaved rounds, so that a slower machine slows both."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from tqdm import tqdm
 from bench.harness.workload import Run, Workload
 from deepcache.cache.caching import Cache
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.memory import is_out_of_memory
+from deepcache.sampling.samples import is_out_of_memory
 
 
 @dataclass
 class Timing:
-    """Seconds of interleaved rounds, and what the cache did; of the uncached run alone there is nothing beside it."""
+    """The times of interleaved rounds.
+
+    Attributes:
+        uncached_s: seconds of each uncached round; empty where the run itself is the uncached one.
+        cached_s: seconds of each round of the run.
+        cache: what the cache did in the last round.
+    """
 
     uncached_s: list[float] = field(default_factory=list)
     cached_s: list[float] = field(default_factory=list)
@@ -25,7 +31,7 @@ class Timing:
 
     @property
     def speedup(self) -> float:
-        """Median of the ratios within a round: a machine that slows down slows both. 1 without another beside it."""
+        """Median over rounds of uncached over cached seconds; 1 where the run itself is the uncached one."""
         uncached_s = self.uncached_s or self.cached_s
         return statistics.median(u / c for u, c in zip(uncached_s, self.cached_s, strict=True))
 
@@ -33,9 +39,10 @@ class Timing:
 def interleaved(
     benchmark: Any, rounds: int, workload: Workload, run: Run, base: Workload, uncached: Run
 ) -> Timing | None:
-    """Rounds in turns: `uncached` of `base` as the benchmark's setup, `run` of `workload` as its target.
+    """Time rounds in turns: `uncached` of `base` as the benchmark's setup, `run` of `workload` as its target.
 
-    None where pytest-benchmark is disabled.
+    Returns:
+        The times; None where pytest-benchmark is disabled.
     """
     if not benchmark.enabled:
         return None
@@ -58,10 +65,10 @@ def interleaved(
 
 
 def seconds(workload: Workload, run: Run) -> tuple[float, Cache | None]:
-    """Of a batch, until its images are back from the device.
+    """Return the seconds of one batch, until its images are back from the device, and what the cache did.
 
     Raises:
-        DeepCacheError: the memory does not do for it.
+        DeepCacheError: the memory does not suffice for the batch.
     """
     count = workload.timed_images
     start = time.perf_counter()
@@ -76,7 +83,7 @@ def seconds(workload: Workload, run: Run) -> tuple[float, Cache | None]:
     return time.perf_counter() - start, cache
 
 
-def _warm_up(workload: Workload, solver: str) -> None:
+def _warm_up(workload: Workload, solver: str | None) -> None:
     if solver not in workload.warm:
         seconds(workload, Run(solver, 4))  # PNDM needs four steps
         workload.warm.add(solver)

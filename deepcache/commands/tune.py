@@ -1,4 +1,4 @@
-"""`tune`: from a budget to a plan's file."""
+"""`tune`: finds a plan for a budget, and writes the plan and the picture of its Pareto front."""
 
 from __future__ import annotations
 
@@ -13,50 +13,41 @@ from deepcache.sampling.limits import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, 
 if TYPE_CHECKING:
     from deepcache.metrics.clip_score import Clip
     from deepcache.metrics.perceptual import Perceptual
-    from deepcache.sampling.settings import Settings
+    from deepcache.sampling.workload import Sampling, Workload
     from deepcache.search.tuned import Tuned
 
 BUDGETS = {
-    "speedup": "uncached over cached MACs of a sample, at least; the images are then kept as near as can be",
-    "psnr_db": "PSNR to the uncached samples, at least; of the median seed, in dB",
-    "perceptual": "perceptual distance to them, at most; of the median seed",
-    "clip_loss": "loss of CLIP score, at most; mean over seeds",
+    "speedup": "least ratio of uncached to cached MACs of a sample; the images then stay as near as possible",
+    "psnr_db": "least PSNR to the uncached samples, of the median seed, in dB",
+    "perceptual": "largest perceptual distance to the uncached samples, of the median seed",
+    "clip_loss": "largest loss of CLIP score, mean over seeds",
 }
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("tune", help="from a budget, of speed or of fidelity, to a plan")
+    command = commands.add_parser("tune", help="find a plan for a budget of speed or of fidelity")
     add = command.add_argument
     add("--model", required=True, help="a known name, a hub id, a diffusers folder, or a checkpoint")
     budgets = command.add_mutually_exclusive_group(required=True)
     for name, text in BUDGETS.items():
         budgets.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"budget: {text}")
-    add("--out", type=Path, default=Path("plan.json"), metavar="FILE", help="the plan (default plan.json)")
-    add("--plot", type=Path, metavar="FILE", help="the Pareto front, a PNG (default: --out's name with .png)")
-    add("--scheduler", help="as this and the next two are not given, the model's protocol counts")
-    add("--num-steps", type=int, help="of the scheduler")
-    add("--guidance-scale", type=float, help="1 is no guidance")
-    add("--solvers", type=_names, metavar="A,B", help="schedulers to search as well, with --num-steps and fewer")
-    add("--branches", type=_numbers, default=[0, 1, 2], metavar="B,C", help="to search (default 0,1,2)")
-    add("--orders", type=_numbers, default=[0, 1, 2], metavar="K,L", help="to search (default 0,1,2)")
+    add("--out", type=Path, default=Path("plan.json"), metavar="FILE", help="file of the plan (default plan.json)")
+    add("--plot", type=Path, metavar="FILE", help="PNG of the Pareto front (default: --out's name with .png)")
+    add("--scheduler", help="the solver's name (default: the protocol's, as for the next two options)")
+    add("--num-steps", type=int, help="steps of the scheduler")
+    add("--guidance-scale", type=float, help="scale of classifier-free guidance; 1 is no guidance")
+    add("--solvers", type=_names, metavar="A,B", help="more schedulers to search, with --num-steps and fewer")
+    add("--branches", type=_numbers, default=[0, 1, 2], metavar="B,C", help="branches to search (default 0,1,2)")
+    add("--orders", type=_numbers, default=[0, 1, 2], metavar="K,L", help="orders to search (default 0,1,2)")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
-    add("--lpips-weights", type=Path, metavar="FILE", help="with --perceptual: torchvision's AlexNet (default: cache)")
+    add("--lpips-weights", type=Path, metavar="FILE", help="with --perceptual: AlexNet's file (default: the cache)")
     add(
-        "--clip", metavar="NAME", help="with --clip-loss: mini-clip, or the paper's ViT-g-14 (default: as the model is)"
+        "--clip", metavar="NAME", help="with --clip-loss: mini-clip, or ViT-g-14 (default: what the model's kind needs)"
     )
-    add("--clip-weights", type=Path, metavar="FILE", help="its weights (default: the hub's cache)")
-    add(
-        "--first-seed",
-        type=whole(at_least=0, at_most=END_OF_SEEDS - 1),
-        default=1_000_000,
-        help="of those tuned on (default 1000000); evaluate on others",
-    )
-    add(
-        "--num-seeds",
-        type=whole(at_most=MOST_SAMPLES),
-        default=36,
-        help="a third searches, the others check (default 36)",
-    )
+    add("--clip-weights", type=Path, metavar="FILE", help="weights of --clip (default: the hub's cache)")
+    first, seeds = whole(at_least=0, at_most=END_OF_SEEDS - 1), whole(at_most=MOST_SAMPLES)
+    add("--first-seed", type=first, default=1_000_000, help="first seed (default 1000000); evaluate on other seeds")
+    add("--num-seeds", type=seeds, default=36, help="a third is searched on, the rest checks (default 36)")
     add("--batch-size", type=whole(at_most=MOST_A_BATCH), default=8, help="samples at once (default 8)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     command.set_defaults(run=run)
@@ -65,10 +56,10 @@ def add(commands: Any) -> None:
 def run(options: Namespace) -> str:
     from deepcache import models
     from deepcache.models.loading import require_device, usual_device
+    from deepcache.sampling.conditions import conditions_of
     from deepcache.sampling.prompt_files import prompts_in
-    from deepcache.sampling.schedulers import scheduler
-    from deepcache.sampling.settings import settings_of
-    from deepcache.search.plot import plot, require_matplotlib
+    from deepcache.sampling.workload import by_protocol
+    from deepcache.search.tuned import plot, require_matplotlib
     from deepcache.search.tuner import tune
 
     require_matplotlib()
@@ -81,31 +72,32 @@ def run(options: Namespace) -> str:
     options.device = options.device or usual_device()
     require_device(options.device)
     pipe = models.load(options.model, device=options.device)
-    asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
-    settings = settings_of(options.model, pipe, **asked)
-    pipe.scheduler = scheduler(settings.scheduler, pipe.scheduler.config)
-    scale: dict[str, Any] = {} if settings.guidance_scale is None else {"guidance_scale": settings.guidance_scale}
-    found = tune(
-        pipe,
-        speedup=options.speedup,
-        psnr_db=options.psnr_db,
-        perceptual=options.perceptual,
-        clip_loss=options.clip_loss,
-        num_steps=settings.num_steps,
-        solvers=options.solvers,
-        branches=options.branches,
-        orders=options.orders,
-        seeds=range(options.first_seed, options.first_seed + options.num_seeds),
-        prompts=None if options.prompts is None else prompts_in(options.prompts),
-        distance=_distance(options) if options.perceptual is not None else None,
-        clip=_clip(options) if options.clip_loss is not None else None,
-        batch_size=options.batch_size,
-        **scale,
-    )
-    print(found)  # before anything that may fail
+    conditions = conditions_of(pipe, prompts=None if options.prompts is None else prompts_in(options.prompts))
+    asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale", "batch_size")}
+    workload, sampling = by_protocol(options.model, pipe, conditions, **asked)
+    with workload.under(sampling):
+        found = tune(
+            pipe,
+            speedup=options.speedup,
+            psnr_db=options.psnr_db,
+            perceptual=options.perceptual,
+            clip_loss=options.clip_loss,
+            num_steps=sampling.num_steps,
+            solvers=options.solvers,
+            branches=options.branches,
+            orders=options.orders,
+            seeds=range(options.first_seed, options.first_seed + options.num_seeds),
+            conditions=conditions,
+            distance=_distance(options) if options.perceptual is not None else None,
+            clip=_clip(options) if options.clip_loss is not None else None,
+            batch_size=workload.batch_size,
+            **workload.arguments,
+        )
+    print(found)  # printed before anything can fail
     found.save(options.out)
     plot(found, picture)
-    return f"\nwritten: {options.out}, {picture}; to sample with it:\n{_command(options, settings, found)}"
+    command = _command(options, workload, sampling, found)
+    return f"\nwritten: {options.out}, {picture}; to sample with it:\n{command}"
 
 
 def _distance(options: Namespace) -> Perceptual:
@@ -122,11 +114,12 @@ def _clip(options: Namespace) -> Clip:
     return load_named_clip(name, options.clip_weights, options.device)
 
 
-def _command(options: Namespace, settings: Settings, found: Tuned) -> str:
+def _command(options: Namespace, workload: Workload, sampling: Sampling, found: Tuned) -> str:
+    """Return the command that samples with the plan."""
     words = ["python", "-m", "deepcache", "sample", "--model", options.model, "--plan", str(options.out)]
-    words += ["--scheduler", found.scheduler or settings.scheduler, "--num-steps", str(found.num_steps)]
-    if settings.guidance_scale is not None:
-        words += ["--guidance-scale", f"{settings.guidance_scale:g}"]
+    words += ["--scheduler", found.scheduler or str(sampling.scheduler), "--num-steps", str(found.num_steps)]
+    if workload.guidance_scale is not None:
+        words += ["--guidance-scale", f"{workload.guidance_scale:g}"]
     if options.prompts is not None:
         words += ["--prompts", str(options.prompts)]
     return shlex.join([*words, "--seeds", "0:100", "--out", "samples"])

@@ -18,8 +18,7 @@ from deepcache.metrics.archives import headers, opened
 from deepcache.metrics.extractors import Images
 from deepcache.metrics.picture_files import MOST_PIXELS, pictures_in, pixels
 from deepcache.sampling.manifest import FILE as MANIFEST
-from deepcache.sampling.store import Store
-from deepcache.sampling.stored import StoredImages
+from deepcache.sampling.store import Store, StoredImages
 
 ARRAY = "arr_0"
 

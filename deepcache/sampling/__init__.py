@@ -1,1 +1,1 @@
-"""Sampling: seeds become samples. Sample i depends on seed i alone, up to the rounding of floats (docs/sampling.md)."""
+"""Sampling turns seeds into samples; sample i depends on seed i alone, up to float rounding (docs/sampling.md)."""

@@ -1,4 +1,4 @@
-"""What a seed's sample is asked to show: its class or its prompt, dependent on the seed alone."""
+"""What a sample is asked to show: a class or a prompt, which depends on its seed alone."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from deepcache.errors import DeepCacheError
 from deepcache.models.captions import subject_of
 from deepcache.models.embedded import is_embedded
 
-Conditions = Callable[[Sequence[int]], dict[str, Any]]
+Conditions = Callable[[Sequence[int]], dict[str, Any]]  # from seeds to the pipeline's arguments for them
 CLASSES = ("balanced", "random")
 
 
 def labels_of(seeds: Sequence[int], num_classes: int) -> list[int]:
-    """Balanced classes that depend on the seed alone: seed modulo number of classes."""
+    """Return the class of each seed: the seed modulo the number of classes, so that classes are balanced."""
     return [seed % num_classes for seed in seeds]
 
 
 def random_labels_of(seeds: Sequence[int], num_classes: int) -> list[int]:
-    """Classes drawn as the paper's released script draws them, each by its seed's hash: apart from its noise."""
+    """Return the class of each seed, drawn uniformly as in the paper's released script.
+
+    A class is drawn by the seed's hash, so that it is independent of the seed's noise.
+    """
     digests = [sha256(f"class of seed {seed}".encode()).digest() for seed in seeds]
     return [int.from_bytes(digest) % num_classes for digest in digests]
 
 
 def prompts_of(seeds: Sequence[int]) -> list[str]:
-    """Captions, balanced over garments, colours and backgrounds."""
+    """Return a caption for each seed, balanced over garments, colours and backgrounds."""
     return [str(subject_of(seed)) for seed in seeds]
 
 
 @dataclass(frozen=True)
 class Unconditional:
-    """No more than the number of images."""
+    """Asks an unconditional pipeline for a number of images."""
 
     rule: ClassVar[str] = "none"
 
@@ -44,7 +47,7 @@ class Unconditional:
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes, by one of `CLASSES`."""
+    """Asks for a class a seed, balanced or random (`CLASSES`)."""
 
     num_classes: int
     classes: str = "balanced"
@@ -60,7 +63,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Captions:
-    """Of the embedded models' garments."""
+    """Asks an embedded model for a garment a seed."""
 
     rule: ClassVar[str] = "captions of garments"
 
@@ -70,10 +73,10 @@ class Captions:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Seed i takes prompt i, modulo their number.
+    """Asks for prompt i modulo the number of prompts where the seed is i.
 
     Raises:
-        DeepCacheError: no prompts, or something else than texts.
+        DeepCacheError: there are no prompts, or they are no texts.
     """
 
     lines: tuple[str, ...]
@@ -93,16 +96,17 @@ class Prompts:
 def conditions_of(
     pipe: Any, *, classes: str | None = None, prompts: Sequence[str] | None = None
 ) -> Unconditional | Labels | Captions | Prompts:
-    """From seeds to the pipeline's arguments: `class_labels`, `prompt`, or no more than the `batch_size`.
+    """Return the function from seeds to a pipeline's arguments: `class_labels`, `prompt`, or only a `batch_size`.
 
     Args:
-        pipe: the arguments that it takes say which.
-        classes: one of `CLASSES`; balanced if not given.
-        prompts: what the samples are asked to show; if not given, the embedded models take captions of garments.
+        pipe: a diffusers pipeline; the arguments of its call decide what it is asked.
+        classes: one of `CLASSES`, for a class-conditional pipeline; balanced if not given.
+        prompts: what the samples show; seed i takes prompt i modulo their number. The embedded models take captions of
+            garments if none are given.
 
     Raises:
-        DeepCacheError: classes or prompts for a model that takes none, no prompts for a model that needs some, or a
-            model that takes something else.
+        DeepCacheError: the model takes no classes or prompts and some are given, it needs prompts and none are given,
+            or it takes something else.
     """
     takes = signature(pipe.__call__).parameters
     is_labelled, is_prompted = hasattr(pipe, "class_embedder"), _is_prompted(pipe, takes)
@@ -131,10 +135,10 @@ def conditions_of(
 
 
 def given_conditions(pipe: Any, prompts: Sequence[str] | None, conditions: Conditions | None) -> Conditions:
-    """The conditions that a caller gave, or those of his prompts and the pipeline.
+    """Return the conditions that a caller gave, else `conditions_of` the pipeline and the prompts.
 
     Raises:
-        DeepCacheError: prompts and conditions together, or as `conditions_of`.
+        DeepCacheError: both prompts and conditions are given, or `conditions_of` refuses the pipeline.
     """
     if conditions is None:
         return conditions_of(pipe, prompts=prompts)
@@ -144,5 +148,5 @@ def given_conditions(pipe: Any, prompts: Sequence[str] | None, conditions: Condi
 
 
 def _is_prompted(pipe: Any, takes: Mapping[str, Any]) -> bool:
-    """Whether a pipeline takes prompts and has what encodes them."""
+    """Return whether a pipeline takes prompts and has a text encoder."""
     return "prompt" in takes and getattr(pipe, "text_encoder", None) is not None

@@ -1,4 +1,4 @@
-"""How much may be asked for at once: a larger number is a slip of the finger, refused before a model is loaded."""
+"""Upper bounds of what a command may ask for: a larger number is a typing error, refused before a model is loaded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 from deepcache.errors import DeepCacheError, shown
 
-END_OF_SEEDS = 2**63  # a seed is below it, as shards keep seeds in 64 bits with a sign
-MOST_SAMPLES = 10_000_000  # of one command; the paper takes 50,000
+END_OF_SEEDS = 2**63  # seeds are below it, since shards keep them as signed 64-bit numbers
+MOST_SAMPLES = 10_000_000  # samples of one command; the paper takes 50,000
 MOST_A_SHARD = 1_000_000
 MOST_A_BATCH = 10_000
 MOST_PIXELS_A_SIDE = 65_536
@@ -17,10 +17,10 @@ MOST_THREADS = 1_024
 
 
 def require_seeds(seeds: Iterable[int]) -> None:
-    """Refuse seeds that cannot be written beside their samples.
+    """Refuse seeds that a shard cannot hold.
 
     Raises:
-        DeepCacheError: a seed below 0 or from 2^63 on.
+        DeepCacheError: a seed is below 0 or at least 2^63.
     """
     ends = (seeds[0], seeds[-1]) if isinstance(seeds, range) and seeds else seeds
     for seed in ends:
@@ -29,7 +29,7 @@ def require_seeds(seeds: Iterable[int]) -> None:
 
 
 def whole(*, at_least: int = 1, at_most: int) -> Callable[[str], int]:
-    """What argparse calls with an option's text, to have a whole number within bounds."""
+    """Return a type for argparse: it turns an option's text into a whole number within the bounds."""
 
     def parse(text: str) -> int:
         number = int(text) if re.fullmatch("[0-9]{1,20}", text) else -1
@@ -41,7 +41,7 @@ def whole(*, at_least: int = 1, at_most: int) -> Callable[[str], int]:
 
 
 def seeds_of(text: str) -> range:
-    """FIRST:END as the seeds from FIRST up to, without, END; argparse calls it with an option's text."""
+    """Return the seeds FIRST, ..., END - 1 of the text "FIRST:END"; a type for argparse."""
     found = re.fullmatch("([0-9]{1,20}):([0-9]{1,20})", text)
     seeds = range(int(found[1]), int(found[2])) if found else range(0)
     if not seeds or seeds.stop > END_OF_SEEDS or seeds.start + MOST_SAMPLES < seeds.stop:

@@ -1,4 +1,4 @@
-"""What shapes the samples of a store; two stores with the same have the same samples."""
+"""The manifest of a sample store: all that shapes the samples; stores with equal manifests have equal samples."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from deepcache.sampling.limits import MOST_A_BATCH, MOST_A_SHARD, MOST_PIXELS_A_
 
 FILE = "manifest.json"
 SCHEMA = 2
-SHARD_SIZE = 250  # seeds a file
-LAYOUT = ("shard_size", "batch_size")  # what rounds samples otherwise, and says nothing of what they show
-_SHOWN = 60  # characters of a value in a refusal
+SHARD_SIZE = 250  # seeds a file, unless another size is asked for
+LAYOUT = ("shard_size", "batch_size")  # attributes that change no more than the rounding of samples
+_SHOWN = 60  # characters of a value in an error
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Plain values that JSON gives back as they are.
+    """The facts that shape a store's samples, as plain values that JSON keeps.
 
-    The types are the schema by which `read` checks a file.
+    The annotations are the schema by which `read` checks a file.
 
     Attributes:
-        model: its name, for the reader.
-        weights: "trained" or "random", and a hash of the weights of all its networks.
-        scheduler, scheduler_config: by name, and its noise schedule.
-        num_steps: of the scheduler, which may call the U-Net more often.
-        guidance_scale: None for a model that has none.
-        conditions: what a seed is asked to show: the rule, with a hash of the prompts.
-        plan: `CachePlan` as a dict, or None for no cache.
-        dtype: in which the networks compute.
-        image_size: height and width.
+        model: name of the model, for the reader.
+        weights: "trained" or "random", and a hash of the weights of all networks.
+        scheduler, scheduler_config: name of the solver, and its noise schedule.
+        num_steps: steps of the solver, which may call the U-Net more often.
+        guidance_scale: scale of classifier-free guidance; None for a model without guidance.
+        conditions: the rule by which a seed's class or prompt is chosen, with a hash of the prompts.
+        plan: the `CachePlan` as a dict; None for no cache.
+        dtype: number format in which the networks compute.
+        image_size: height and width in pixels.
         batch_size: how many samples run together.
-        shard_size: seeds a file; a batch ends where its file ends.
-        made_with: versions, device and threads of the first writer, which are not compared, though they may round
-            samples otherwise, as the batch size does.
-        schema: of the store.
+        shard_size: seeds a file; no batch crosses the end of a file.
+        made_with: versions, device and threads of the first writer. They are not compared, though they may change how
+            samples are rounded, as the batch size does.
+        schema: version of the store's format.
     """
 
     model: str
@@ -65,33 +65,33 @@ class Manifest:
 
     @property
     def is_trained(self) -> bool:
-        """Whether its samples mean something."""
+        """Whether the samples mean something."""
         return not self.weights.startswith("random ")
 
     @property
     def name(self) -> str:
-        """A folder's: words for the reader, and a hash of all that is compared."""
+        """Name of a new store's folder: words for the reader, and a hash of all that is compared."""
         steps = "uncached" if self.plan is None else f"{len(self.plan['full_steps'])}-full"
         words = f"{self.model}-{self.scheduler}-{self.num_steps}-{steps}".lower()
         return f"{re.sub('[^a-z0-9.+]+', '-', words)}-{self.digest[:10]}"
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that is compared: every shard says by it what it was made of."""
+        """SHA-256 of all that is compared; every shard holds it, which tells a foreign shard."""
         return sha256(json.dumps(self._compared(), sort_keys=True).encode()).hexdigest()
 
     def following(self, other: Manifest, names: Iterable[str]) -> Manifest:
-        """This one with some attributes of another."""
+        """Return this manifest with some attributes of another."""
         return replace(self, **{name: getattr(other, name) for name in names})
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def require(self, found: Manifest, folder: Path) -> None:
-        """Refuse a store of other samples, naming what differs.
+        """Refuse the store in a folder if its manifest, `found`, is not this one.
 
         Raises:
-            DeepCacheError: `found`, the manifest of the store in `folder`, is not this one.
+            DeepCacheError: the manifests differ; the error names what differs.
         """
         ours, theirs = _flat(self._compared()), _flat(found._compared())
         differing = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
@@ -111,10 +111,10 @@ _SCHEMA = TypeAdapter(Manifest)
 
 
 def read(folder: Path) -> Manifest:
-    """A store's.
+    """Return the manifest of the store in a folder.
 
     Raises:
-        DeepCacheError: there is none, it is not whole, or another version of the package wrote it.
+        DeepCacheError: there is no manifest, it was altered, or another version of the package wrote it.
     """
     path, what = folder / FILE, f"a store with a {FILE}"
     found = read_json(path, what)
@@ -132,7 +132,7 @@ def read(folder: Path) -> Manifest:
 
 
 def _first(error: ValidationError | DeepCacheError) -> str:
-    """The first thing that is wrong, on one line."""
+    """Return the first thing that is wrong, on one line."""
     if isinstance(error, DeepCacheError):
         return on_one_line(error)
     first = error.errors()[0]
@@ -140,7 +140,7 @@ def _first(error: ValidationError | DeepCacheError) -> str:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dots in its names."""
+    """Return nested dicts as one dict with dots in its keys."""
     if not isinstance(value, dict):
         return {name: value}
     return {k: v for key in value for k, v in _flat(value[key], f"{name}.{key}".lstrip(".")).items()}

@@ -1,4 +1,4 @@
-"""Prompts from files: a line each, PartiPrompts' table, or COCO's captions."""
+"""Prompts are read from files: a prompt a line, PartiPrompts' table, or COCO's captions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Any
 
 from deepcache.files import as_path, json_value, read_text, refused
 
-COLUMN = "Prompt"  # of PartiPrompts.tsv
-MOST_CHARACTERS = 10_000  # of a prompt: text encoders read at most 512 tokens of it
+COLUMN = "Prompt"  # PartiPrompts.tsv's column
+MOST_CHARACTERS = 10_000  # characters of a prompt; text encoders read at most 512 tokens
 _KINDS = f"prompts (lines, a .tsv with the column {COLUMN}, or COCO's captions .json)"
 
 
 def prompts_in(path: Path | str) -> list[str]:
-    """Return the prompts of a UTF-8 file, in its order; the file's ending, in small letters or capitals, tells how.
+    """Return the prompts of a UTF-8 file, in the file's order.
+
+    The file's ending, in small letters or capitals, tells the format.
 
     Args:
-        path: `.tsv` with a column `Prompt`, whose rows without a prompt are left out; `.json` of COCO's captions: the
-            first caption of each image that is not blank, in the order of the images' ids; any other file: a prompt a
-            line, without blank lines. A byte order mark is no part of a prompt.
+        path: a `.tsv` has a column `Prompt`, and rows without a prompt are left out. A `.json` has COCO's captions:
+            the first caption of each image that is not blank is taken, in the order of the images' ids. Any other file
+            has a prompt a line, and blank lines are left out. A byte order mark is no part of a prompt.
 
     Raises:
-        DeepCacheError: no such file, one that is not UTF-8 text, one without prompts, an image of COCO's without a
-            caption, or a prompt of more than `MOST_CHARACTERS`.
+        DeepCacheError: there is no such file, it is not UTF-8 text, it has no prompts, an image of COCO's has no
+            caption, or a prompt has more than `MOST_CHARACTERS`.
     """
     path = as_path(path, _KINDS)
     read = {".tsv": _table, ".json": _coco}.get(path.suffix.lower(), _lines)
@@ -40,7 +42,7 @@ def prompts_in(path: Path | str) -> list[str]:
     return found
 
 
-def _lines(text: str, path: Path) -> list[str]:  # noqa: ARG001 (as the other two)
+def _lines(text: str, path: Path) -> list[str]:  # noqa: ARG001 (the signature of the other two readers)
     return [line.strip() for line in _split(text) if line.strip()]
 
 
@@ -72,5 +74,5 @@ def _is_annotation(found: Any) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """Lines as a text editor counts them; `str.splitlines` would cut at rarer characters, too."""
+    """Return the lines as a text editor counts them; `str.splitlines` would also cut at rarer characters."""
     return re.split(r"\r\n|\r|\n", text)

@@ -1,4 +1,4 @@
-"""Schedulers by name, each made from a model's own noise schedule."""
+"""Solvers by name, each made from a model's own noise schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffusers import (
 from deepcache.errors import DeepCacheError, first_line
 from deepcache.plan import MOST_STEPS, require_whole
 
-_QUADRATIC_END = 0.8  # share of the training timesteps that the quadratic schedule starts at
+_QUADRATIC_END = 0.8  # the quadratic schedule starts at this share of the training timesteps
 
 
 class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
@@ -36,14 +36,14 @@ class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
 
 
 class PNDM(PNDMScheduler):  # type: ignore[misc]
-    """diffusers' own, for pipelines on pixels, which hand every scheduler a generator; it draws nothing."""
+    """diffusers' PNDM for pipelines on pixels, which hand every scheduler a generator; PNDM draws no noise."""
 
-    def step(self, *args: Any, generator: Any = None, **kwargs: Any) -> Any:  # noqa: ARG002 (as above)
+    def step(self, *args: Any, generator: Any = None, **kwargs: Any) -> Any:  # noqa: ARG002 (handed over, not used)
         return super().step(*args, **kwargs)
 
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
-    # the paper's clips nothing, neither latents nor pixels
+    # the paper's DDIM clips neither latents nor pixels
     "ddim": lambda config: DDIMScheduler.from_config(config, clip_sample=False),
     "ddim-quadratic": lambda config: QuadraticDDIMScheduler.from_config(config, solver_order=1),
     "plms": lambda config: PNDM.from_config(config, skip_prk_steps=True),
@@ -55,31 +55,45 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
 
 
 def scheduler(name: str, config: Any) -> Any:
-    """The scheduler `name` with the noise schedule of `config`, another scheduler's configuration.
+    """Return the scheduler of a name with the noise schedule of another scheduler's configuration.
+
+    Args:
+        name: a key of `SCHEDULERS`.
+        config: the configuration of any of diffusers' schedulers.
 
     Raises:
-        DeepCacheError: no such scheduler.
+        DeepCacheError: there is no scheduler of that name.
     """
     if name not in SCHEDULERS:
         raise DeepCacheError(f"expected schedulers out of {', '.join(SCHEDULERS)}, got {name!r}")
-    # diffusers would give a value that was left at one class's default the other class's default
+    # with that key, diffusers would replace a value that equals one class's default by the other class's default
     return SCHEDULERS[name]({key: value for key, value in config.items() if key != "_use_default_values"})
 
 
 def num_calls(name: str, config: Any, num_steps: int) -> int:
-    """U-Net calls of a generation by the scheduler `name`, which for some are not its steps.
+    """Return how many U-Net calls a generation has; some schedulers need several a step.
+
+    Args:
+        name: a key of `SCHEDULERS`.
+        config: the configuration of any of diffusers' schedulers.
+        num_steps: steps of the scheduler, 1 to `MOST_STEPS`.
 
     Raises:
-        DeepCacheError: no such scheduler, or a number of steps that it cannot do.
+        DeepCacheError: there is no such scheduler, or it cannot do that number of steps.
     """
     return num_calls_of(scheduler(name, config), num_steps, name)
 
 
 def num_calls_of(solver: Any, num_steps: int, name: str) -> int:
-    """U-Net calls of a generation by a scheduler, which this sets to these steps and an error calls by a name.
+    """Set a scheduler to a number of steps and return how many U-Net calls a generation has.
+
+    Args:
+        solver: one of diffusers' schedulers.
+        num_steps: its steps, 1 to `MOST_STEPS`.
+        name: what an error calls the scheduler.
 
     Raises:
-        DeepCacheError: a number of steps that it cannot do.
+        DeepCacheError: the scheduler cannot do that number of steps.
     """
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     try:

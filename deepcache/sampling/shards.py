@@ -1,4 +1,4 @@
-"""Shards: files of the samples of some successive seeds, equal byte for byte where these are equal."""
+"""Shards are files of the samples of successive seeds; equal samples give equal bytes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from deepcache.files import whole_file
 from deepcache.sampling.limits import END_OF_SEEDS
 from deepcache.sampling.manifest import Manifest
 
-Images = NDArray[np.uint8]  # (B, H, W, 3)
+Pixels = NDArray[np.uint8]  # (B, H, W, 3)
 _NAME = re.compile(r"seeds-([0-9]{8,19})-([0-9]{8,19})\.npz")
-_ORIGIN = "origin.txt"  # the member that says what the samples were made of
+_ORIGIN = "origin.txt"  # the member that names the manifest and the seeds
 _IMAGES, _SEEDS = "arr_0", "seeds"
 _MOST_HEADER = 4_096  # bytes that numpy puts before an array's values
 
@@ -33,8 +33,8 @@ _MOST_HEADER = 4_096  # bytes that numpy puts before an array's values
 class Shard:
     """The file `seeds-START-STOP.npz` of a store.
 
-    It holds `arr_0` (B, H, W, 3) uint8, as the ADM suite reads it, `seeds` (B,) int64, and `origin.txt`: the digest of
-    the manifest and the first and last seed, by which a file of another store or other seeds is told at little cost.
+    The file holds `arr_0` (B, H, W, 3) uint8, as the ADM suite reads it, `seeds` (B,) int64, and `origin.txt`: the
+    manifest's digest and the ends of the seeds, so that a foreign file is recognised without reading its images.
     """
 
     folder: Path
@@ -45,29 +45,30 @@ class Shard:
     def path(self) -> Path:
         return self.folder / _name(self.seeds)
 
-    def write(self, images: Images) -> None:
-        """Write the samples, one a seed, under a temporary name that then becomes the file's.
+    def write(self, images: Pixels) -> None:
+        """Write the samples, one a seed, under a temporary name, then rename the file.
 
         Raises:
-            DeepCacheError: the disk is full, or another reason not to write.
+            DeepCacheError: the file cannot be written, for instance because the disk is full.
         """
         with whole_file(self.path) as file, zipfile.ZipFile(file, "w") as archive:
-            archive.writestr(zipfile.ZipInfo(_ORIGIN), self._origin)  # without the time, so that equal samples are
-            for name, values in ((_IMAGES, images), (_SEEDS, np.array(self.seeds, dtype=np.int64))):  # equal bytes
+            archive.writestr(zipfile.ZipInfo(_ORIGIN), self._origin)  # a ZipInfo of our own has no time of writing
+            for name, values in ((_IMAGES, images), (_SEEDS, np.array(self.seeds, dtype=np.int64))):
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, values, allow_pickle=False)
 
     def require(self) -> None:
-        """Refuse a file that is truncated, is no file, or was not made of this manifest; the images are not read.
+        """Refuse a file that is not this shard, without reading its images.
 
         Raises:
-            DeepCacheError: the file is one of these, or cannot be read.
+            DeepCacheError: the file is truncated, no regular file, of another manifest or other seeds, or cannot be
+                read.
         """
         with self._opened():
             pass
 
-    def read(self) -> Images:
-        """(B, H, W, 3), in the order of the seeds.
+    def read(self) -> Pixels:
+        """Return the samples, (B, H, W, 3), in the order of the seeds.
 
         Raises:
             DeepCacheError: the file is not what `write` wrote, or cannot be read.
@@ -85,9 +86,10 @@ class Shard:
 
     @contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
-        """The file's archive, once what is cheap to look at says that it is this shard's.
+        """Open the file and check its origin.
 
-        Altered bytes make zipfile and numpy raise a dozen kinds of errors, inside the block, too: each is told alike.
+        Altered bytes make zipfile and numpy raise a dozen kinds of errors, also inside the block; each of them becomes
+        the same refusal.
         """
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
@@ -121,7 +123,7 @@ class Shard:
 
 
 def named(folder: Path) -> list[range]:
-    """The seeds that the names of a folder's shards tell, in their order; nothing is opened.
+    """Return the seeds of a folder's shards, ascending, as the files' names tell them; no file is opened.
 
     Raises:
         DeepCacheError: the folder cannot be read.
@@ -138,13 +140,13 @@ def named(folder: Path) -> list[range]:
 
 
 def aligned(seeds: range, size: int) -> Iterator[tuple[int, range]]:
-    """The absolute numbers of the shards that the seeds fall into, each with those of the seeds that do."""
+    """Cut seeds at multiples of a shard's size: yield the absolute number of each shard, and its seeds among these."""
     for number in range(seeds.start // size, -(-seeds.stop // size)):
         yield number, range(max(seeds.start, number * size), min(seeds.stop, (number + 1) * size))
 
 
 def joined(parts: Iterable[range]) -> list[range]:
-    """Ranges in the order of their first seeds as few that do not meet."""
+    """Unite ranges, which come in the order of their first seeds, to as few ranges as possible."""
     found: list[range] = []
     for part in parts:
         if found and part.start <= found[-1].stop:
@@ -155,7 +157,10 @@ def joined(parts: Iterable[range]) -> list[range]:
 
 
 def gaps(seeds: range, there: list[range]) -> Iterator[range]:
-    """What of the seeds is in none of some ascending ranges that do not meet; looks at those alone that it needs."""
+    """Yield the parts of `seeds` that are in none of the ranges `there`, which ascend and do not touch.
+
+    Only the ranges near the seeds are looked at, found by bisection.
+    """
     start = seeds.start
     for i in range(max(0, bisect_right(there, start, key=lambda part: part.start) - 1), len(there)):
         if there[i].start >= seeds.stop:
@@ -168,8 +173,10 @@ def gaps(seeds: range, there: list[range]) -> Iterator[range]:
 
 
 def _is_of_the_system(error: Exception) -> bool:
-    """Whether the disk, the permissions or the memory are at fault, and not what is in the file."""
-    is_read = isinstance(error, OSError) and error.errno != errno.EINVAL  # zipfile looks before a truncated beginning
+    """Return whether the disk, the permissions or the memory are at fault, and not the file's content."""
+    is_read = (
+        isinstance(error, OSError) and error.errno != errno.EINVAL
+    )  # EINVAL: zipfile seeks before the file's beginning
     return is_read or isinstance(error, MemoryError)
 
 
@@ -178,7 +185,7 @@ def _name(seeds: range) -> str:
 
 
 def _array(archive: zipfile.ZipFile, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Read an array of a known type and shape; one that says otherwise is not read, whatever size it claims."""
+    """Read an array; refuse it by its header if its type or shape is not the expected one."""
     with archive.open(f"{name}.npy") as member:
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         found_shape, _, found_dtype = header[np.lib.format.read_magic(member)](member)

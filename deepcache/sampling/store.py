@@ -1,4 +1,4 @@
-"""A store: a folder of samples, filled by any number of processes, read in the order of the seeds."""
+"""A store is a folder of samples, filled by any number of processes and read in the order of the seeds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from deepcache.errors import DeepCacheError
 from deepcache.files import remove_abandoned, whole_file
 from deepcache.sampling.limits import require_seeds
 from deepcache.sampling.manifest import FILE, LAYOUT, Manifest, read
-from deepcache.sampling.shards import Images, Shard, aligned, gaps, joined, named
+from deepcache.sampling.shards import Pixels, Shard, aligned, gaps, joined, named
 from deepcache.sampling.workers import Worker
 
-Make = Callable[[range], Images]  # successive seeds to their samples, (B, H, W, 3) uint8
-_TOLD = 5  # files that a refusal names
+Make = Callable[[range], Pixels]  # from successive seeds to their samples
+_TOLD = 5  # files that one error names
 
 
 @dataclass(frozen=True)
 class Store:
     """Samples in a folder: `manifest.json`, and shards (`Shard`) that begin at multiples of its `shard_size`.
 
-    What lies in the folder is believed only where it says that it was made of the manifest.
+    A shard counts only if its `origin.txt` names the manifest.
     """
 
     folder: Path
@@ -33,24 +33,24 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path | str) -> Store:
-        """To read, finished or not.
+        """Open a store to read it, finished or not.
 
         Raises:
-            DeepCacheError: there is no store.
+            DeepCacheError: there is no store in the folder.
         """
         return cls(Path(folder), read(Path(folder)))
 
     @classmethod
     def create(cls, folder: Path | str, manifest: Manifest, *, follows: Collection[str] = ()) -> Store:
-        """To fill, begun or not; what killed processes left there is removed.
+        """Open a store to fill it, or begin a new store; temporary files of killed processes are removed.
 
         Args:
             folder: where the store is, or will be.
-            manifest: of the samples that are wanted.
-            follows: attributes of the manifest that a store which is there decides, such as those of `LAYOUT`.
+            manifest: the manifest of the wanted samples.
+            follows: attributes that an existing store may have otherwise, such as those of `LAYOUT`.
 
         Raises:
-            DeepCacheError: a store of other samples is there, or shards without a manifest, or the folder cannot be
+            DeepCacheError: the folder holds a store of other samples, or shards without a manifest, or cannot be
                 written.
         """
         folder = Path(folder)
@@ -59,14 +59,14 @@ class Store:
         except OSError as error:
             raise DeepCacheError(f"expected a folder to write to, got {folder} ({error.strerror})") from error
         remove_abandoned(folder)
-        shards = named(folder)  # before the look for the manifest, which another process may write now, then shards
+        shards = named(folder)  # listed first: another process may write the manifest and shards meanwhile
         if not (folder / FILE).exists():
             if shards:
                 raise DeepCacheError(
                     f"expected a new store or one with its {FILE} in {folder}, got {len(shards)} files of samples "
                     f"without it; put their {FILE} back, or take another folder"
                 )
-            with whole_file(folder / FILE, replace=False) as file:  # of several processes at once, one wins
+            with whole_file(folder / FILE, replace=False) as file:  # the first of several processes wins
                 file.write(manifest.to_json().encode())
         found = read(folder)
         manifest.following(found, follows).require(found, folder)
@@ -74,23 +74,28 @@ class Store:
 
     @classmethod
     def below(cls, parent: Path | str, manifest: Manifest, *, follows: Collection[str] = LAYOUT) -> Store:
-        """The store of a manifest among the folders of `parent`, whatever its name, or `parent` itself; else a new one.
+        """Open the store of a manifest: `parent` itself, or a folder in `parent` of any name; else begin a new store.
+
+        Args:
+            parent: the folder of stores.
+            manifest: the manifest of the wanted samples.
+            follows: attributes that an existing store may have otherwise.
 
         Raises:
-            DeepCacheError: as `create`.
+            DeepCacheError: `create` refuses.
         """
         parent = Path(parent)
         for path in sorted([*parent.glob(FILE), *parent.glob(f"*/{FILE}")]):
             try:
                 found = read(path.parent)
                 manifest.following(found, follows).require(found, path.parent)
-            except DeepCacheError:  # another's, or none
+            except DeepCacheError:  # a store of other samples, or no store
                 continue
             return cls.create(path.parent, manifest, follows=follows)
         return cls.create(parent / manifest.name, manifest)
 
     def seeds(self) -> list[int]:
-        """Whose samples are there, ascending.
+        """Return the seeds whose samples the store has, ascending.
 
         Raises:
             DeepCacheError: a file is truncated, or of another store.
@@ -98,7 +103,7 @@ class Store:
         return [seed for part in self._there() for seed in part]
 
     def missing(self, seeds: Iterable[int]) -> list[int]:
-        """Those of the seeds whose samples are not there.
+        """Return the seeds whose samples the store does not have.
 
         Raises:
             DeepCacheError: a file is truncated, or of another store.
@@ -109,7 +114,9 @@ class Store:
         return not self.missing(seeds)
 
     def work(self, seeds: range, worker: Worker) -> list[range]:
-        """What is missing now of a worker's part of the seeds, each range of one shard; every file is looked at once.
+        """Return what is missing of a worker's share of the seeds, as ranges within one shard each.
+
+        Every file is looked at once.
 
         Raises:
             DeepCacheError: a file is truncated, or of another store.
@@ -119,31 +126,31 @@ class Store:
         return [gap for wanted in owned for gap in gaps(wanted, there)]
 
     def fill(self, seeds: range, make: Make, worker: Worker | None = None) -> None:
-        """Sample what is missing of a worker's part of the seeds, a shard at a time.
+        """Sample what is missing of a worker's share of the seeds, a shard at a time.
 
         Args:
-            seeds: of all workers.
-            make: samples successive seeds of one shard: equal files come from any number of workers if what it
-                makes depends on these alone.
-            worker: which of several this is; alone if not given.
+            seeds: the seeds of all workers.
+            make: samples successive seeds of one shard. If its result depends on these seeds alone, any number of
+                workers writes the same files.
+            worker: which of several workers this process is; the only one if not given.
 
         Raises:
-            DeepCacheError: seeds or samples that a shard cannot hold, a file that is truncated or of another store, or
-                one that cannot be written.
+            DeepCacheError: a shard cannot hold the seeds or samples, a file is truncated or of another store, or a
+                file cannot be written.
         """
         require_seeds(seeds)
         for block in self.work(seeds, worker or Worker()):
             shard = Shard(self.folder, block, self.manifest)
-            if shard.path.exists():  # another process has written it in the meantime
+            if shard.path.exists():  # another process has written the shard meanwhile
                 shard.require()
             else:
                 shard.write(self._checked(make(block), block))
 
     def images(self, seeds: Sequence[int]) -> Tensor:
-        """(B, 3, H, W) uint8, in the order of the seeds.
+        """Return images, (B, 3, H, W) uint8, in the order of the seeds.
 
         Raises:
-            DeepCacheError: samples are missing, or a file is broken, or of another store.
+            DeepCacheError: samples are missing, or a file is broken or of another store.
         """
         found = torch.empty(len(seeds), 3, *self.manifest.image_size, dtype=torch.uint8)
         order = sorted(range(len(seeds)), key=lambda i: seeds[i])
@@ -154,22 +161,22 @@ class Store:
         return found
 
     def batches(self, size: int, seeds: Iterable[int] | None = None) -> Iterator[Tensor]:
-        """The samples of all seeds, or of some, ascending: (B, 3, H, W) uint8 with at most `size` of one shard.
+        """Yield the images of all seeds or of some, ascending: (B, 3, H, W) uint8, at most `size` of one shard.
 
         Raises:
-            DeepCacheError: samples are missing, or a file is broken, or of another store.
+            DeepCacheError: samples are missing, or a file is broken or of another store.
         """
         for images in self._parts(self.seeds() if seeds is None else sorted(seeds)):
             yield from images.split(size)
 
     def _there(self) -> list[range]:
-        """The seeds whose samples are there, as ascending ranges that do not meet."""
+        """Return the seeds whose samples the store has, as ascending ranges that do not touch."""
         shards = named(self.folder)
         self._require(shards)
         return joined(shards)
 
     def _require(self, shards: list[range]) -> None:
-        """Refuse shards that are truncated, or were made of another manifest."""
+        """Refuse shards that are truncated or of another manifest; one error names several of them."""
         refusals = []
         for seeds in shards:
             shard = Shard(self.folder, seeds, self.manifest)
@@ -185,7 +192,7 @@ class Store:
             ) from first
 
     def _parts(self, seeds: list[int]) -> Iterator[Tensor]:
-        """The images of ascending seeds, those of a shard at a time."""
+        """Yield the images of ascending seeds, a shard at a time."""
         shards = named(self.folder)
         if missing := _missing(seeds, joined(shards)):
             raise DeepCacheError(
@@ -197,13 +204,13 @@ class Store:
             begin, end = (bisect_left(seeds, place, lo=done) for place in (shard.start, shard.stop))
             if begin < end:
                 parts.append((shard, seeds[begin:end]))
-            done = end  # another shard may have some of them again, of a run that asked for more
+            done = end  # a longer shard, of a command with more seeds, may hold the same samples again
         self._require([shard for shard, _ in parts])
         for shard, some in parts:
             images = torch.from_numpy(Shard(self.folder, shard, self.manifest).read()).permute(0, 3, 1, 2)
             yield images[torch.tensor(some) - shard.start]
 
-    def _checked(self, images: Images, block: range) -> Images:
+    def _checked(self, images: Pixels, block: range) -> Pixels:
         expected = (len(block), *self.manifest.image_size, 3)
         if images.shape != expected:
             raise DeepCacheError(
@@ -215,3 +222,34 @@ class Store:
 def _missing(seeds: Iterable[int], there: list[range]) -> list[int]:
     parts = (seeds,) if isinstance(seeds, range) and seeds.step == 1 else (range(seed, seed + 1) for seed in seeds)
     return [seed for part in parts for gap in gaps(part, there) for seed in gap]
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images (B, 3, H, W) in 0..1 of ascending seeds, read in parts by `split`; they can be sliced as a tensor can."""
+
+    store: Store
+    seeds: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, part: slice) -> StoredImages:
+        return StoredImages(self.store, self.seeds[part])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Yield `size` images at a time; every file is read once.
+
+        Raises:
+            DeepCacheError: the seeds do not ascend, samples are missing, or a file is broken or of another store.
+        """
+        if list(self.seeds) != sorted(self.seeds):
+            raise DeepCacheError("expected ascending seeds, in whose order the files of a store are read; sort them")
+        rest = torch.empty(0, 3, *self.store.manifest.image_size, dtype=torch.uint8)
+        for images in self.store.batches(size, self.seeds):
+            rest = torch.cat([rest, images])
+            while len(rest) >= size:
+                yield rest[:size].float() / 255
+                rest = rest[size:]
+        if len(rest):
+            yield rest.float() / 255

@@ -1,22 +1,34 @@
-"""Which of many processes this is, by the variables of whoever started it: they never talk to each other."""
+"""Which of many processes this is, by the variables of its launcher, and how far it is; workers never communicate."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
+
+from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError, shown
 from deepcache.plan import require_whole
 
+EVERY_S = 30.0  # between two lines of progress where there is no terminal
+
 
 @dataclass(frozen=True)
 class Worker:
-    """Number `rank` of `count`; `local_rank` counts those on the same machine.
+    """One of several processes that fill a store.
+
+    Attributes:
+        rank: number of this worker, 0 .. `count` - 1.
+        count: how many workers there are.
+        local_rank: number of this worker among those on the same machine.
 
     Raises:
-        DeepCacheError: not 0 <= rank < count.
+        DeepCacheError: `rank` or `count` is out of range.
     """
 
     rank: int = 0
@@ -32,17 +44,59 @@ class Worker:
         return f"worker {self.rank}/{self.count}"
 
     def owns(self, shard: int) -> bool:
-        """Whether a shard is this worker's, by its absolute number: no restart or late start can skip one."""
+        """Return whether this worker samples a shard; that depends on the shard's absolute number alone, so that no
+        restart or late start skips a shard.
+        """
         return shard % self.count == self.rank
 
 
+class Progress:
+    """Shows on stderr how many images a worker has made: a bar on a terminal, else a line every 30 seconds.
+
+    Args:
+        total: number of images to make.
+        name: text before the bar.
+        position: line of the bar among those on the same terminal.
+    """
+
+    def __init__(self, total: int, name: str, position: int = 0) -> None:
+        self._bar = tqdm(total=total, desc=name, unit="image", position=position, disable=None, leave=False)
+        self._total, self._name, self._done = total, name, 0
+        self._begin = self._told = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._bar.close()
+
+    def advance(self, count: int) -> None:
+        """Count some more images as done."""
+        self._bar.update(count)
+        self._done += count
+        now = time.monotonic()
+        if self._bar.disable and now - self._told >= EVERY_S:
+            self._told = now
+            rate = self._done / (now - self._begin)
+            self.say(f"{self._name}: {self._done} of {self._total} images, {rate:.3g} images/s")
+
+    def say(self, line: str) -> None:
+        """Write a line above the bar."""
+        tqdm.write(line, file=sys.stderr)
+
+
 def worker(text: str | None = None, environment: Mapping[str, str] = os.environ) -> Worker:
-    """As `text` says ("2/8": the third of eight), else as `torchrun`, `accelerate launch` and Slurm arrays say.
+    """Return the worker that this process is.
 
     In the tasks of a Slurm array that each start several processes, all processes of all tasks are workers.
 
+    Args:
+        text: RANK/COUNT, such as "2/8" for the third of eight; if not given, the variables of `torchrun`, `accelerate
+            launch` and Slurm arrays count.
+        environment: the process's variables.
+
     Raises:
-        DeepCacheError: a text or variables that make no worker.
+        DeepCacheError: the text or the variables name no worker.
     """
     local = _whole(environment, "LOCAL_RANK") or 0
     if text is not None:
@@ -54,7 +108,7 @@ def worker(text: str | None = None, environment: Mapping[str, str] = os.environ)
 
 
 def _launched(environment: Mapping[str, str]) -> Worker:
-    """By `torchrun` or `accelerate launch`."""
+    """Return the worker that `torchrun` or `accelerate launch` started."""
     rank, count = _whole(environment, "RANK"), _whole(environment, "WORLD_SIZE")
     if (rank is None) != (count is None):
         raise DeepCacheError("expected RANK and WORLD_SIZE, of which only one is set; unset it or give --worker")
@@ -62,7 +116,7 @@ def _launched(environment: Mapping[str, str]) -> Worker:
 
 
 def _array(environment: Mapping[str, str]) -> Worker:
-    """By Slurm, whose ids may begin anywhere and go in steps."""
+    """Return the worker that a Slurm array started; its ids may begin anywhere and go in steps."""
     number, count = (_whole(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
     if number is None or count is None:
         return Worker()

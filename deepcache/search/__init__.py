@@ -1,1 +1,1 @@
-"""Search for plans: one calibration measures a model, and `deepcache.tune` finds and checks the plan for a budget."""
+"""The search for plans: `calibrate` measures a model, `tune` finds a plan for a budget and checks it."""

@@ -1,4 +1,4 @@
-"""What a plan may cost or lose, and whether some seeds show that it keeps to that."""
+"""Budgets: what a plan may cost or lose, and whether some seeds show that the plan keeps to that."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SPEEDUP = "speedup"
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A figure over seeds, of a value a seed.
+class Fidelity:
+    """How one number over all seeds is made from a value a seed.
 
     Attributes:
-        title: with its unit.
-        digits: printed after the point.
-        statistic: over the last axis.
-        is_higher_better: or lower is.
+        title: name and unit.
+        digits: digits that are printed after the point.
+        statistic: median or mean, over the last axis.
+        is_higher_better: whether higher values are better.
     """
 
     title: str
@@ -31,18 +31,18 @@ class Measure:
     is_higher_better: bool
 
 
-# Of distances between images the median: a seed that tips over to another image, one of some thirty, rules their mean,
-# and so few seeds cannot promise it. A CLIP score is one of all images, as in the paper.
-MEASURES = {
-    "psnr_db": Measure("PSNR, median seed (dB)", 1, np.median, is_higher_better=True),
-    "perceptual": Measure("perceptual distance, median seed", 4, np.median, is_higher_better=False),
-    "clip_loss": Measure("CLIP score lost, mean", 2, np.mean, is_higher_better=False),
+# Distances between images take the median: one seed of some thirty that tips over to another image dominates the mean,
+# so that few seeds cannot promise the mean. CLIP scores take the mean, as in the paper.
+FIDELITIES = {
+    "psnr_db": Fidelity("PSNR, median seed (dB)", 1, np.median, is_higher_better=True),
+    "perceptual": Fidelity("perceptual distance, median seed", 4, np.median, is_higher_better=False),
+    "clip_loss": Fidelity("CLIP score lost, mean", 2, np.mean, is_higher_better=False),
 }
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a measure from some seeds: `low`..`high` is where that of all seeds lies, but for a tail at either end."""
+    """A fidelity from some seeds; over all seeds it lies in `low`..`high`, but for a tail at each end."""
 
     value: float
     low: float
@@ -51,37 +51,41 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Budget:
-    """One limit: a `speedup` to reach (uncached over cached MACs of a sample), or one of `MEASURES` to keep to.
+    """One limit to keep to.
+
+    Attributes:
+        kind: "speedup", uncached over cached MACs of a sample, or a key of `FIDELITIES`.
+        limit: the least speedup, above 1, or the worst fidelity, above 0.
 
     Raises:
-        DeepCacheError: no such limit, or a value that none can be.
+        DeepCacheError: there is no such kind, or the limit is out of range.
     """
 
     kind: str
     limit: float
 
     def __post_init__(self) -> None:
-        if self.kind not in (SPEEDUP, *MEASURES):
-            raise DeepCacheError(f"expected a budget of {SPEEDUP}, {', '.join(MEASURES)}; got {self.kind!r}")
+        if self.kind not in (SPEEDUP, *FIDELITIES):
+            raise DeepCacheError(f"expected a budget of {SPEEDUP}, {', '.join(FIDELITIES)}; got {self.kind!r}")
         least = 1.0 if self.kind == SPEEDUP else 0.0
         if isinstance(self.limit, bool) or not isinstance(self.limit, (int, float)) or not self.limit > least:
             raise DeepCacheError(f"expected {self.kind} to be a number above {least:g}, got {self.limit!r}")
 
     @property
-    def measure(self) -> str:
-        """What is measured: the budget's own, and PSNR where speed is asked for."""
+    def fidelity(self) -> str:
+        """The fidelity that is measured: the budget's own kind, or PSNR where the budget is a speedup."""
         return "psnr_db" if self.kind == SPEEDUP else self.kind
 
     def holds(self, found: Estimate) -> bool:
-        """Whether the worse end of the interval keeps to the limit."""
-        return found.low >= self.limit if MEASURES[self.kind].is_higher_better else found.high <= self.limit
+        """Return whether the worse end of an estimate keeps to the limit."""
+        return found.low >= self.limit if FIDELITIES[self.kind].is_higher_better else found.high <= self.limit
 
 
 def budget_of(**limits: float | None) -> Budget:
-    """The one limit that is given.
+    """Return the budget of the one limit that is not None.
 
     Raises:
-        DeepCacheError: none is, or several are.
+        DeepCacheError: no limit is given, or several are.
     """
     given = {kind: limit for kind, limit in limits.items() if limit is not None}
     if len(given) != 1:
@@ -89,7 +93,13 @@ def budget_of(**limits: float | None) -> Budget:
     return Budget(*given.popitem())
 
 
-def estimate(measure: str, values: NDArray[np.float64], tail: float = TAIL) -> Estimate:
-    """From a value a seed, (B,), with the ends of its bootstrap interval."""
-    statistic = MEASURES[measure].statistic
+def estimate(fidelity: str, values: NDArray[np.float64], tail: float = TAIL) -> Estimate:
+    """Return a fidelity over seeds with its bootstrap interval.
+
+    Args:
+        fidelity: a key of `FIDELITIES`.
+        values: a value for each seed, (B,).
+        tail: probability beyond each end of the interval.
+    """
+    statistic = FIDELITIES[fidelity].statistic
     return Estimate(float(statistic(values)), *bootstrap(statistic, values, tail))

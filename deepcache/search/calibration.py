@@ -1,4 +1,4 @@
-"""What one run on a few seeds tells of every plan, and the best plan for it."""
+"""`calibrate`: a few seeds, sampled without a cache, tell the error of every plan, and so the best plan."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from tqdm import tqdm
 from deepcache.errors import DeepCacheError
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
-from deepcache.sampling.samples import sample
-from deepcache.search.descent import descended
-from deepcache.search.gains import gains
-from deepcache.search.programming import Stretches, best
-from deepcache.search.recorder import Recorder
+from deepcache.sampling.workload import Workload
+from deepcache.search.programming import Stretches, best, descended
+from deepcache.search.recorder import Recorder, gains
 from deepcache.search.responses import Array, Responses, Vectors
 from deepcache.unets.pipelines import require_sampler
 
-SEEDS = range(100_000, 100_008)  # none that anybody evaluates on
-LONGEST = 24  # steps between full ones
+SEEDS = range(100_000, 100_008)  # seeds that nobody evaluates on
+LONGEST = 24  # steps between full steps
 _TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Responses at a branch, and the gains with which an error at a step arrives at the end, (T, B)."""
+    """The responses at a branch, and the gains with which a step's error arrives at the end of sampling.
+
+    Attributes:
+        responses: what stale features do to each step's output.
+        gains: (T, B), the norm at the end of a unit of error at a step.
+    """
 
     responses: Responses
     gains: Array
@@ -41,13 +44,17 @@ class Calibration:
         return self.responses.num_steps
 
     def error(self, plan: CachePlan) -> float:
-        """What a plan gets wrong in the end, to first order: the norm of its errors' sum, geometric mean of samples.
+        """Return a plan's error at the end of sampling, to first order.
 
-        Errors of neighbouring steps add up or cancel, so that their sum says more than the sum of their norms. The
-        geometric mean is that of a typical sample; few that tip over to another image rule the arithmetic one.
+        The error is the norm of the sum of the steps' errors, since errors of neighbouring steps add up or cancel. It
+        is the geometric mean over samples, since few samples that tip over to another image dominate an arithmetic
+        mean.
+
+        Args:
+            plan: a plan for as many steps as the calibration's, at its branch.
 
         Raises:
-            DeepCacheError: a plan for another number of steps or another branch.
+            DeepCacheError: the plan has another number of steps or another branch.
         """
         if (plan.num_steps, plan.branch) != (self.num_steps, self.responses.branch):
             raise DeepCacheError(
@@ -57,13 +64,17 @@ class Calibration:
         return self._sum_of_errors(plan.order)(plan.full_steps)
 
     def plan(self, num_full: int, order: int | None = None) -> CachePlan:
-        """The plan of `num_full` full steps whose error is least, of an order or of all.
+        """Return the plan of `num_full` full steps with the least `error`.
 
-        The sum of the errors' norms bounds `error` from above. Its least is found exactly, by dynamic programming; from
-        there, and from the even plan, full steps are moved as long as `error` falls.
+        The sum of the errors' norms bounds `error` from above; dynamic programming finds its minimum exactly. From that
+        minimum and from the even plan, full steps are moved as long as `error` falls.
+
+        Args:
+            num_full: number of full steps, 1 .. T.
+            order: order of the prediction, one of `ORDERS`; the best of all orders if not given.
 
         Raises:
-            DeepCacheError: an order or number of full steps that is out of range.
+            DeepCacheError: `num_full` or `order` is out of range.
         """
         if order is None:
             found = [self.plan(num_full, each) for each in ORDERS]
@@ -75,8 +86,9 @@ class Calibration:
             raise DeepCacheError(f"expected at most {count} full steps, got {num_full}")
         stretches: Callable[[int, int], Stretches] = self._stretches  # type: ignore[attr-defined]
         bounded, _ = best(stretches(order, max(LONGEST, -(-count // num_full) + 1)), num_full)
+        even = tuple(int(step) for step in np.floor(np.arange(num_full) * count / num_full))
         error = self._sum_of_errors(order)
-        reached = [descended(steps, count, error) for steps in (bounded, _evenly(count, num_full))]
+        reached = [descended(steps, count, error) for steps in (bounded, even)]
         return CachePlan(count, min(reached, key=error), branch, order)
 
     def _measured_stretches(self, order: int, longest: int) -> Stretches:
@@ -89,6 +101,8 @@ class Calibration:
         return Stretches.of(norm, self.num_steps, order, longest)
 
     def _sum_of_errors(self, order: int) -> Callable[[tuple[int, ...]], float]:
+        """Return the function from full steps to `error`."""
+
         @cache
         def stretch(nodes: tuple[int, ...], end: int) -> Vectors:
             shape = (self.gains.shape[1], self.responses.vectors[-1].shape[-1])
@@ -121,35 +135,38 @@ def calibrate(
         found = deepcache.calibrate(pipe, prompts=["a red sneaker", ...], num_inference_steps=50)
         plan = found.plan(num_full=17)
 
-    With T steps it costs some T / 2 shallow steps for each step, and a dozen uncached samplings.
+    With T steps the calibration costs some T / 2 shallow steps for each step, and a dozen uncached samplings.
 
     Args:
         pipe: a diffusers pipeline.
-        branch: of the plans to come.
-        seeds: as many as fit into a batch; evaluate plans on others.
-        prompts: what the samples are asked to show, of a model that takes prompts: seed i takes prompt i, modulo
-            their number. The embedded models take captions of garments if there are none.
-        conditions: instead of prompts, a function from a list of seeds to the pipeline's arguments for them.
-        progress: whether to show it.
-        **arguments: the pipeline's, e.g. `num_inference_steps`, `guidance_scale`.
+        branch: branch of the plans to come.
+        seeds: at most as many as fit into one batch; evaluate plans on other seeds.
+        prompts: what the samples show, for a model that takes prompts: seed i takes prompt i modulo their number. The
+            embedded models take captions of garments if none are given.
+        conditions: a function from a list of seeds to the pipeline's arguments for them, instead of prompts.
+        progress: whether to show a progress bar.
+        **arguments: passed on to the pipeline, e.g. `num_inference_steps`, `guidance_scale`.
 
     Raises:
-        DeepCacheError: no such branch, fewer than two steps, or no prompts for a model that needs some.
-        UnsupportedUNetError: a pipeline that cannot be cached.
+        DeepCacheError: the U-Net has no such branch, a generation has fewer than two steps, or the model needs prompts
+            and has none.
+        UnsupportedUNetError: the pipeline cannot be cached.
     """
     require_sampler(pipe)
     asked = given_conditions(pipe, prompts, conditions)
-    own = {"batch_size": len(seeds), "conditions": asked, "progress": False}
+    workload = Workload(pipe, asked, len(seeds), arguments)
     with tqdm(desc=f"calibrate branch {branch}", unit="run", disable=None if progress else True, leave=False) as bar:
-
-        def generate() -> None:
-            sample(pipe, seeds, **{**own, **arguments})
-            bar.update()
-
-        recorder = Recorder.of(pipe, generate, branch)
-        return Calibration(recorder.responses(), gains(pipe, generate, recorder))
+        return calibration(workload, seeds, branch, bar.update)
 
 
-def _evenly(count: int, num_full: int) -> tuple[int, ...]:
-    """As many as that, as even as can be."""
-    return tuple(int(step) for step in np.floor(np.arange(num_full) * count / num_full))
+def calibration(
+    workload: Workload, seeds: Sequence[int], branch: int, advance: Callable[[], Any] = lambda: None
+) -> Calibration:
+    """Calibrate a workload, as its pipeline is now, at a branch; call `advance` after each sampling of the seeds."""
+
+    def generate() -> None:
+        workload.sample(seeds, **{"progress": False, **workload.arguments})
+        advance()
+
+    recorder = Recorder.of(workload.pipe, generate, branch)
+    return Calibration(recorder.responses(), gains(workload.pipe, generate, recorder))

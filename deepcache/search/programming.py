@@ -1,18 +1,18 @@
-"""The best full steps of a generation, exactly: dynamic programming over the gaps between them.
+"""The best full steps of a generation: exactly for a sum of errors, by dynamic programming; else by descent.
 
-What a stretch of shallow steps costs depends on the full step before it and, with order k, on k gaps before that. So
-the state is the last full step i and the gaps g_1, .., g_k that lead to it (0 where there is none), and
+The cost of a stretch of shallow steps depends on the full step before it and, with order k, on the k gaps before that.
+So the state is the last full step i and the gaps g_1, .., g_k that lead to it (0 where there is none), and
 
     V_{n+1}(i + d, (d, g_1, .., g_{k-1})) = min over g_k of V_n(i, (g_1, .., g_k)) + C(i, (g_1, .., g_k), d)
 
-with C the errors of the steps between i and i + d.
+where C is the sum of the errors of the steps between i and i + d.
 
 References: Dynamic Programming (Bellman, 1957)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +21,20 @@ from numpy.typing import NDArray
 from deepcache.errors import DeepCacheError
 
 Array = NDArray[np.float64]
-Error = Callable[[tuple[int, ...], int], float]  # of a step, by the last full steps before it, newest first
+Steps = tuple[int, ...]
+Error = Callable[[Steps, int], float]  # from the last full steps, newest first, and a shallow step
+_FARTHEST = 3  # steps that a full step is moved by at once
+_LEAST = 1e-6  # share of the error that a move must take off
 
 
 @dataclass(frozen=True, eq=False)
 class Stretches:
-    """`costs` (T, G, .., G, G) by the last full step, `order` gaps before it, and the gap after it; infinite if none.
+    """The costs of all stretches of shallow steps.
 
-    A gap after it that reaches the end, T, is the last stretch.
+    Attributes:
+        costs: (T, G, .., G, G), by the last full step, `order` gaps before it, and the gap after it, which is the last
+            stretch if it reaches T; infinite where there is no such stretch.
+        order: order of the prediction.
     """
 
     costs: Array
@@ -36,13 +42,13 @@ class Stretches:
 
     @classmethod
     def of(cls, error: Error, num_steps: int, order: int, longest: int) -> Stretches:
-        """From the error of each step.
+        """Add up the errors of the steps.
 
         Args:
-            error: at least 0; asked for up to `order` + 1 full steps before a step.
+            error: error of a step, at least 0, by at most `order` + 1 full steps before it.
             num_steps: T.
-            order: of the prediction, 0..2.
-            longest: gap between full steps.
+            order: order of the prediction, 0..2.
+            longest: largest gap between full steps.
         """
         size = min(longest, num_steps) + 1
         costs = np.full((num_steps, *[size] * (order + 1)), np.inf)
@@ -60,15 +66,15 @@ class Stretches:
         return cls(costs, order)
 
 
-def best(stretches: Stretches, num_full: int) -> tuple[tuple[int, ...], float]:
-    """The full steps, from 0, whose stretches cost least, and what they cost.
+def best(stretches: Stretches, num_full: int) -> tuple[Steps, float]:
+    """Return the full steps, from 0, whose stretches cost least, and their cost.
 
     Args:
-        stretches: of the steps.
+        stretches: the costs of all stretches.
         num_full: K, 1..T.
 
     Raises:
-        DeepCacheError: K full steps do not cover the steps with gaps that short.
+        DeepCacheError: K full steps cannot cover all steps, since the gaps of the stretches are too short.
     """
     costs, order = stretches.costs, stretches.order
     num_steps, size = costs.shape[0], costs.shape[-1]
@@ -78,7 +84,7 @@ def best(stretches: Stretches, num_full: int) -> tuple[tuple[int, ...], float]:
     chosen = []
     for _ in range(num_full - 1):
         after = np.full(states, np.inf)
-        before = np.zeros(states, np.int32)  # the gap that falls out of the state
+        before = np.zeros(states, np.int32)  # the oldest gap, which leaves the state
         for last in range(num_steps - 1):
             for gap in range(1, min(size, num_steps - last)):
                 reached = values[last] + costs[last, ..., gap]
@@ -100,7 +106,7 @@ def best(stretches: Stretches, num_full: int) -> tuple[tuple[int, ...], float]:
 
 
 def _endings(costs: Array) -> Array:
-    """Of the last stretch, by state."""
+    """Return the cost of the last stretch, by state."""
     num_steps, size = costs.shape[0], costs.shape[-1]
     found = np.full(costs.shape[:-1], np.inf)
     for last in range(num_steps):
@@ -122,7 +128,7 @@ def _traced(chosen: list[NDArray[np.int32]], place: tuple[int, ...], order: int)
 
 
 def _gaps(last: int, order: int, size: int) -> list[tuple[int, ...]]:
-    """All gaps that may lead to a full step: as many as fit, and 0 from where there are none."""
+    """Return all gaps that may lead to a full step, filled with 0 where fewer full steps come before it."""
     found: list[tuple[int, ...]] = [()]
     for _ in range(order):
         longer = []
@@ -135,3 +141,27 @@ def _gaps(last: int, order: int, size: int) -> list[tuple[int, ...]]:
                 longer += [(*gaps, gap) for gap in range(1, min(size, left + 1))]
         found = longer
     return found
+
+
+def descended(full_steps: Steps, num_steps: int, error: Callable[[Steps], float]) -> Steps:
+    """Move single full steps, by steepest descent, until no move makes the error smaller.
+
+    Args:
+        full_steps: full steps to begin with; step 0 stays.
+        num_steps: T.
+        error: error of full steps.
+    """
+    found, least = full_steps, error(full_steps)
+    while True:
+        moved = min(_moves(found, num_steps), key=error, default=found)
+        if error(moved) >= least * (1 - _LEAST):
+            return found
+        found, least = moved, error(moved)
+
+
+def _moves(full_steps: Steps, num_steps: int) -> Iterator[Steps]:
+    kept = set(full_steps)
+    for step in full_steps[1:]:
+        for place in range(max(1, step - _FARTHEST), min(num_steps, step + _FARTHEST + 1)):
+            if place not in kept:
+                yield tuple(sorted(kept - {step} | {place}))

@@ -1,12 +1,12 @@
-"""What a shallow step would get wrong, measured along uncached trajectories.
+"""Responses: what shallow steps would get wrong, measured along uncached samples.
 
-At step j a shallow step takes S_j(f) for the U-Net's output, with f in place of its own feature f_j. For every earlier
-step i the calibration asks for the response
+A shallow step at step j takes S_j(f) for the U-Net's output, with f in place of its own feature f_j. For every earlier
+step i the calibration measures the response
 
     u_i = (S_j(f_j + s (f_i - f_j)) - S_j(f_j)) / s
 
-after guidance, as the solver gets it. To first order a prediction sum_i l_i f_i, whose weights l have the sum 1, makes
-the error sum_i l_i u_i in the predicted noise: that of every order, with every choice of full steps.
+after guidance, as the solver gets it. To first order, a prediction sum_i l_i f_i with weights l of sum 1 makes the
+error sum_i l_i u_i in the predicted noise. So the responses tell the error of every order and choice of full steps.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """Of a pipeline at a branch.
+    """The responses of a pipeline at a branch.
 
     Attributes:
-        vectors: of step j those to the steps before it, (j, B, D); a sketch of D numbers a sample.
-        timesteps: (T,), the predictions' coordinate.
-        branch: of the features.
+        vectors: for step j the responses to all earlier steps, (j, B, D), projected to D numbers a sample.
+        timesteps: (T,), the coordinate of the predictions.
+        branch: branch of the features.
     """
 
     vectors: tuple[Vectors, ...]
@@ -41,18 +41,18 @@ class Responses:
         return len(self.timesteps)
 
     def error(self, nodes: Sequence[int], step: int) -> Vectors:
-        """Of the predicted noise at a step, from the full steps `nodes`, newest first: (B, D)."""
+        """Return the error in a step's predicted noise, (B, D); `nodes` are the last full steps, newest first."""
         weights = self._weights(nodes, step).astype(np.float32)
         found: Vectors = np.tensordot(weights, self.vectors[step][list(nodes)], 1)
         return found
 
     def squared_error(self, nodes: Sequence[int], step: int, of: Array) -> float:
-        """The same squared, the mean over samples, from one of `products`."""
+        """Return the squared norm of `error`, averaged over samples; `of` is what `products` gives."""
         weights = self._weights(nodes, step)
         return max(0.0, float(weights @ of[step][np.ix_(nodes, nodes)] @ weights))
 
     def products(self, gains: Array) -> Array:
-        """(T, T, T): at step j the products of the responses to i and i', a sample's times its squared gain (T, B)."""
+        """Return (T, T, T): at step j the products of the responses to i and i', weighted by squared gains (T, B)."""
         found = np.zeros((self.num_steps,) * 3)
         for step, vectors in enumerate(self.vectors):
             size = gains.shape[1] * vectors.shape[-1]
@@ -65,7 +65,7 @@ class Responses:
         return lagrange(places[list(nodes)], places[step])
 
     def _repeats(self, nodes: Sequence[int]) -> bool:
-        """Whether timesteps of nodes repeat, where predictions go by the steps' numbers."""
+        """Return whether timesteps of nodes repeat; predictions then go by the steps' numbers."""
         return self._has_repeats and len(set(self.timesteps[list(nodes)])) < len(nodes)
 
     @cached_property
@@ -74,7 +74,7 @@ class Responses:
 
 
 def lagrange(nodes: Array, at: float) -> Array:
-    """The weights of the values at the nodes in their polynomial's value at a place; their sum is 1."""
+    """Return the weights, of sum 1, with which a polynomial's values at the nodes give its value at a place."""
     apart = nodes[:, None] - nodes[None]
     ratios = (at - nodes[None]) / np.where(apart == 0, 1.0, apart)
     weights: Array = np.where(np.eye(len(nodes), dtype=bool), 1.0, ratios).prod(axis=1)

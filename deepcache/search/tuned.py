@@ -1,22 +1,31 @@
-"""What tuning found: the plan, what it promises of other seeds, and the front that it was chosen from."""
+"""The result of `tune`: a plan, what it promises on other seeds, and the Pareto front, as a table and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from deepcache.errors import needs
+from deepcache.files import whole_file
 from deepcache.plan import CachePlan
-from deepcache.search.budget import MEASURES, SPEEDUP, Budget, Estimate
-from deepcache.search.candidates import Candidate, Space
-from deepcache.search.halving import front
+from deepcache.search.budget import FIDELITIES, SPEEDUP, Budget, Estimate
+from deepcache.search.candidates import Candidate, Space, front
 
 _GIGA = 10**9
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate with its estimates by measure, from `num_seeds` seeds; `is_checked` if others than the search's."""
+    """A candidate with its estimated fidelities.
+
+    Attributes:
+        candidate: what was sampled.
+        estimates: for each key of `FIDELITIES` that was measured.
+        num_seeds: how many seeds were sampled.
+        is_checked: whether the search had not seen these seeds.
+    """
 
     candidate: Candidate
     estimates: dict[str, Estimate]
@@ -26,15 +35,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """`str` of it is the Pareto table.
+    """The plan for a budget; its text, `str(tuned)`, is the Pareto table.
 
     Attributes:
         budget: what was asked for.
-        chosen: its estimates are of seeds that the search had not seen.
-        trials: what was left after the search, the cheapest first.
+        chosen: the chosen candidate, estimated on seeds that the search had not seen.
+        trials: the candidates that were left after the search, the cheapest first.
         space: what was searched.
-        search_seeds, check_seeds: evaluate on others.
-        target: what images were compared with, and by what.
+        search_seeds, check_seeds: the seeds that were sampled; evaluate on other seeds.
+        target: what images were compared with, and by which distance.
     """
 
     budget: Budget
@@ -47,50 +56,50 @@ class Tuned:
 
     @property
     def plan(self) -> CachePlan:
-        """For `deepcache.cached`."""
+        """The plan, for `deepcache.cached`."""
         return self.chosen.candidate.plan
 
     @property
     def scheduler(self) -> str | None:
-        """The solver by its name in `deepcache.sampling.SCHEDULERS`; None for the pipeline's own."""
-        return self.chosen.candidate.way.scheduler
+        """The solver's name, a key of `deepcache.sampling.schedulers.SCHEDULERS`; None for the pipeline's own."""
+        return self.chosen.candidate.sampling.scheduler
 
     @property
     def num_steps(self) -> int:
-        """Of the solver."""
-        return self.chosen.candidate.way.num_steps
+        """The number of the solver's steps."""
+        return self.chosen.candidate.sampling.num_steps
 
     @property
     def speedup(self) -> float:
-        """Uncached over cached MACs of a sample: the speedup, if time were MACs. Exact."""
+        """Uncached over cached MACs of a sample, exactly: the speedup, if time were MACs."""
         return self.space.speedup(self.chosen.candidate)
 
     @property
     def promise(self) -> Estimate:
-        """The interval in which the budget's measure over all seeds lies; of a speedup, the PSNR's."""
-        return self.chosen.estimates[self.budget.measure]
+        """The interval of the budget's fidelity over all seeds; of PSNR where the budget is a speedup."""
+        return self.chosen.estimates[self.budget.fidelity]
 
     @property
     def front(self) -> tuple[Trial, ...]:
-        """The trials that nothing as cheap was better than, the cheapest first, and the chosen one."""
-        sign = 1 if MEASURES[self.budget.measure].is_higher_better else -1
-        scores = {t.candidate: sign * t.estimates[self.budget.measure].value for t in self.trials}
+        """The Pareto front of the trials, the cheapest first, with the chosen trial."""
+        sign = 1 if FIDELITIES[self.budget.fidelity].is_higher_better else -1
+        scores = {t.candidate: sign * t.estimates[self.budget.fidelity].value for t in self.trials}
         kept = {*front(scores), self.chosen.candidate}
         return tuple(trial for trial in self.trials if trial.candidate in kept)
 
     def save(self, path: str | Path) -> None:
-        """`CachePlan.save` of the plan alone: it is for the `scheduler` and `num_steps` above."""
+        """Write the plan alone, as `CachePlan.save` does; it is for `scheduler` and `num_steps` of this object."""
         self.plan.save(path)
 
     def __str__(self) -> str:
-        measure = self.budget.measure
+        fidelity = self.budget.fidelity
         names = list(self.chosen.estimates)
-        head = ["", "plan", "MACs (G)", "speedup bound", *(MEASURES[name].title for name in names), "seeds"]
+        head = ["", "plan", "MACs (G)", "speedup bound", *(FIDELITIES[name].title for name in names), "seeds"]
         rows = [head, *(self._row(trial, names) for trial in self.front)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join([row[0], row[1].ljust(widths[1]), *_right(row[2:], widths[2:])]) for row in rows]
         lines[0] = " " + lines[0]
-        return "\n".join([self._title(), *lines, self._note(measure)])
+        return "\n".join([self._title(), *lines, self._note(fidelity)])
 
     def _row(self, trial: Trial, names: list[str]) -> list[str]:
         found = [_shown(name, trial.estimates[name]) for name in names]
@@ -102,22 +111,70 @@ class Tuned:
     def _title(self) -> str:
         if self.budget.kind == SPEEDUP:
             return f"the best found of at least {self.budget.limit:g} times fewer MACs"
-        least = "at least" if MEASURES[self.budget.kind].is_higher_better else "at most"
-        title = MEASURES[self.budget.kind].title
+        least = "at least" if FIDELITIES[self.budget.kind].is_higher_better else "at most"
+        title = FIDELITIES[self.budget.kind].title
         return f"the cheapest found of {title} {least} {self.budget.limit:g}"
 
-    def _note(self, measure: str) -> str:
+    def _note(self, fidelity: str) -> str:
         return (
-            f"against {self.target}; in brackets where the {MEASURES[measure].title} of all seeds lies\n"
+            f"against {self.target}; in brackets where the {FIDELITIES[fidelity].title} of all seeds lies\n"
             f"(95%, bootstrap); the chosen plan's (>) is from seeds {self.check_seeds[0]}..{self.check_seeds[-1]}, "
             "which the search\nhad not seen, and the wider the more plans were checked"
         )
 
 
 def _shown(name: str, found: Estimate) -> str:
-    digits = MEASURES[name].digits
+    digits = FIDELITIES[name].digits
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+
+
+def require_matplotlib() -> None:
+    """Refuse to plot without matplotlib.
+
+    Raises:
+        DeepCacheError: matplotlib is not installed.
+    """
+    with needs("a plot", "bench"):
+        import matplotlib  # noqa: F401
+
+
+def plot(found: Tuned, path: str | Path) -> None:
+    """Draw the trials and their front as a PNG: the budget's fidelity over the share of the uncached MACs.
+
+    Args:
+        found: the result of `tune`.
+        path: the file to write.
+
+    Raises:
+        DeepCacheError: matplotlib is not installed, or the file cannot be written.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(*_points(found, found.trials), s=14, color="0.7", label="tried to the end")
+    axes.plot(*_points(found, found.front), color="tab:blue", marker="o", markersize=4, label="front")
+    (x,), (y,) = _points(found, (found.chosen,))
+    low_high = [[y - found.promise.low], [found.promise.high - y]]
+    axes.errorbar([x], [y], yerr=low_high, color="tab:red", marker="o", capsize=4, label="chosen, checked")
+    if found.budget.kind == SPEEDUP:
+        axes.axvline(1 / found.budget.limit, color="tab:red", linewidth=0.8, linestyle="--")
+    else:
+        axes.axhline(found.budget.limit, color="tab:red", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("MACs of a sample, share of the uncached")
+    axes.set_ylabel(FIDELITIES[found.budget.fidelity].title)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
+    with whole_file(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=144)
+
+
+def _points(found: Tuned, trials: tuple[Trial, ...]) -> tuple[list[Any], list[Any]]:
+    shares = [1 / found.space.speedup(trial.candidate) for trial in trials]
+    return shares, [trial.estimates[found.budget.fidelity].value for trial in trials]

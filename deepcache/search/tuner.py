@@ -1,14 +1,13 @@
-"""`tune`: from a budget to a plan."""
+"""`tune`: a plan for a budget, found on some seeds and checked on other seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import floor
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
@@ -18,23 +17,22 @@ from deepcache.metrics.perceptual import Perceptual
 from deepcache.plan import MOST_STEPS, ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.limits import MOST_A_BATCH, MOST_SAMPLES, require_seeds
-from deepcache.search.budget import MEASURES, SPEEDUP, Budget, budget_of, estimate
-from deepcache.search.calibration import Calibration, calibrate
-from deepcache.search.candidates import Candidate, Space, Way, space_of
-from deepcache.search.extractors import clip_for, distance_for
-from deepcache.search.halving import halved
-from deepcache.search.trials import Trials
+from deepcache.sampling.workload import Sampling, Workload
+from deepcache.search.budget import FIDELITIES, SPEEDUP, Budget, budget_of, estimate
+from deepcache.search.calibration import Calibration, calibration
+from deepcache.search.candidates import Candidate, Space, named, space_of, survivors
+from deepcache.search.trials import Trials, Values, clip_for, distance_for
 from deepcache.search.tuned import Trial, Tuned
 from deepcache.unets.pipelines import require_sampler
 
-SEEDS = range(1_000_000, 1_000_036)  # far from those that anybody evaluates on
-_SEARCHED = 3  # a third of the seeds are searched on, the others check what was found
-_ROUNDS = (6, 2, 1)  # of the search: a sixth of its seeds, a half, all
-_SHARES = (0.75, 0.6, 0.5, 0.4, 0.32, 0.25, 0.2)  # of the uncached MACs, which plans are made for
-_AROUND = (1.25, 1.0, 0.8, 0.6)  # the same, of the share that a speedup leaves
-_CALIBRATED = 8  # of the search's seeds
-_CHECKED = 3  # of the best at a speedup
-_CONVERGED = ("ddim", 250)  # stands for the solution, which it is nearer to than any solver of few steps
+SEEDS = range(1_000_000, 1_000_036)  # far from the seeds that anybody evaluates on
+_SEARCHED = 3  # a third of the seeds is for the search, the other seeds check what was found
+_ROUNDS = (6, 2, 1)  # rounds of the search sample a sixth of its seeds, a half, all
+_SHARES = (0.75, 0.6, 0.5, 0.4, 0.32, 0.25, 0.2)  # shares of the uncached MACs that plans are made for
+_AROUND = (1.25, 1.0, 0.8, 0.6)  # for a speedup: shares of the MACs that the speedup leaves
+_CALIBRATED = 8  # seeds of a calibration, at most
+_CHECKED = 3  # candidates that are checked where the budget is a speedup
+_CONVERGED = Sampling("ddim", 250)  # stands for the solution of the differential equation
 
 
 def tune(
@@ -57,7 +55,7 @@ def tune(
     progress: bool = True,
     **arguments: Any,
 ) -> Tuned:
-    """The plan for a budget, found on some seeds and checked on others.
+    """Find a plan for a budget on some seeds, and check it on other seeds.
 
         found = deepcache.tune(pipe, psnr_db=35, prompts=["a red sneaker", ...], num_steps=50)
         print(found)
@@ -65,34 +63,38 @@ def tune(
             ...
 
     Costs are exact without running anything. Candidates are uniform and optimal plans of every branch and order, with
-    and without a full last step. Successive halving over the first third of the seeds leaves a quarter of them; the
-    other seeds then check the cheapest that seems to keep to the limit, and the next until one does with the whole of
-    its bootstrap interval; or, of a speedup, the best three.
+    and without a full last step. Successive halving on the first third of the seeds leaves a quarter of the candidates.
+    On the other seeds, the cheapest candidate that seems to keep to the limit is checked, then the next, until the
+    whole bootstrap interval of a candidate keeps to the limit. For a speedup, the best three are checked.
 
     Args:
-        pipe: a diffusers pipeline with its scheduler; `num_inference_steps` and `generator` are among its arguments.
-        speedup: budget: uncached over cached MACs of a sample to reach, above 1. The PSNR is then made the highest.
-        psnr_db: budget: least PSNR to the uncached samples, of the median seed.
-        perceptual: budget: largest perceptual distance to them, of the median seed.
+        pipe: a diffusers pipeline with its scheduler, whose call takes `num_inference_steps` and `generator`.
+        speedup: budget: least ratio of uncached to cached MACs of a sample, above 1. The highest PSNR is then chosen.
+        psnr_db: budget: least PSNR to the uncached samples in dB, of the median seed.
+        perceptual: budget: largest perceptual distance to the uncached samples, of the median seed.
         clip_loss: budget: largest loss of CLIP score (0..100), mean over seeds.
-        num_steps: of the pipeline's scheduler.
-        solvers: schedulers by name (`deepcache.sampling.SCHEDULERS`) that are searched beside the pipeline's own, with
-            `num_steps` and fewer. Images are then compared with the solution, which solvers share: 250 steps of DDIM.
-        branches, orders: to search; branches that the U-Net does not have are left out.
-        seeds: at least 12. They promise something about other seeds: evaluate on those.
-        prompts: what the samples are asked to show, of a model that takes prompts: seed i takes prompt i, modulo
-            their number. The embedded models take captions of garments if there are none.
-        conditions: instead of prompts, a function from a list of seeds to the pipeline's arguments for them.
+        num_steps: steps of the pipeline's scheduler, at least 2.
+        solvers: names of schedulers (`deepcache.sampling.schedulers.SCHEDULERS`) that are searched beside the
+            pipeline's own, with `num_steps` and fewer. Images are then compared with the solution that all solvers
+            approach: 250 steps of DDIM.
+        branches, orders: those of the plans; branches that the U-Net does not have are left out.
+        seeds: at least 12 different seeds; evaluate the plan on other seeds.
+        prompts: what the samples show, for a model that takes prompts: seed i takes prompt i modulo their number. The
+            embedded models take captions of garments if none are given.
+        conditions: a function from a list of seeds to the pipeline's arguments for them, instead of prompts.
         distance: what measures `perceptual`; `load_perceptual()` if not given: LPIPS where its weights are found.
         clip: what measures `clip_loss`; mini-clip if not given, for the embedded models.
-        batch_size: how many are sampled together.
-        progress: whether to show it.
-        **arguments: of the pipeline, e.g. `guidance_scale`.
+        batch_size: how many samples run together.
+        progress: whether to show a progress bar.
+        **arguments: passed on to the pipeline, e.g. `guidance_scale`.
+
+    Returns:
+        The plan with what it promises on other seeds, and the Pareto front.
 
     Raises:
-        DeepCacheError: an argument out of range, no prompts for a model that needs some, or a budget that nothing
-            keeps to: the message names what comes nearest.
-        UnsupportedUNetError: a pipeline that cannot be cached.
+        DeepCacheError: an argument is out of range, the model needs prompts and has none, or no plan keeps to the
+            budget: the message names the nearest plan.
+        UnsupportedUNetError: the pipeline cannot be cached.
     """
     budget = budget_of(speedup=speedup, psnr_db=psnr_db, perceptual=perceptual, clip_loss=clip_loss)
     require_whole("num_steps", num_steps, at_least=2, at_most=MOST_STEPS)
@@ -105,17 +107,15 @@ def tune(
         raise DeepCacheError(f"expected at least 12 different seeds, got {len(seeds)}")
     require_sampler(pipe)
     asked = given_conditions(pipe, prompts, conditions)
-    space = space_of(pipe, num_steps, branches=branches, orders=orders, solvers=solvers)
+    workload = Workload(pipe, asked, batch_size, arguments)
+    space = space_of(workload, num_steps, branches=branches, orders=orders, solvers=solvers)
     shares = _shares(budget, space)
     trials = Trials(
-        pipe,
-        asked,
-        arguments,
-        batch_size,
+        workload,
         own=space.own,
-        target=Way(*_CONVERGED, _CONVERGED[1]) if solvers else space.own,
+        target=_CONVERGED if solvers else space.own,
         perceptual=distance_for(pipe, distance) if budget.kind == "perceptual" else None,
-        clip=clip_for(pipe, clip, asked, seeds) if budget.kind == "clip_loss" else None,
+        clip=clip_for(workload, clip, seeds) if budget.kind == "clip_loss" else None,
     )
     count = len(seeds) // _SEARCHED
     with tqdm(desc="tune", unit="sample", disable=None if progress else True, leave=False) as bar:
@@ -127,6 +127,8 @@ def tune(
 
 @dataclass(eq=False)
 class _Search:
+    """The search for one budget: it drops candidates on the search's seeds, and checks the rest on the other seeds."""
+
     budget: Budget
     space: Space
     trials: Trials
@@ -137,50 +139,45 @@ class _Search:
     def __post_init__(self) -> None:
         self._calibration = cache(self._calibrated)
 
-    def optimal(self, way: Way, branch: int, order: int, num_full: int) -> CachePlan | None:
-        """The best full steps by a calibration on the search's seeds; of many ways, at the outermost branch alone."""
-        if len(self.space.ways) > 1 and branch > min(self.space.branches):
+    def optimal(self, solver: Sampling, branch: int, order: int, num_full: int) -> CachePlan | None:
+        """Return the best plan by a calibration on the search's seeds; of many solvers only at the outermost branch."""
+        if len(self.space.calls) > 1 and branch > min(self.space.branches):
             return None
-        return self._calibration(way, branch).plan(num_full, order)
+        return self._calibration(solver, branch).plan(num_full, order)
 
-    def _calibrated(self, way: Way, branch: int) -> Calibration:
-        self.bar.set_postfix_str(f"{way}calibrating branch {branch}")
-        trials = self.trials
-        with trials.solver(way):
-            return calibrate(
-                trials.pipe,
-                branch=branch,
-                seeds=self.search_seeds[: min(_CALIBRATED, trials.batch_size)],
-                conditions=trials.conditions,
-                progress=False,
-                num_inference_steps=way.num_steps,
-                **trials.arguments,
-            )
+    def _calibrated(self, solver: Sampling, branch: int) -> Calibration:
+        self.bar.set_postfix_str(f"{named(solver)}calibrating branch {branch}")
+        workload = self.trials.workload
+        seeds = self.search_seeds[: min(_CALIBRATED, workload.batch_size)]
+        with workload.under(solver):
+            steps = {**workload.arguments, **solver.arguments}
+            return calibration(replace(workload, arguments=steps), seeds, branch)
 
     def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """After halving; by the mean over seeds, which of few says more than a median.
+        """Return what halving leaves; candidates are scored by the mean, which says more than a median of few seeds.
 
         Raises:
-            DeepCacheError: there are none, since every order needs more full steps than the budget leaves.
+            DeepCacheError: there are no candidates, since every order needs more full steps than the budget leaves.
         """
         if not candidates:
             raise DeepCacheError(
-                f"no plan of orders {', '.join(map(str, self.space.orders))} fits {self.space.own.num_calls} steps; "
+                f"no plan of orders {', '.join(map(str, self.space.orders))} fits {self.space.own_calls} steps; "
                 "an order needs one full step more than its number; ask for lower orders or more steps"
             )
         rounds = [max(1, len(self.search_seeds) // part) for part in _ROUNDS]
         self.bar.total = _num_samples(len(candidates), rounds)
 
         def score(candidate: Candidate, count: int) -> float:
-            mean = float(self._values(candidate, self.search_seeds[:count])[self.budget.measure].mean())
+            mean = float(self._values(candidate, self.search_seeds[:count])[self.budget.fidelity].mean())
             return mean if self._is_higher_better else -mean
 
-        return halved(candidates, score, rounds)
+        return survivors(candidates, score, rounds)
 
     def cheapest(self, left: Sequence[Candidate]) -> Trial:
-        """The first that holds on the check's seeds, of those that did on the search's.
+        """Return the cheapest candidate that keeps to the limit on both the search's and the check's seeds.
 
-        Each check has half of the tail of the one before: that one of them holds by chance stays below 5 %.
+        Each check has half of the tail of the check before, so that the probability of any holding by chance stays
+        below 5 %.
         """
         tried: list[Trial] = []
         for candidate in left:
@@ -193,7 +190,7 @@ class _Search:
         raise DeepCacheError(self._unreached(nearest))
 
     def fastest(self, left: Sequence[Candidate]) -> Trial:
-        """The best on the check's seeds, of the best on the search's; they share the tail."""
+        """Return the best candidate on the check's seeds among the best on the search's; they share the tail."""
         fast = [candidate for candidate in left if self.space.speedup(candidate) >= self.budget.limit]
         best = sorted(fast, key=self._searched_value, reverse=True)[:_CHECKED]
         checked = [self._checked(candidate, TAIL / len(best)) for candidate in best]
@@ -212,14 +209,14 @@ class _Search:
 
     @property
     def _is_higher_better(self) -> bool:
-        return MEASURES[self.budget.measure].is_higher_better
+        return FIDELITIES[self.budget.fidelity].is_higher_better
 
     def _searched_value(self, candidate: Candidate) -> float:
-        value = self._searched(candidate).estimates[self.budget.measure].value
+        value = self._searched(candidate).estimates[self.budget.fidelity].value
         return value if self._is_higher_better else -value
 
     def _worse_end(self, trial: Trial) -> float:
-        found = trial.estimates[self.budget.measure]
+        found = trial.estimates[self.budget.fidelity]
         return found.low if self._is_higher_better else -found.high
 
     def _searched(self, candidate: Candidate) -> Trial:
@@ -232,7 +229,7 @@ class _Search:
         found = {name: estimate(name, each, tail) for name, each in self._values(candidate, seeds).items()}
         return Trial(candidate, found, len(seeds), is_checked)
 
-    def _values(self, candidate: Candidate, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+    def _values(self, candidate: Candidate, seeds: Sequence[int]) -> Values:
         self.bar.set_postfix_str(str(candidate))
         before = self.trials.num_sampled
         found = self.trials.values(candidate, seeds)
@@ -250,10 +247,10 @@ class _Search:
 
 
 def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
-    """Of the uncached MACs, to make plans for.
+    """Return the shares of the uncached MACs that plans are made for.
 
     Raises:
-        DeepCacheError: a speedup that nothing reaches.
+        DeepCacheError: no plan reaches the speedup.
     """
     if budget.kind != SPEEDUP:
         return _SHARES
@@ -267,7 +264,7 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
 
 
 def _num_samples(count: int, rounds: Sequence[int]) -> int:
-    """Of the search: what is left of so many candidates, at the seeds that each round adds."""
+    """Return how many samples the search makes: in each round, those of the candidates left at the seeds added."""
     total, before = 0, 0
     for seeds in rounds:
         total += count * (seeds - before)

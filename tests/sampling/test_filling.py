@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,17 +13,25 @@ from diffusers import DDPMPipeline, EulerDiscreteScheduler
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.batches import Batches
 from deepcache.sampling.conditions import conditions_of
-from deepcache.sampling.finite import finite, watched
+from deepcache.sampling.filling import Batches, finite, watched
 from deepcache.sampling.samples import sample
+from deepcache.sampling.workload import Sampling, Workload
 from tests.problems import pipeline, unet
 
 QUICK = {"num_inference_steps": 3, "guidance_scale": 1.5}
 
 
-def batches(pipe: Any, batch_size: int = 4, **changes: Any) -> Batches:
-    return Batches(pipe, conditions_of(pipe), QUICK, batch_size, **changes)
+def batches(
+    pipe: Any,
+    size: int = 4,
+    *,
+    is_halved: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Batches:
+    workload = Workload(pipe, conditions_of(pipe), size, {"guidance_scale": 1.5}, is_halved=is_halved)
+    return Batches(workload, Sampling(None, 3), size, say, advance)
 
 
 class Pipe:
@@ -30,7 +39,7 @@ class Pipe:
 
     def __init__(self, limit: int, error: type[Exception] = torch.OutOfMemoryError, text: str = "CUDA") -> None:
         self.limit, self.error, self.text, self.sizes = limit, error, text, []
-        self.unet = torch.nn.Identity()
+        self.unet, self.scheduler = torch.nn.Identity(), SimpleNamespace(config={})
 
     def set_progress_bar_config(self, **_: Any) -> None:
         pass
@@ -107,7 +116,7 @@ def test_torchs_own_refusal_to_allocate_is_known():
 )
 def test_memory_that_does_not_do_is_one_line(limit, is_halved, message):
     with pytest.raises(DeepCacheError, match=message) as caught:
-        batches(Pipe(limit), 4, is_halved=is_halved, say=lambda _: None)(range(4))
+        batches(Pipe(limit), 4, is_halved=is_halved)(range(4))
     assert "\n" not in str(caught.value)
 
 

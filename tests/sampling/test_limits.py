@@ -14,7 +14,7 @@ from deepcache.plan import MOST_STEPS, CachePlan, quadratic, uniform
 from deepcache.sampling.limits import END_OF_SEEDS, MOST_SAMPLES, seeds_of
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import num_calls
-from deepcache.sampling.settings import Settings
+from deepcache.sampling.workload import Sampling, Workload
 
 HUGE = 10**9
 LONG = "9" * 5_000  # more digits than Python makes a number of
@@ -85,7 +85,7 @@ def test_more_steps_than_any_generation_has_are_refused(capsys, command, steps):
         lambda steps: uniform(steps, 3),
         lambda steps: quadratic(steps, 3, 2, 1.5),
         lambda steps: CachePlan(steps, (0,)),
-        lambda steps: Settings("ddim", steps),
+        lambda steps: Sampling("ddim", steps),
         lambda steps: num_calls("ddim", {}, steps),
     ],
 )
@@ -98,7 +98,7 @@ def test_plans_and_settings_have_the_same_bound(make, steps):
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
 def test_a_guidance_scale_that_is_no_number_is_refused(scale):
     with pytest.raises(DeepCacheError, match="expected a finite guidance scale"):
-        Settings("ddim", 3, scale)
+        Workload(None, lambda _: {}, 1, {"guidance_scale": scale})
 
 
 @pytest.mark.parametrize("seeds", [[END_OF_SEEDS], [3, 2**64], range(END_OF_SEEDS - 1, END_OF_SEEDS + 1), [-1]])

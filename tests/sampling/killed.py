@@ -19,37 +19,34 @@ from unittest.mock import patch
 
 import torch
 
-from deepcache.cache.caching import cached
 from deepcache.errors import DeepCacheError
 from deepcache.plan import uniform
 from deepcache.sampling import shards as shard_files
-from deepcache.sampling.batches import Batches
 from deepcache.sampling.conditions import conditions_of
-from deepcache.sampling.identity import manifest_of
-from deepcache.sampling.settings import Settings
+from deepcache.sampling.filling import fill
 from deepcache.sampling.store import Store
 from deepcache.sampling.workers import Worker
+from deepcache.sampling.workload import Sampling, Workload
 from tests.problems import pipeline
 from tests.stores import hashes
 
 SEEDS, KILLS, WORKERS, SLOW_S = range(40), 20, 2, 0.05
 REFUSED = 2  # a worker's exit code
-PLAN = uniform(3, 2)
-SETTINGS = Settings("ddim", 3, 1.5)
+SAMPLING = Sampling("ddim", 3, uniform(3, 2))
 
 
 def work(pipe: Any, folder: Path, worker: Worker) -> None:
     """As `python -m deepcache sample` does, to a disk that takes its time."""
-    conditions = conditions_of(pipe)
-    manifest = manifest_of(pipe, SETTINGS, PLAN, conditions.rule, model="tiny", batch_size=2, shard_size=2)
+    workload = Workload(pipe, conditions_of(pipe), 2, {"guidance_scale": 1.5}, model="tiny")
 
     class Slow(zipfile.ZipFile):
         def __init__(self, *arguments: Any) -> None:
             time.sleep(SLOW_S * (len(arguments) == 2))  # a file to write
             super().__init__(*arguments)
 
-    with cached(pipe, PLAN), patch.object(zipfile, "ZipFile", Slow):
-        Store.create(folder, manifest).fill(SEEDS, Batches(pipe, conditions, SETTINGS.arguments, 2), worker)
+    with patch.object(zipfile, "ZipFile", Slow):
+        store = Store.create(folder, workload.manifest(SAMPLING, shard_size=2))
+        fill(store, workload, SAMPLING, SEEDS, worker=worker, name=str(worker))
 
 
 def start(pipe: Any, folder: Path, worker: Worker) -> int:

@@ -17,6 +17,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import MiniExtractor
 from deepcache.models.registry import Protocol
 from deepcache.sampling.samples import sample
+from deepcache.sampling.workload import Sampling
 
 SEEDS = range(3)
 
@@ -24,7 +25,7 @@ SEEDS = range(3)
 @pytest.fixture(scope="module")
 def workload() -> Workload:
     protocol = Protocol("ddim", 4, 3, 0, 1.5, batch_size=3, timed_batch_size=1)
-    return Workload("mini-ldm", models.load("mini-ldm"), MiniExtractor.load(), None, protocol)
+    return Workload.of("mini-ldm", models.load("mini-ldm"), protocol, extractor=MiniExtractor.load())
 
 
 def test_a_shorter_block_is_the_beginning_of_a_longer_one(workload):
@@ -43,7 +44,7 @@ def test_runs_that_differ_share_nothing(workload):
 def test_a_run_with_a_plan_is_what_cached_gives(workload):
     run = workload.every(2, branch=1)
     found = workload.samples(run, SEEDS)
-    with cached(workload.pipe, run.plan):
+    with workload.under(Sampling(run.scheduler, 4)), cached(workload.pipe, run.plan):
         expected = sample(workload.pipe, SEEDS, batch_size=3, num_inference_steps=4, guidance_scale=1.5)
     assert torch.equal(found.images, expected)
 
@@ -80,7 +81,7 @@ def small_memory(monkeypatch) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return sample(*args, batch_size=batch_size, **options)
 
-    monkeypatch.setattr("bench.harness.workload.sample", limited)
+    monkeypatch.setattr("deepcache.sampling.workload.sample", limited)
 
 
 @pytest.mark.usefixtures("small_memory")
@@ -96,8 +97,8 @@ def test_a_batch_is_halved_where_its_size_is_not_given(workload, capsys):
 
 def test_a_batch_size_counts_where_time_is_measured(workload):
     timed = replace(workload.protocol, timed_batch_size=8, num_samples=100)
-    assert replace(workload, protocol=replace(timed, batch_size=4)).timed_images == 4
-    assert replace(workload, protocol=replace(timed, batch_size=50)).timed_images == 8
+    assert replace(workload, protocol=timed, batch_size=4).timed_images == 4
+    assert replace(workload, protocol=timed, batch_size=50).timed_images == 8
 
 
 @pytest.mark.usefixtures("small_memory")

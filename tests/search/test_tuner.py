@@ -1,4 +1,4 @@
-"""From a budget to a plan: what is promised holds on other seeds, and costs are exact."""
+"""`tune`: what a plan promises holds on other seeds, and costs are exact."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ import torch
 import deepcache
 from deepcache import DeepCacheError, cached, models, uniform
 from deepcache.__main__ import main
+from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING
+from deepcache.costs.page import Explanation
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.models.architectures import architecture
 from deepcache.models.embedded import WEIGHTS
+from deepcache.sampling.conditions import conditions_of
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import scheduler
+from deepcache.sampling.workload import Sampling, Workload
 from deepcache.search.budget import Budget, Estimate, estimate
-from deepcache.search.candidates import Candidate, Space, Way, space_of
-from deepcache.search.halving import front, halved
+from deepcache.search.candidates import Candidate, Space, front, space_of, survivors
 from deepcache.search.recorder import listening
 from deepcache.search.trials import Trials
+from deepcache.search.tuned import Tuned
 
 STEPS = 8
-OTHERS = range(24)  # seeds that nothing is tuned on
-SEEDS = range(5_000, 5_018)
+OTHERS = range(16)  # seeds that nothing is tuned on
+SEEDS = range(5_000, 5_012)
 QUIET = {"progress": False}
 
 
@@ -39,12 +43,16 @@ def pipe():
 
 @pytest.fixture
 def space() -> Space:
-    own = Way(None, 10, 10)
-    return Space(full=100, shallow=(10, 30), own=own, ways=(own,), branches=(0, 1), orders=(0, 1))
+    own = Sampling(None, 10)
+    return Space(100, (10, 30), own, own_calls=10, calls={own: 10}, branches=(0, 1), orders=(0, 1))
+
+
+def workload_of(pipe) -> Workload:
+    return Workload(pipe, conditions_of(pipe), 2)
 
 
 def tuned(pipe, **changes):
-    options = {"num_steps": STEPS, "branches": [0], "orders": [0, 1], "seeds": SEEDS, "batch_size": 18}
+    options = {"num_steps": STEPS, "branches": [0], "orders": [0, 1], "seeds": SEEDS, "batch_size": 16}
     return deepcache.tune(pipe, **{**options, "progress": False, "guidance_scale": 1.5, **changes})
 
 
@@ -66,8 +74,13 @@ def test_the_cheapest_plan_keeps_its_budget_on_other_seeds(pipe):
     assert found.speedup > 2
 
 
-def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe):
-    found = tuned(pipe, speedup=2)
+@pytest.fixture(scope="module")
+def twice_as_fast(pipe) -> Tuned:
+    return tuned(pipe, speedup=2)
+
+
+def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe, twice_as_fast):
+    found = twice_as_fast
     cost = architecture("mini-ldm").cost()
     assert found.speedup == pytest.approx(cost.ratio(found.plan), rel=1e-12)
     assert found.speedup >= 2
@@ -80,12 +93,18 @@ def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe):
     assert found.chosen.num_seeds == len(found.check_seeds)
 
 
+def test_seeds_of_the_search_do_not_decide_the_promise(pipe, twice_as_fast):
+    """The promise is the estimate of the check's seeds, which are sampled here again."""
+    again = estimate("psnr_db", np.array(psnrs(pipe, twice_as_fast.plan, STEPS, twice_as_fast.check_seeds)))
+    assert twice_as_fast.promise.value == pytest.approx(again.value, abs=0.5)
+
+
 def test_the_search_leaves_the_pipeline_as_it_was(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.search.tuner._CONVERGED", ("ddim", 6))
+    monkeypatch.setattr("deepcache.search.tuner._CONVERGED", Sampling("ddim", 6))
     own, forward = pipe.scheduler, pipe.unet.forward
-    found = tuned(pipe, speedup=2, num_steps=5, solvers=["dpm-solver++"], orders=[1], seeds=SEEDS[:12])
-    assert {way.scheduler for way in found.space.ways} == {None, "dpm-solver++"}
-    assert found.plan.num_steps <= 5
+    found = tuned(pipe, speedup=2, num_steps=4, solvers=["dpm-solver++"], orders=[0])
+    assert {solver.scheduler for solver in found.space.calls} == {None, "dpm-solver++"}
+    assert found.plan.num_steps <= 4
     assert pipe.scheduler is own
     assert pipe.unet.forward == forward
 
@@ -100,7 +119,7 @@ def test_a_fidelity_that_nothing_keeps_names_the_nearest(pipe):
     with pytest.raises(
         DeepCacheError, match=r"no plan keeps psnr_db to 79 .* the nearest, branch 0, .* promises \d"
     ) as e:
-        tuned(pipe, psnr_db=79)
+        tuned(pipe, psnr_db=79, num_steps=5, orders=[0])
     assert "\n" not in str(e.value)
 
 
@@ -125,7 +144,7 @@ def test_noise_of_the_solver_is_the_calibrations_too(pipe):
 
 
 def test_mini_extractors_are_refused_for_images_they_do_not_know(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.search.extractors.SIZE", (64, 64))
+    monkeypatch.setattr("deepcache.search.trials.SIZE", (64, 64))
     with pytest.raises(DeepCacheError, match=r"images of 64 x 64 by .*got 32 x 32 by a .*; pass distance="):
         tuned(pipe, perceptual=0.1)
 
@@ -149,19 +168,26 @@ def test_a_mistake_is_told_before_anything_runs(pipe, changes, told):
         tuned(pipe, **changes)
 
 
+@pytest.fixture(scope="module")
+def costs(pipe) -> Explanation:
+    return explain(pipe, 1, 40)
+
+
 @pytest.mark.parametrize("name", ["ddim", "plms", "dpm-solver++"])
-def test_the_pipelines_own_solver_is_tried_once(pipe, monkeypatch, name):
+def test_the_pipelines_own_solver_is_tried_once(pipe, monkeypatch, costs, name):
     """Named, it takes the place of the pipeline's own; another one of its class does not."""
     monkeypatch.setattr(pipe, "scheduler", scheduler(name, pipe.scheduler.config))
+    monkeypatch.setattr("deepcache.search.candidates.explain", lambda *_: costs)
     options = {"branches": [0], "orders": [1]}
-    named = space_of(pipe, 40, solvers=[name], **options).ways  # enough for PNDM, at the fewest that are tried
-    assert None not in [way.scheduler for way in named]
+    named = space_of(workload_of(pipe), 40, solvers=[name], **options).calls  # the fewest steps suffice for PNDM
+    assert None not in [solver.scheduler for solver in named]
     other = "pndm" if name == "plms" else "heun"
-    assert None in [way.scheduler for way in space_of(pipe, 40, solvers=[other], **options).ways]
+    others = space_of(workload_of(pipe), 40, solvers=[other], **options).calls
+    assert None in [solver.scheduler for solver in others]
 
 
 def test_costs_are_those_of_the_cost_model(pipe):
-    space = space_of(pipe, STEPS, branches=[0, 2], orders=[0, 1, 2], solvers=None)
+    space = space_of(workload_of(pipe), STEPS, branches=[0, 2], orders=[0, 1, 2], solvers=None)
     cost = architecture("mini-ldm").cost()
     for candidate in space.candidates([0.8, 0.5, 0.3], None):
         assert candidate.macs == cost.mean(candidate.plan, EVERYTHING) * STEPS
@@ -189,9 +215,13 @@ def test_optimal_plans_are_asked_for_what_the_share_leaves(space):
     assert asked == [(0, 0, 4), (0, 1, 4), (1, 0, 2), (1, 1, 2)]
 
 
-def test_halving_keeps_what_nothing_cheaper_beats(space):
+def test_halving_keeps_what_nothing_cheaper_beats():
     """A made-up score that grows with the cost, but for half of the candidates, which are worse (an exact law)."""
-    candidates = [Candidate(space.own, "uniform", uniform(10, n, b), n * 100 + b) for n in (1, 2, 3, 4) for b in (0, 1)]
+    candidates = [
+        Candidate(Sampling(None, 10, uniform(10, interval, branch)), "uniform", interval * 100 + branch)
+        for interval in (1, 2, 3, 4)
+        for branch in (0, 1)
+    ]
     truth = {c: c.macs - 1000.0 * c.plan.branch for c in candidates}
     asked = []
 
@@ -199,7 +229,7 @@ def test_halving_keeps_what_nothing_cheaper_beats(space):
         asked.append(count)
         return truth[candidate]
 
-    left = halved(candidates, score, (1, 2))
+    left = survivors(candidates, score, (1, 2))
     assert left == [c for c in candidates if c.plan.branch == 0]
     assert asked == [1] * 8 + [2] * 4
     assert front(truth) == left
@@ -230,30 +260,30 @@ def test_the_worse_end_decides():
 def test_every_measure_is_zero_or_at_its_cap_without_a_cache():
     from deepcache.metrics.clip_score import load_clip
     from deepcache.metrics.perceptual import load_perceptual
-    from deepcache.sampling.conditions import conditions_of
 
     pipe = models.load("mini-sd")
-    way = Way(None, 4, 5)
-    trials = Trials(pipe, conditions_of(pipe), {}, 2, way, way, load_perceptual(), load_clip())
-    values = trials.values(Candidate(way, "uncached", uniform(5, 1), 0), range(2))
+    own = Sampling(None, 4)
+    trials = Trials(workload_of(pipe), own, own, load_perceptual(), load_clip())
+    uncached = Candidate(Sampling(None, 4, uniform(5, 1)), "uncached", 0)
+    values = trials.values(uncached, range(2))
     assert values["psnr_db"].tolist() == [80, 80]
     assert values["perceptual"].tolist() == [0, 0]
     assert values["clip_loss"].tolist() == [0, 0]
     assert trials.num_sampled == 2
-    trials.values(Candidate(way, "uncached", uniform(5, 1), 0), range(3))
+    trials.values(uncached, range(3))
     assert trials.num_sampled == 3
 
 
 def test_the_command_writes_a_plan_that_sample_takes(capsys, tmp_path):
     file = tmp_path / "plan.json"
-    options = ["--num-steps", "8", "--branches", "0", "--orders", "1", "--num-seeds", "12"]
+    options = ["--num-steps", "5", "--branches", "0", "--orders", "0", "--num-seeds", "12"]
     command = ["tune", "--model", "mini-ldm", "--speedup", "2", *options]
     assert main([*command, "--out", str(tmp_path / "none" / "plan.json")]) == 2
     assert "is not there; make it first" in capsys.readouterr().err
     assert main([*command, "--out", str(file)]) == 0
     out = capsys.readouterr().out
     plan = deepcache.CachePlan.load(file)
-    assert plan.num_steps == 8
+    assert plan.num_steps == 5
     assert json.loads(file.read_text())["full_steps"] == list(plan.full_steps)
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     line = next(line for line in out.splitlines() if line.startswith("python -m deepcache sample"))
@@ -264,14 +294,6 @@ def test_the_command_writes_a_plan_that_sample_takes(capsys, tmp_path):
 def test_a_plan_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(DeepCacheError, match="cannot be read"):
         deepcache.CachePlan.load(tmp_path / "none.json")
-
-
-def test_seeds_of_the_search_do_not_decide_the_promise(pipe):
-    """The chosen plan's estimate is that of the check's seeds, sampled here again."""
-    found = tuned(pipe, speedup=2)
-    with torch.no_grad():
-        again = estimate("psnr_db", np.array(psnrs(pipe, found.plan, STEPS, found.check_seeds)))
-    assert found.promise.value == pytest.approx(again.value, abs=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""One process, two under accelerate or torchrun, twenty killed: the same files (exact, by hash)."""
+"""One process, several workers, or workers that are killed: all write the same files (exact, by hash)."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from deepcache.__main__ import main
 from deepcache.sampling.store import Store
 from tests.stores import hashes
 
-TESTS = Path(__file__).parent
+HERE = Path(__file__).parent
 JOB = (
-    "-m deepcache sample --model mini-ddpm --plan uniform,interval=2,order=1 --seeds 0:12 --num-steps 3 --shard-size 2 "
+    "-m deepcache sample --model mini-ddpm --plan uniform,interval=2,order=1 --seeds 0:8 --num-steps 3 --shard-size 2 "
     "--device cpu"
 )
-MANY = {
-    "accelerate": "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
-    "--dynamo_backend no",
-    "torchrun": "-m torch.distributed.run --nproc_per_node 2",
-}
+ACCELERATE = (
+    "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+)
+TORCHRUN = "-m torch.distributed.run --nproc_per_node 2"
 
 
 def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **variables}
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=300, check=False
@@ -38,24 +38,38 @@ def shards(folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in hashes(folder).items() if name != "manifest.json"}
 
 
-def sampled(out: Path, *before: str, **variables: str) -> Path:
-    done = run(*before, *JOB.split(), "--out", str(out), **variables)
+def sampled(out: Path, *before: str) -> Path:
+    done = run(*before, *JOB.split(), "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert Store.open(out).is_complete(range(12))
+    assert Store.open(out).is_complete(range(8))
     return out
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With as many threads as the machine has."""
-    return sampled(tmp_path_factory.mktemp("stores") / "alone", OMP_NUM_THREADS=str(os.cpu_count()))
+    """Sampled by a process that begins with two threads."""
+    out, threads = tmp_path_factory.mktemp("stores") / "alone", torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert main([*JOB.split()[2:], "--out", str(out)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    return out
 
 
-@pytest.mark.parametrize("launcher", MANY)
-def test_many_processes_write_the_files_of_one(tmp_path, alone, launcher):
-    many = shards(sampled(tmp_path / "many", *MANY[launcher].split()))
+def test_many_processes_write_the_files_of_one(tmp_path, alone):
+    many = shards(sampled(tmp_path / "many", *ACCELERATE.split()))
     assert many == shards(alone)
-    assert len(many) == 6
+    assert len(many) == 4
+
+
+def test_torchrun_starts_as_many_workers_as_it_is_asked_for(tmp_path):
+    """What a worker does with its number is the same whoever started it."""
+    script = tmp_path / "worker.py"
+    script.write_text("from deepcache.sampling.workers import worker; print(repr(worker()), flush=True)")
+    done = run(*TORCHRUN.split(), str(script))
+    assert done.returncode == 0, done.stderr
+    assert all(f"Worker(rank={rank}, count=2, local_rank={rank})" in done.stdout for rank in range(2))
 
 
 def test_the_tasks_of_a_slurm_array_write_the_files_of_one(tmp_path, alone, monkeypatch):
@@ -65,7 +79,7 @@ def test_the_tasks_of_a_slurm_array_write_the_files_of_one(tmp_path, alone, monk
         task_of = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "4"}
         for name, value in task_of.items():
             monkeypatch.setenv(name, value)
-        assert not out.exists() or not Store.open(out).is_complete(range(12))
+        assert not out.exists() or not Store.open(out).is_complete(range(8))
         assert main([*JOB.split()[2:], "--out", str(out)]) == 0
     assert shards(out) == shards(alone)
 
@@ -78,7 +92,7 @@ def test_a_store_of_another_plan_is_refused_in_one_line(alone, capsys):
 
 
 def test_twenty_kills_lose_and_double_nothing(tmp_path):
-    done = run(str(TESTS / "killed.py"), str(tmp_path), OMP_NUM_THREADS="1")
+    done = run(str(HERE / "killed.py"), str(tmp_path), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kills"] >= 20
