@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 from deepcache.costs.explain import explain
+from deepcache.costs.macs import EVERYTHING, total_macs
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, uniform
 from deepcache.sampling.schedulers import scheduler
