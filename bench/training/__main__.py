@@ -1,4 +1,4 @@
-"""`python -m bench.training mini-sd mini-bk cards`: train, export and score the embedded models."""
+"""Train, export and score the embedded models: `python -m bench.training mini-sd mini-bk cards`."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from deepcache.sampling.samples import sample
 
 BATCH = 64
 RECIPE = Recipe(num_steps=4_000, lr=1.5e-3)
-NUM_SAMPLES, NUM_STEPS = 150, 100  # of the card
+NUM_SAMPLES, NUM_STEPS = 150, 100  # the card shows and scores these samples
 
 
 def build() -> UNet2DModel:

@@ -39,7 +39,7 @@ UNCONDITIONAL = 0.1  # share of labels that are dropped, for guidance
 PAINTINGS = 2  # stored colourings of every garment
 NUM_CLASSES = len(GARMENTS)
 CONTEXT = 64
-NUM_SAMPLES, NUM_STEPS, GUIDANCE = 1_000, 100, 1.5  # of the card
+NUM_SAMPLES, NUM_STEPS, GUIDANCE = 1_000, 100, 1.5  # the card shows and scores these samples
 
 
 def build_autoencoder() -> VQModel:

@@ -27,8 +27,9 @@ RECIPE = Recipe(num_steps=4_200, lr=1.2e-3)
 UNCONDITIONAL = 0.1  # share of captions that are dropped, for guidance
 PAINTINGS = 2  # stored colourings of every garment
 CONTEXT = 96
-LOG_VARIANCE = -6.0  # of the latents, before the training
-GUIDANCES = (3.0, 5.0, 7.5)  # of the card
+LOG_VARIANCE = -6.0  # variance of the latents before the training
+NO_PROMPT = ""  # guidance steers away from this prompt
+GUIDANCES = (3.0, 5.0, 7.5)  # the card has scores at each
 
 
 def build_unet(**changes: Any) -> UNet2DConditionModel:
@@ -143,7 +144,7 @@ class Captioned:
         self.latents, labels = kept(folder / "latents.pt", lambda: _latents(data, vae))
         self.latents = self.latents.float() * vae.config.scaling_factor
         self.caption = fashion.numbers_of(captions.Subject(*row) for row in labels.tolist())
-        self.tokens = table([*map(str, captions.subjects()), captions.EMPTY])  # the empty prompt is last
+        self.tokens = table([*map(str, captions.subjects()), NO_PROMPT])  # the empty prompt is last
         self.schedule = scheduler()
 
     def loss(self, model: nn.Module, step: int) -> Tensor:

@@ -111,7 +111,7 @@ def skeleton(name: str) -> tuple[SimpleNamespace, int | None]:
     found = _find(described)
     with guessed("correct the configuration"):
         unet = found.meta()
-    networks = {part: on_meta(*network) for part, network in _beside_unet(described).items()}
+    networks = {component: on_meta(*network) for component, network in _beside_unet(described).items()}
     return SimpleNamespace(unet=unet, **networks), found.context_tokens or None
 
 
@@ -157,14 +157,14 @@ def from_config(path: Path, *, context_tokens: int) -> Architecture:
 def _beside_unet(name: str) -> dict[str, Component]:
     """The networks of a pipeline other than its U-Net."""
     if known := published(name):
-        return {part: network for part, network in known.networks.items() if part != "unet"}
+        return {component: network for component, network in known.networks.items() if component != "unet"}
     folder = WEIGHTS / (MODELS[name].base or name) if name in EMBEDDED else Path(name)
     if not os.path.isfile(folder / INDEX):
         return {}
     index = read(folder / INDEX)
-    named = {part: index[part] for part in _COUNTED if isinstance(index.get(part), list)}  # [library, class]
+    named = {name: index[name] for name in _COUNTED if isinstance(index.get(name), list)}  # [library, class]
     return {
-        part: (entry[0], entry[1], read(folder / part / "config.json"))
-        for part, entry in named.items()
+        name: (entry[0], entry[1], read(folder / name / "config.json"))
+        for name, entry in named.items()
         if len(entry) == len(("library", "class")) and entry[0] in _LIBRARIES and isinstance(entry[1], str)
     }

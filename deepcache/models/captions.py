@@ -7,7 +7,6 @@ from typing import NamedTuple
 GARMENTS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 BACKGROUNDS = ("red", "yellow", "green", "cyan", "blue", "purple", "white", "black")
 COLOURS = BACKGROUNDS[:-1]  # a black garment would hide its own drawing
-EMPTY = ""  # the prompt that guidance steers away from
 
 
 class Subject(NamedTuple):

@@ -30,14 +30,14 @@ _CONFIG, _SCHEDULER = "config.json", "scheduler_config.json"
 MOST_TIMESTEPS = 100_000  # a scheduler keeps tables for so many; published schedulers have 1,000
 
 
-def load_folder(folder: Path, **parts: Any) -> Any:
+def load_folder(folder: Path, **components: Any) -> Any:
     """The pipeline of a folder, in float32 on the CPU. Nothing is downloaded.
 
     The safety checker is left out: it blackens samples, and the model's own samples are to be measured.
 
     Args:
         folder: a diffusers folder.
-        **parts: components that take the place of the folder's.
+        **components: components that take the place of the folder's.
 
     Raises:
         DeepCacheError: the folder holds no pipeline of diffusers or of this package, or not all of its weights.
@@ -55,12 +55,12 @@ def load_folder(folder: Path, **parts: Any) -> Any:
     _require_timesteps(folder)
     with readable(folder), bounded():
         networks = {
-            part: _network(folder / part if (folder / part).is_dir() else folder, *entry)
-            for part, entry in index.items()
-            if part not in (*parts, UNSAFE) and _is_network(entry)
+            component: _network(folder / component if (folder / component).is_dir() else folder, *entry)
+            for component, entry in index.items()
+            if component not in (*components, UNSAFE) and _is_network(entry)
         }
         options = {"local_files_only": True, "low_cpu_mem_usage": _has_accelerate()}
-        pipe = build.from_pretrained(folder, **options, **unchecked, **networks, **parts)
+        pipe = build.from_pretrained(folder, **options, **unchecked, **networks, **components)
         return moved(pipe, torch.float32)
 
 
@@ -83,9 +83,9 @@ def pipeline_class(folder: Path) -> Any:
 
 def moved(pipe: Any, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
     """Move the networks of a pipeline to a dtype and a device, and return the pipeline."""
-    for part in pipe.components.values():
-        if isinstance(part, nn.Module):
-            nn.Module.to(part, device, dtype)  # diffusers' method warns about every cast
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            nn.Module.to(component, device, dtype)  # diffusers' method warns about every cast
     return pipe
 
 

@@ -82,7 +82,8 @@ def ldm_pipeline(state: dict[str, Tensor], checkpoint: str, config: LdmConfig = 
     state = _sampling_weights(state, config)
     scheduler = DDIMScheduler.from_config(scheduler_config(config))
     misfits: Misfits = {"missing": [], "unexpected": [], "of another shape": []}
-    networks = {part: _filled(part, network, state, misfits) for part, network in _networks(config, state).items()}
+    wanted = _networks(config, state)
+    networks = {name: _filled(name, network, state, misfits) for name, network in wanted.items()}
     if told := [f"{len(names)} {kind} (the first: {names[0]})" for kind, names in misfits.items() if names]:
         raise DeepCacheError(
             f"expected the weights of {config.source} in {checkpoint}, got {', '.join(told)}; "
@@ -92,19 +93,19 @@ def ldm_pipeline(state: dict[str, Tensor], checkpoint: str, config: LdmConfig = 
     return ClassConditionalPipeline(**networks, scheduler=scheduler)
 
 
-def names_of(part: str, names: Iterable[str], config: Mapping[str, Any]) -> Names:
+def names_of(component: str, names: Iterable[str], config: Mapping[str, Any]) -> Names:
     """Map diffusers' names of a network's weights to CompVis'.
 
     Args:
-        part: "unet", "vqvae" (also for a KL autoencoder), or "class_embedder".
+        component: "unet", "vqvae" (also for a KL autoencoder), or "class_embedder".
         names: names of weights in the checkpoint; names of other networks, and names that diffusers does not know, are
             left out.
         config: the network's configuration in diffusers.
     """
-    own = [name for name in names if name.startswith(_PREFIXES[part])]
-    if part == "unet":
+    own = [name for name in names if name.startswith(_PREFIXES[component])]
+    if component == "unet":
         return dict(convert_ldm_unet_checkpoint({name: name for name in own}, config))
-    if part == "vqvae":
+    if component == "vqvae":
         return _autoencoder_names(own, config)
     return {name.removeprefix(CLASSES): name for name in own}
 
@@ -152,21 +153,21 @@ def _networks(config: LdmConfig, state: dict[str, Tensor]) -> dict[str, Componen
     return found
 
 
-def _filled(part: str, network: Component, state: dict[str, Tensor], misfits: Misfits) -> Any:
+def _filled(component: str, network: Component, state: dict[str, Tensor], misfits: Misfits) -> Any:
     """Build a network, fill in its weights, and note the weights that do not fit."""
     model = on_meta(*network)
-    names = names_of(part, state, network[2])
+    names = names_of(component, state, network[2])
     given: dict[str, Tensor] = {}
     for name, wanted in model.state_dict().items():
         if name not in names:
-            misfits["missing"].append(f"the {part}'s {name}")
+            misfits["missing"].append(f"the {component}'s {name}")
             continue
         tensor = state[names[name]]
         given[name] = tensor.flatten(1) if _is_pointwise(tensor.shape, wanted.shape) else tensor
         if given[name].shape != wanted.shape:
             misfits["of another shape"].append(f"{names[name]}: {tuple(tensor.shape)} for {tuple(wanted.shape)}")
     used = {names[name] for name in given}
-    misfits["unexpected"] += [name for name in state if name.startswith(_PREFIXES[part]) and name not in used]
+    misfits["unexpected"] += [name for name in state if name.startswith(_PREFIXES[component]) and name not in used]
     if not misfits["missing"] and not misfits["of another shape"]:
         model.load_state_dict(given, assign=True)
         model.requires_grad_(requires_grad=False).eval()

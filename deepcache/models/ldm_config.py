@@ -63,10 +63,10 @@ class LdmConfig:
     def __post_init__(self) -> None:
         for part, kind in _TARGETS.items():
             if not str(self[f"{part}.target"]).endswith(f".{kind}"):
-                raise self.other(f"{part}.target", f"a class {kind}")
+                raise self.refusal(f"{part}.target", f"a class {kind}")
         for name, value in _ONLY.items():
             if self.get(name, value) != value:
-                raise self.other(name, repr(value))
+                raise self.refusal(name, repr(value))
 
     def __getitem__(self, name: str) -> Any:
         found = self.get(name, _MISSING)
@@ -74,33 +74,33 @@ class LdmConfig:
             raise DeepCacheError(f"expected a field model.params.{name} in {self.source}, which has none; add it")
         return found
 
-    def get(self, name: str, otherwise: Any) -> Any:
-        """The value of a field, or `otherwise` if there is no such field."""
+    def get(self, name: str, default: Any) -> Any:
+        """The value of a field, or `default` if there is no such field."""
         found: Any = self.params
         for key in name.split("."):
             found = found.get(key, _MISSING) if isinstance(found, dict) else _MISSING
-        return otherwise if found is _MISSING else found
+        return default if found is _MISSING else found
 
     def whole(self, name: str) -> int:
         """The value of a field that must be a whole number in 1..`_MOST`."""
         if not _is_whole(self[name]):
-            raise self.other(name, f"a whole number of at least 1 and at most {_MOST:,}")
+            raise self.refusal(name, f"a whole number of at least 1 and at most {_MOST:,}")
         return self[name]  # type: ignore[no-any-return]
 
     def wholes(self, name: str) -> tuple[int, ...]:
         """The value of a field that must be a list of at most `_LONGEST` whole numbers in 1..`_MOST`."""
         found = self[name]
         if not isinstance(found, (list, tuple)) or len(found) > _LONGEST or not all(map(_is_whole, found)):
-            raise self.other(name, f"a list of at most {_LONGEST} whole numbers of at least 1 and at most {_MOST:,}")
+            raise self.refusal(name, f"a list of at most {_LONGEST} whole numbers of at least 1 and at most {_MOST:,}")
         return tuple(self[name])
 
     def number(self, name: str) -> float:
         """The value of a field that must be a number above 0 and at most `_MOST`."""
         if type(self[name]) not in (int, float) or not 0 < self[name] <= _MOST:
-            raise self.other(name, f"a number above 0 and at most {_MOST:,}")
+            raise self.refusal(name, f"a number above 0 and at most {_MOST:,}")
         return self[name]  # type: ignore[no-any-return]
 
-    def other(self, name: str, expected: str) -> DeepCacheError:
+    def refusal(self, name: str, expected: str) -> DeepCacheError:
         """An error which says that a field does not have the value that was expected."""
         return DeepCacheError(
             f"expected {expected} for model.params.{name} in {self.source}, got {shown(self.get(name, None))}; "
@@ -112,7 +112,7 @@ class LdmConfig:
         """Whether CompVis samples with the averaged weights; they are the default."""
         found = self.get("use_ema", True)
         if not isinstance(found, bool):
-            raise self.other("use_ema", "true or false")
+            raise self.refusal("use_ema", "true or false")
         return found
 
 
@@ -202,7 +202,7 @@ def scheduler_config(config: LdmConfig) -> Config:
     """
     prediction = config.get("parameterization", "eps")
     if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
-        raise config.other("parameterization", f"one of {', '.join(_PREDICTIONS)}")
+        raise config.refusal("parameterization", f"one of {', '.join(_PREDICTIONS)}")
     return {
         "num_train_timesteps": config.whole("timesteps"),
         "beta_start": config.number("linear_start"),

@@ -39,8 +39,8 @@ def random_pipeline(
     if model is None or model.scheduler is None:
         names = ", ".join(dict.fromkeys([*NETWORKS, *PUBLISHED]))
         raise DeepCacheError(f"expected a real model for random weights, out of {names}; got {name!r}")
-    others = [part for part in model.networks if part != "unet"]
-    networks = {part: on_meta(*model.networks[part]) for part in (*others, "unet")}  # the order decides the noise
+    others = {name: on_meta(*network) for name, network in model.networks.items() if name != "unet"}
+    networks = {**others, "unet": on_meta(*model.networks["unet"])}  # the order decides the noise
     noise = torch.randn(_PERIOD, generator=torch.Generator().manual_seed(seed)).to(device, dtype).repeat(2)
     _fill(nn.ModuleDict(networks).to(dtype).to_empty(device=device).requires_grad_(requires_grad=False), noise)
     _, kind, config = model.scheduler

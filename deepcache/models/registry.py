@@ -317,4 +317,5 @@ NETWORKS = {MODELS[name].networks_as or name: MODELS[name] for name in PUBLISHED
 
 def published(name: str) -> Model | None:
     """The published model of a name, also by the name that its networks share with other models'."""
-    return MODELS[name] if name in PUBLISHED else NETWORKS.get(name)
+    model = MODELS.get(name)
+    return NETWORKS.get(name) if model is None or model.is_embedded else model

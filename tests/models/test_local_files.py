@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from deepcache import DeepCacheError, models
 from deepcache.__main__ import main
+from deepcache.models.architectures import architecture
 from deepcache.models.embedded import WEIGHTS
 from deepcache.models.local_files import HOME, home, located, snapshot
-from deepcache.models.registry import MODELS, PUBLISHED
+from deepcache.models.registry import MODELS, PUBLISHED, Model
+from deepcache.sampling.settings import settings_of
 from tests import compvis
 
 
@@ -74,6 +76,18 @@ def test_a_folder_loads_from_either_place(places, place):
 def test_a_mirror_in_the_hubs_cache_does(places):
     shutil.copytree(WEIGHTS / "mini-sd", cached(places, "stabilityai/stable-diffusion-2-1"), dirs_exist_ok=True)
     assert located(MODELS["sd-2.1"]) == snapshot("stabilityai/stable-diffusion-2-1")
+
+
+def test_a_new_model_is_one_entry(places, monkeypatch):
+    unet = ("diffusers", "UNet2DModel", dict(small_unet().config))
+    new = Model("small", MODELS["mini-ddpm"].protocol, source="someone/small", networks={"unet": unet})
+    monkeypatch.setitem(MODELS, "small", new)
+    with pytest.raises(DeepCacheError, match=r"expected small .*`hf download someone/small`"):
+        models.load("small")
+    shutil.copytree(WEIGHTS / "mini-ddpm", cached(places, "someone/small"), dirs_exist_ok=True)
+    assert isinstance(models.load("small"), DDPMPipeline)
+    assert architecture("small").meta().config.block_out_channels == small_unet().config.block_out_channels
+    assert settings_of("small", models.load("small")).num_steps == new.protocol.num_steps
 
 
 def test_a_hub_id_loads_from_the_hubs_cache_and_is_else_one_line(places):
