@@ -104,8 +104,10 @@ class Profile:
         yield ""
         yield from _branches(self.cost, self.plans, self.convention, _giga)
         yield ""
-        yield _step("full step", _giga(self.cost.full(self.convention)), "in the convention above")
-        yield _step("full step", _giga(self.cost.full(EVERYTHING)), "everything counted, as the speedup is")
+        yield _step("full step", _giga(self.cost.full(self.convention)), "counted as above")
+        yield _step(
+            "full step", _giga(self.cost.full(EVERYTHING)), "everything counted, which is what the speedup compares"
+        )
         if layer_wise:
             yield ""
             yield f"{'stage':<28}{'MACs':>12}{'attention products':>22}"

@@ -36,9 +36,12 @@ def test_every_optional_input_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("which", "name"), PAIRS)
-def test_optional_input_keeps_laws_at_every_branch(which: str, name: str) -> None:  # laws 1 and 2
+def test_optional_input_keeps_laws(which: str, name: str) -> None:  # laws 1 and 2
+    """At every branch for an input that enters between stages, at three branches for an input of all stages."""
     model, args, kwargs = _call(which, name)
-    assert_laws_of_kernel(model, range(num_branches(name)), args, kwargs)
+    last = num_branches(name) - 1
+    enters_between = any("residual" in key for key in kwargs) or which == "odd size"
+    assert_laws_of_kernel(model, range(last + 1) if enters_between else {0, last // 2, last}, args, kwargs)
 
 
 @pytest.mark.parametrize(("which", "name"), PAIRS)
