@@ -105,9 +105,7 @@ class Profile:
         yield from _branches(self.cost, self.plans, self.convention, _giga)
         yield ""
         yield _step("full step", _giga(self.cost.full(self.convention)), "counted as above")
-        yield _step(
-            "full step", _giga(self.cost.full(EVERYTHING)), "everything counted, which is what the speedup compares"
-        )
+        yield _step("full step", _giga(self.cost.full(EVERYTHING)), "everything counted, as for the speedup")
         if layer_wise:
             yield ""
             yield f"{'stage':<28}{'MACs':>12}{'attention products':>22}"

@@ -189,7 +189,7 @@ def _adapt(model: Any) -> None:
 
 @pytest.mark.parametrize("change", [_free, _adapt], ids=["FreeU", "LoRA"])
 def test_change_of_the_unet_within_a_compiled_block_is_seen(change: Callable[[Any], None]) -> None:
-    """Law 9. FreeU changes the block that the branch cuts through, LoRA changes layers in it; the oracle is an eager block."""
+    """Law 9; FreeU changes the block that the branch cuts, LoRA layers in it. The oracle is an eager block."""
     name = "no-mid"
     changed = unet(name)
     change(changed)

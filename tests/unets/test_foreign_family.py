@@ -5,6 +5,7 @@ The oracle is the U-Net's own forward, bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,7 +75,7 @@ class CutForeign:
 
 
 class ForeignFamily:
-    classes = {"Foreign": Foreign}
+    classes: Mapping[str, type[nn.Module]] = {"Foreign": Foreign}
 
     def covers(self, unet: Any) -> bool:
         return isinstance(unet, Foreign)
@@ -148,5 +149,5 @@ def test_refusals_are_the_familys(model: Foreign) -> None:
 
 def test_without_its_line_in_the_registry_the_unet_is_refused() -> None:
     """Test of the test."""
-    with pytest.raises(UnsupportedUNetError, match="expected a diffusers U-Net .*, got a Foreign"):
+    with pytest.raises(UnsupportedUNetError, match=r"expected a diffusers U-Net .*, got a Foreign"):
         registry.cut(Foreign(), 0)
