@@ -40,7 +40,7 @@ def _no_graphs_of_other_tests() -> Iterator[None]:
 
 
 def _generate(model: nn.Module, name: str, *, batch: int = 2, as_number: bool = False) -> Tensor:
-    """Seven steps of DDIM on a U-Net, whatever wraps it."""
+    """Run seven steps of DDIM on a U-Net or on a wrapper of it."""
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(NUM_STEPS)
     (sample, _, *rest), kwargs = inputs(name, batch=batch)
@@ -59,7 +59,7 @@ def _eager(name: str, order: int, batch: int = 2) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_graphs_serve_every_generation_of_a_shape(name: str) -> None:
-    """With `fullgraph` a step that makes two graphs raises."""
+    """`fullgraph` raises where a step needs two graphs."""
     counter, model = CompileCounter(), unet(name)
     with cached(model, interval=INTERVAL, order=2, compile={"backend": counter, "fullgraph": True}) as cache:
         for _ in range(2):
@@ -161,7 +161,7 @@ def test_any_number_of_branches_and_shapes_stays_compiled() -> None:
 
 
 def test_steps_that_share_their_code_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test of the test above."""
+    """Test of the test above: with shared code, torch reaches its limit of graphs."""
     monkeypatch.setattr("deepcache.cache.steps._with_own_code", lambda run: run)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
         _generate_at_two_branches_in_two_sizes()
@@ -169,7 +169,7 @@ def test_steps_that_share_their_code_are_found(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="Inductor needs a C++ compiler")
 def test_the_default_compiler_equals_eager_within_a_thousandth() -> None:
-    """Inductor's kernels themselves, on a second generation too."""
+    """The kernels of Inductor run, in a second generation too."""
     model, expected = unet("ddpm"), _eager("ddpm", 1)
     with cached(model, interval=INTERVAL, order=1, compile="default"):
         found = [_generate(model, "ddpm") for _ in range(2)]
