@@ -22,7 +22,7 @@ Show = Callable[[int | Fraction], str]  # writes MACs
 
 @dataclass(frozen=True)
 class Profile:
-    """The MACs of a model's steps; `str` of it is a page, `for_machines` a dictionary.
+    """The MACs of a model's steps, as a page and as a dictionary for machines.
 
     Attributes:
         name: the model's name.
@@ -91,9 +91,6 @@ class Profile:
     def page(self, *, layer_wise: bool = False) -> str:
         """Return the page, with a table of all stages if `layer_wise`."""
         return "\n".join(line.rstrip() for line in self._lines(layer_wise=layer_wise))
-
-    def __str__(self) -> str:
-        return self.page()
 
     def _lines(self, *, layer_wise: bool) -> Iterator[str]:
         yield f"{self.name}{_tokens(self.context_tokens)}"
