@@ -1,4 +1,4 @@
-"""Optional inputs of U-Nets by name: what users add to a plain call, made with diffusers' and peft's own classes."""
+"""Optional inputs of U-Nets by name, which users add to a plain call; diffusers' and peft's classes make them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def two_controlnets(name: str, *, seed: int = 0) -> Call:
 
 
 def made_residuals(name: str, *, seed: int = 0) -> Call:
-    """ControlNet's residuals for U-Nets for which diffusers has no ControlNet: as many as skips, of their shapes."""
+    """Return residuals for U-Nets for which diffusers has no ControlNet: one for each skip, of its shape."""
     args, kwargs = inputs(name)
     noise = _noise(seed)
     *down, mid = (noise(*shape) for shape in _skip_shapes(name))
@@ -60,7 +60,7 @@ def t2i_adapter(name: str, *, seed: int = 0) -> Call:
 
 
 def t2i_adapter_xl(name: str, *, seed: int = 0) -> Call:
-    """Its last residual is the mid block's."""
+    """The last residual of this adapter is that of the mid block."""
     args, kwargs = inputs(name)
     channels = [*shared(name).config.block_out_channels, shared(name).config.block_out_channels[-1]]
     build = lambda: T2IAdapter(3, channels, 1, downscale_factor=2, adapter_type="full_adapter_xl")  # noqa: E731
@@ -107,7 +107,7 @@ def context_mask(name: str, *, seed: int = 0) -> Call:
 
 
 def attention_mask(name: str, *, seed: int = 0) -> Call:
-    """Of as many tokens as there are wherever a U-Net of one attending level attends."""
+    """Mask as many tokens as there are in every attention layer of a U-Net that attends at one level."""
     args, kwargs = inputs(name)
     return shared(name), args, {**kwargs, "attention_mask": _noise(seed)(2, 64) > 0}
 
@@ -205,7 +205,7 @@ def _noise(seed: int) -> Callable[..., Tensor]:
 
 
 def _random(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Weights of a seed, none of them zero: fresh adapters begin as such and would change nothing."""
+    """Draw weights from a seed, none of them zero: a fresh adapter has zeros, and would change nothing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build().eval().requires_grad_(requires_grad=False)
@@ -250,7 +250,7 @@ def _adapted(adapter: nn.Module, image: Tensor) -> dict[str, Any]:
 
 
 def _with_ip_adapter(name: str) -> nn.Module:
-    """As `load_ip_adapter` leaves a U-Net."""
+    """Bring a U-Net into the state in which `load_ip_adapter` leaves it."""
     model = unet(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -267,7 +267,7 @@ def _with_ip_adapter(name: str) -> nn.Module:
 
 
 def _with_lora(name: str, seed: int) -> nn.Module:
-    """Attention, feed-forward, resnets and the first convolution."""
+    """Add LoRA to attention, feed-forward layers, resnets and the first convolution."""
     model, targets = unet(name), ["to_q", "to_v", "to_out.0", "ff.net.2", "conv1", "conv_in"]
     config = LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False)
     with torch.random.fork_rng(devices=[]):

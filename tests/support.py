@@ -146,7 +146,7 @@ TABLES = (
         "A full step of Stable Diffusion's U-Net, and a shallow one on the same inputs, give what `forward` gives. "
         "Group offloading is cached at leaf level without streams; `use_stream=True` is refused as block level is, "
         "since both hook the U-Net itself. Weights quantised by torchao, by optimum-quanto or as GGUF are exact as "
-        "well: `tests/test_storage.py` shows that where these packages are installed. Weights quantised by "
+        "well: `tests/unets/test_storage.py` shows that where these packages are installed. Weights quantised by "
         "bitsandbytes need a GPU, and have not been tried.",
         "weights",
         tuple(STORAGE),
@@ -189,7 +189,7 @@ this file (`pytest tests/cache/test_support.py --force-regen`), and fails where 
 @cache
 def written() -> dict[str, dict[str, str]]:
     """The lines of the document as it is committed, by the title of their table and the name of their row."""
-    sections = re.findall(r"^## (.*)$\n(.*?)(?=^## |\Z)", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    sections = re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     return {
         title: {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
         for title, text in sections

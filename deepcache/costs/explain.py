@@ -52,8 +52,8 @@ def explain(
     """
     outer, unet = unet_of(owner)
     chosen = _plan(owner, plan, num_steps)
-    cut(unet, chosen.branch)  # refuses what cannot be cached
     family = family_of(unet)
+    family.nest(unet)  # refuses blocks that cannot be cut
     if call is None:
         size = _size(owner, height, width)
         tokens = context_tokens or (None if owner is outer else num_tokens(owner))
@@ -115,7 +115,7 @@ def _count(unet: Any, branch: int, call: Call) -> tuple[Cost, str, tuple[Tensor,
     """Return the U-Net's cost, the name of the module that the feature enters, and a feature of one sample."""
     args, kwargs = call
     twin = on_meta(unet)
-    cost = counted(twin, args, kwargs)
     _, feature = cut(twin, branch).full(*args, **kwargs)
+    cost = counted(twin, args, kwargs)
     first = family_of(twin).nest(twin).up[branch].modules[0]
     return cost, next(name for name, module in twin.named_modules() if module is first), feature

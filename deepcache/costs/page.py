@@ -22,7 +22,7 @@ Show = Callable[[int | Fraction], str]  # writes MACs
 
 @dataclass(frozen=True)
 class Profile:
-    """The MACs of a model's steps; `str` of it is a page, `for_machines` a dictionary.
+    """The MACs of a model's steps, as a page and as a dictionary for machines.
 
     Attributes:
         name: the model's name.
@@ -92,9 +92,6 @@ class Profile:
         """Return the page, with a table of all stages if `layer_wise`."""
         return "\n".join(line.rstrip() for line in self._lines(layer_wise=layer_wise))
 
-    def __str__(self) -> str:
-        return self.page()
-
     def _lines(self, *, layer_wise: bool) -> Iterator[str]:
         yield f"{self.name}{_tokens(self.context_tokens)}"
         plan = next(iter(self.plans.values()))
@@ -104,8 +101,8 @@ class Profile:
         yield ""
         yield from _branches(self.cost, self.plans, self.convention, _giga)
         yield ""
-        yield _step("full step", _giga(self.cost.full(self.convention)), "in the convention above")
-        yield _step("full step", _giga(self.cost.full(EVERYTHING)), "everything counted, as the speedup is")
+        yield _step("full step", _giga(self.cost.full(self.convention)), "counted as above")
+        yield _step("full step", _giga(self.cost.full(EVERYTHING)), "everything counted, as for the speedup")
         if layer_wise:
             yield ""
             yield f"{'stage':<28}{'MACs':>12}{'attention products':>22}"

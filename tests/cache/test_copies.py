@@ -51,7 +51,7 @@ COPIES = {
 def test_copy_of_a_cached_unet_is_an_ordinary_unet(
     clone: Callable[[nn.Module], nn.Module], expected: Tensor, uncached: Tensor
 ) -> None:
-    """With weights of its own; and the copied one goes on as if nothing had been."""
+    """The copy has weights of its own, and the U-Net that was copied goes on as if nothing had happened."""
     model = unet(NAME)
     with cached(model, interval=3) as cache:
         model(inputs(NAME)[0][0], torch.tensor([701, 700])[0])
@@ -77,7 +77,7 @@ def test_saved_from_within_the_block_is_the_unet(tmp_path: Path, uncached: Tenso
 
 @pytest.mark.parametrize("move", [lambda model: model.to(torch.float64), lambda model: model.double()])
 def test_unet_may_be_moved_to_another_type_while_cached(move: Callable[[nn.Module], Any]) -> None:
-    """In the middle of a generation, where its next step is then full."""
+    """The U-Net is moved in the middle of a generation, and the next step is then full."""
     model, ((sample, _), _) = unet(NAME), inputs(NAME)
     want = move(unet(NAME))(sample.double(), TIMESTEPS[1]).sample
     with cached(model, interval=3) as cache:

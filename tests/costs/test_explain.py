@@ -1,4 +1,7 @@
-"""What a plan costs on a pipeline. Oracles: what a cached generation tells, inputs by hand, and arithmetic."""
+"""What a plan costs on a pipeline.
+
+The oracles are the figures of a cached generation, inputs that were written by hand, and arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, models, uniform
 from deepcache.cache.paying import warn_if_it_cannot_pay
 from deepcache.costs.explain import explain
-from deepcache.costs.macs import EVERYTHING, cost
-from deepcache.costs.page import Explanation
+from deepcache.costs.macs import EVERYTHING, PAPER, cost
+from deepcache.costs.page import Explanation, Profile
 from deepcache.costs.parts import decoder_macs, num_tokens, text_encoder_macs
 from deepcache.errors import DeepCacheWarning
 from deepcache.models.architectures import skeleton
-from deepcache.models.registry import EMBEDDED
 from deepcache.plan import Interval
 from deepcache.unets.calls import parameters
 from deepcache.unets.diffusers.inputs import example
@@ -55,7 +57,7 @@ def stable(**parts: Any) -> StableDiffusionPipeline:
 
 @cache
 def known(name: str) -> Explanation:
-    """50 steps at interval 3, branch 0, order 0."""
+    """Return the explanation of 50 steps at interval 3, branch 0 and order 1."""
     networks, tokens = skeleton(name)
     return explain(networks, 3, 50, name=name, context_tokens=tokens)
 
@@ -64,7 +66,7 @@ def planned(name: str, *, num_steps: int = 50, interval: int = 3, branch: int = 
     return replace(known(name), plan=uniform(num_steps, interval, branch, order))
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", ["mini-ldm", "mini-ddpm", "mini-sd", "mini-bk-tiny"])  # with and without each network
 def test_a_skeleton_costs_what_the_pipeline_costs(name: str) -> None:
     loaded = explain(models.load(name), 3, 50, name=name)
     assert loaded == known(name)
@@ -78,7 +80,7 @@ def test_a_pipeline_tells_how_many_steps_it_takes() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_configuration_tells_the_inputs(name: str) -> None:
-    """Independent: inputs written by hand."""
+    """The oracle is inputs that were written by hand."""
     model = shared(name)
     told = example(model, context_tokens=1 if name == "svd" else TOKENS, num_frames=FRAMES)
     expected = shapes(model, inputs(name, batch=1))
@@ -88,7 +90,7 @@ def test_the_configuration_tells_the_inputs(name: str) -> None:
 
 
 def shapes(model: nn.Module, call: Any) -> dict[str, Any]:
-    """What the U-Net is given, by name, as shapes."""
+    """Return the shapes of the arguments of a call by name."""
     given = {**dict(zip(parameters(type(model)), call[0], strict=False)), **call[1]}
     given |= given.pop("added_cond_kwargs", {})
     given.pop("timestep")
@@ -105,7 +107,7 @@ def test_a_call_that_was_made_gives_what_the_configuration_gives(name: str) -> N
 
 @pytest.mark.parametrize(("branch", "order"), [(0, 0), (3, 1), (1, 2)])
 def test_a_cached_generation_does_what_was_explained(branch: int, order: int) -> None:
-    """Exact law: the plan's full steps ran, and as much was kept."""
+    """An exact law: the full steps of the plan ran, and as many bytes were kept as explained."""
     pipe, embeds = stable(), torch.randn(1, MAX_TOKENS, CONTEXT_DIM, generator=torch.Generator().manual_seed(0))
     told = explain(pipe, Interval(2, branch, order, last_step_full=True), 6)
     with cached(pipe, interval=2, branch=branch, order=order, last_step_full=True) as cache:
@@ -127,7 +129,7 @@ def test_no_more_features_are_kept_than_there_are_full_steps() -> None:
 
 @pytest.mark.parametrize("branch", range(6))
 def test_the_feature_enters_where_the_branch_cuts(branch: int) -> None:
-    """Exact law of two levels with two resnets: six skips, the last first up."""
+    """An exact law for two levels of two resnets: they push six skips, and the last one is popped first."""
     told = explain(shared("ddpm"), Interval(2, branch), 5)
     assert told.enters == f"up_blocks.{1 - branch // 3}.resnets.{2 - branch % 3}"
     assert [stage.name for stage in told.cost.up] == [f"up_blocks.{1 - b // 3}.{2 - b % 3}" for b in range(6)]
@@ -141,7 +143,7 @@ def test_stable_diffusions_feature_has_the_known_size() -> None:
 
 
 def test_bounds_are_macs_uncached_over_cached() -> None:
-    """Arithmetic by hand."""
+    """The oracle is arithmetic by hand."""
     told = known("sd-1.5")
     text, vae = (part.macs for part in told.parts)
     cached_macs = 17 * told.full + 33 * told.shallow
@@ -248,6 +250,26 @@ def test_the_page_has_aligned_columns_and_at_most_100_characters_a_line(name: st
     assert table[told.plan.branch + 1].startswith(f">      {told.plan.branch}")
     stages = zip(told.cost.down, told.cost.up, table[1:], strict=True)
     assert all(down.name in line and up.name in line for down, up, line in stages)
+
+
+def test_the_page_of_macs_has_the_same_table() -> None:
+    told = known("sd-1.5")
+    table = str(told).replace(">", " ").split("\n\n")[1]
+    assert table in Profile("sd-1.5", told.cost, EVERYTHING, 77, 50, interval=3).page()
+    other = Profile("sd-1.5", told.cost, PAPER, 77, 50, interval=3)
+    assert table not in other.page()  # test of the test: the convention matters
+
+
+def test_figures_for_machines_are_those_of_the_page() -> None:
+    profile = Profile("sd-1.5", known("sd-1.5").cost, PAPER, 77, 50, interval=3, branch=2)
+    found = profile.for_machines()
+    (line,) = found["branches"]
+    for macs in (found["full"], found["full_with_attention"], line["shallow"], line["mean"]):
+        assert f" {macs / 10**9:.2f} G" in profile.page()
+    assert f"{line['macs_ratio']:.2f}" in profile.page()
+    assert len(profile.page(layer_wise=True).splitlines()) == len(profile.page().splitlines()) + 2 + len(
+        found["stages"]
+    )
 
 
 def test_a_video_and_an_image_score_network_have_pages() -> None:

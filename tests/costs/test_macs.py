@@ -62,7 +62,7 @@ def _cost(name: str) -> Cost:
 
 @cache
 def _plain_cost(name: str) -> Cost:
-    """Of a problem's U-Net on two samples."""
+    """Return the cost of a problem's U-Net, counted on two samples."""
     args, kwargs = inputs(name)
     return cost(shared(name), *args, **kwargs)
 
@@ -122,7 +122,7 @@ def test_what_is_no_module_is_little(name: str) -> None:  # independent library;
 
 @pytest.mark.parametrize("name", ["ddpm-attention", "ncsn++", "sdxl", "animatediff", "modelscope", "svd", "i2vgen-xl"])
 def test_shallow_macs_are_those_of_the_modules_that_run(name: str) -> None:
-    """Oracle: the paper's convention over again, on what hooks see of a real shallow step."""
+    """The oracle is the paper's convention, written again for what hooks see of a real shallow step."""
     model, (args, kwargs), counts = unet(name), inputs(name, batch=1), []
     for module in model.modules():
         if not list(module.children()):
@@ -144,7 +144,7 @@ def test_shallow_macs_are_those_of_the_modules_that_run(name: str) -> None:
     ],
 )
 def test_optional_inputs_products_are_half_of_torchs_flops(which: str, name: str) -> None:  # independent library
-    """Two samples at once, and the cost of one."""
+    """Two samples run at once, and the cost is that of one."""
     model, *given = OPTIONAL[which](name)
     args, kwargs = deepcopy(given)
     found = cost(model, *args, **kwargs)
@@ -153,7 +153,7 @@ def test_optional_inputs_products_are_half_of_torchs_flops(which: str, name: str
 
 @pytest.mark.parametrize("name", ["bk-sdm-tiny", "animatediff"])
 def test_lora_layers_count(name: str) -> None:
-    """Exact law at `conv_in`: rank 2, a convolution of 3 x 3 down to it and one of 1 x 1 up to 8 channels."""
+    """An exact law at `conv_in`: a convolution of 3 x 3 goes down to rank 2, and one of 1 x 1 up to 8 channels."""
     model, args, kwargs = OPTIONAL["LoRA"](name)
     plain, found = _plain_cost(name), cost(model, *args, **kwargs)
     pixels = inputs(name)[0][0][0, 0].numel()  # of all frames
@@ -186,7 +186,7 @@ def test_branch_that_the_unet_does_not_have_is_refused(branch: Any) -> None:
 @settings(deadline=None, database=None)
 @given(st.data())
 def test_mean_is_the_mean_over_the_steps(data: st.DataObject) -> None:
-    """Exact law, on any plan: count step by step."""
+    """An exact law for any plan: the oracle counts step by step."""
     num_steps = data.draw(st.integers(1, 60))
     later = data.draw(st.sets(st.integers(1, max(1, num_steps - 1)))) if num_steps > 1 else set()
     plan = CachePlan(num_steps, (0, *sorted(later)), data.draw(st.integers(0, 11)))

@@ -1,4 +1,4 @@
-"""MACs of text encoders and decoders. Oracle: torch's FLOP counter, with biases and norms by hand."""
+"""MACs of text encoders and decoders. The oracle is torch's FLOP counter, with biases and norms by hand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ DECODERS: dict[str, Any] = {
 
 
 def half_of_flops_and_the_rest(network: nn.Module, run: Any) -> int:
-    """torch's count of all products, and by hand a bias once a convolved element or a linear layer, norms twice."""
+    """Return torch's count of all products, plus biases and norms.
+
+    A bias counts once for an element of a convolution and once for a linear layer; a norm counts two for an element.
+    """
     rest = []
 
     def add(module: Any, _: Any, output: Any) -> None:
@@ -90,7 +93,7 @@ def uncounted(_mode: Any, func: Any, _types: Any, args: Any = (), kwargs: Any = 
 
 
 def test_without_attention_products_a_text_encoder_would_cost_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test of the test."""
+    """Test of the test: the attention products matter."""
     encoder, prompt = ENCODERS["clip"]().to("meta").eval(), torch.zeros(1, 7, dtype=torch.int64, device="meta")
     monkeypatch.setattr(parts._AttentionProducts, "__torch_function__", uncounted)
     assert text_encoder_macs(encoder, 7) < half_of_flops_and_the_rest(encoder, lambda network: network(prompt))

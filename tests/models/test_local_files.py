@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepcache.sampling.settings import settings_of
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,6 @@ from deepcache.models.architectures import architecture
 from deepcache.models.embedded import WEIGHTS
 from deepcache.models.local_files import HOME, home, located, snapshot
 from deepcache.models.registry import MODELS, PUBLISHED, Model
-from deepcache.sampling.settings import settings_of
 from tests import compvis
 
 

@@ -1,4 +1,7 @@
-"""Laws of the kernel. The oracle is the U-Net's own forward; the same operations run, so bit for bit."""
+"""Laws of the kernel.
+
+The oracle is the U-Net's own forward; the same operations run, so that results are equal bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def test_full_and_shallow_step_on_same_inputs_equal_forward_at_every_branch(name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_deep_stage_runs_on_a_shallow_step(name: str) -> None:  # law 6
-    """And every live module runs as often as on a full step: once."""
+    """Every live module runs as often as on a full step: once."""
     model, (args, kwargs) = unet(name), inputs(name, batch=1)
     found, calls = nest(model), Counter()
     for stage in (*found.down, found.mid, *found.up):
@@ -59,7 +62,7 @@ def test_no_deep_stage_runs_on_a_shallow_step(name: str) -> None:  # law 6
 
 @pytest.mark.parametrize(("name", "branch"), branches_of(("ddpm", "ncsn++", "bk-sdm-base", "no-attention")))
 def test_feature_is_what_enters_the_up_stage_of_its_branch(name: str, branch: int) -> None:
-    """Oracle: in the U-Net's own forward, the branch's resnet from the end takes the feature beside its skip."""
+    """The oracle is what enters the resnet of the branch, counted from the end, in the U-Net's own forward."""
     model, (args, kwargs), seen = unet(name), inputs(name), []
     resnet = [resnet for block in model.up_blocks for resnet in block.resnets][-1 - branch]
     resnet.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
@@ -69,7 +72,7 @@ def test_feature_is_what_enters_the_up_stage_of_its_branch(name: str, branch: in
 
 
 def test_feature_between_skip_blocks_has_the_image_so_far() -> None:
-    """Stored values: the first of three up blocks begins the image, at half the size of the hidden state."""
+    """Stored values: the first of three up blocks begins an image of half the size of the hidden state."""
     model, (args, kwargs) = shared("ncsn++"), inputs("ncsn++")
     features = [full_forward(model, Cut.of(model, branch), *args, **kwargs)[1] for branch in range(9)]
     assert [len(feature) for feature in features] == [2] * 6 + [1] * 3
@@ -85,7 +88,7 @@ def test_feature_of_a_video_has_its_frames_in_the_first_dimension(name: str) -> 
 
 
 def test_broken_shallow_steps_differ() -> None:
-    """Test of the test: a feature moved a little, of another branch, or of another step does not pass."""
+    """Test of the test: a feature that is moved a little, or is of another branch or step, does not pass."""
     model, (args, kwargs), (other, _) = shared("ldm-4-g"), inputs("ldm-4-g"), inputs("ldm-4-g", timestep=300)
     cut, deeper = Cut.of(model, 0), Cut.of(model, 1)
     (full, (feature,)), (_, (wrong_branch,)) = (full_forward(model, at, *args, **kwargs) for at in (cut, deeper))
@@ -97,7 +100,7 @@ def test_broken_shallow_steps_differ() -> None:
 
 @pytest.mark.parametrize("which", [0, 1], ids=["hidden state", "image"])
 def test_broken_part_of_a_skip_blocks_feature_differs(which: int) -> None:
-    """Test of the test: both parts reach the output."""
+    """Test of the test: both tensors of the feature reach the output."""
     model, (args, kwargs) = shared("ncsn++"), inputs("ncsn++")
     cut = Cut.of(model, 0)
     full, feature = full_forward(model, cut, *args, **kwargs)

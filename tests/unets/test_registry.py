@@ -1,4 +1,4 @@
-"""Which U-Nets can be cut; every other is refused by name, with the list of what can be."""
+"""Which U-Nets and pipelines can be cached; every other U-Net is refused by name, with the list of known classes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOREIGN = (
 
 
 def test_every_family_and_every_block_that_is_known_is_tried() -> None:
-    """Test of the test: the laws over `NAMES` leave none out."""
+    """Test of the test: the laws over `NAMES` leave no class and no block out."""
     models = [shared(name) for name in NAMES]
     assert {type(model) for model in models} == set(CLASSES)
     assert {type(block) for model in models for block in model.down_blocks} == set(DOWN_BLOCKS)
@@ -48,7 +48,7 @@ def test_foreign_unet_is_refused_by_name(name: str) -> None:
 
 
 def test_subclass_of_a_known_unet_is_refused() -> None:
-    """It may have another forward pass."""
+    """A subclass may have another forward pass."""
 
     class Mine(UNet2DModel):
         pass
@@ -83,7 +83,7 @@ def test_unknown_block_is_refused_by_name(
 
 
 def test_subclass_of_a_known_block_is_refused() -> None:
-    """It may have another forward pass."""
+    """A subclass may have another forward pass."""
 
     class Mine(blocks.DownBlock2D):
         pass
@@ -94,7 +94,7 @@ def test_subclass_of_a_known_block_is_refused() -> None:
 
 
 def test_skip_up_blocks_among_others_are_refused() -> None:
-    """Such a block is handed an image that the others do not pass on."""
+    """A skip block is given an image that other blocks do not pass on."""
     mixed = {"up_block_types": ("SkipUpBlock2D", "UpBlock2D", "SkipUpBlock2D")}
     _assert_refused(unet("ncsn++", **mixed), "some are not", ())
 
@@ -114,7 +114,7 @@ def _assert_refused(model: nn.Module, reason: str, known: tuple[type[nn.Module],
 
 
 def test_a_pipeline_whose_steps_cannot_be_told_is_refused() -> None:
-    """diffusers' own is deprecated; its name is what tells it."""
+    """The library knows the pipeline by its name; diffusers has deprecated the class."""
     pipe = type("ScoreSdeVePipeline", (SimpleNamespace,), {})(unet=unet("ddpm"), scheduler=None)
     with pytest.raises(UnsupportedUNetError, match="more than once a step with copies"), cached(pipe, interval=2):
         pass

@@ -33,7 +33,7 @@ def test_known_topologies_have_their_number_of_skips(name: str, skips: int) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_skip_that_is_pushed_is_popped_by_the_stage_of_its_number(name: str) -> None:
-    """Exact law: up stage i takes g_{i+1} and skip i side by side, so its input has the channels of both."""
+    """An exact law: up stage i takes g_{i+1} and skip i side by side, so its input has the channels of both."""
     found = nest(shared(name))
     pushed = [_resnet(stage).out_channels for stage in found.down]
     carried = pushed[-1]  # the mid block keeps the number of channels
@@ -44,7 +44,7 @@ def test_skip_that_is_pushed_is_popped_by_the_stage_of_its_number(name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_module_of_the_blocks_belongs_to_exactly_one_stage(name: str) -> None:
-    """Exact law: no weight of the blocks is missed and none runs twice."""
+    """An exact law: no weight of the blocks is missed, and no weight belongs to two stages."""
     model = shared(name)
     found = nest(model)
     owned = [
@@ -87,6 +87,6 @@ def test_skip_that_nobody_pops_is_refused() -> None:
 
 
 def _resnet(stage: Stage) -> Any:
-    """What decides on a stage's channels: its resnet, downsampler or `conv_in`."""
+    """Return the module that decides on the channels of a stage: its resnet, downsampler or `conv_in`."""
     first: nn.Module = stage.modules[0]
     return getattr(first, "spatial_res_block", first)

@@ -13,7 +13,7 @@ from tests.support import documented
 
 
 def test_full_and_shallow_steps_are_those_of_the_unet() -> None:  # laws 1 and 2
-    """As docs/support.md says, which `tests/cache/test_support.py` holds against what each of them does."""
+    """docs/support.md says so for each kind of storage, and `tests/cache/test_support.py` tries every cell of it."""
     found = documented("Weights that are offloaded, cast or quantised")
     exact = [name for name in STORAGE if name != BLOCKS]
     assert {(name, branch): found[name][branch] for name in exact for branch in BRANCHES} == dict.fromkeys(
@@ -71,7 +71,7 @@ def test_leaf_level_with_streams_is_refused_as_block_level_is() -> None:
 
 
 def test_what_the_advice_says_is_cached_exactly() -> None:
-    """From blocks to leaves, by diffusers' own functions."""
+    """diffusers' own functions go from offloading by blocks to offloading by leaves."""
     model = unet("ddpm")
     STORAGE[BLOCKS](model)
     model._diffusers_hook.remove_hook("group_offloading", recurse=True)

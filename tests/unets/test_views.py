@@ -1,4 +1,4 @@
-"""Views: a U-Net on fewer of its own blocks."""
+"""Views: a U-Net that runs fewer of its own blocks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_hook_on_a_block_that_stays_whole_is_kept(how: str) -> None:
 
 
 def test_hooks_on_resnets_and_whole_blocks_run() -> None:
-    """A hook that changes what passes through, so that a hook which did not run would change the output."""
+    """The hooks change what passes through, so that a hook which did not run would change the output."""
     model, (args, kwargs), calls = unet("sd-1.5"), inputs("sd-1.5"), Counter()
     expected = model(*args, **kwargs).sample
 
@@ -128,7 +128,7 @@ def test_freeu_switched_off_again_leaves_nothing(name: str) -> None:
 
 
 def test_feature_is_taken_before_freeu_scales_it() -> None:
-    """Exact law: at the mid block's branch the feature is its output, with FreeU or without."""
+    """An exact law: at the last branch the feature is the output of the mid block, with FreeU or without."""
     model, (args, kwargs), seen = unet("sd-1.5"), inputs("sd-1.5"), []
     model.mid_block.register_forward_hook(lambda _module, _args, output: seen.append(output.clone()))
     model.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
@@ -142,7 +142,7 @@ def _full_and_shallow(model: nn.Module, cut: Cut, feature: Any, args: Any, kwarg
 
 
 def _identities(model: nn.Module) -> list[tuple[str, str, int]]:
-    """Of every attribute and child of every module."""
+    """Return the identity of every attribute and child of every module."""
     return [
         (path, key, id(value))
         for path, module in model.named_modules()

@@ -83,7 +83,7 @@ def live_residuals(unet: Any, cut: Cut, args: tuple[Any, ...], kwargs: dict[str,
         changed["mid_block_additional_residual"] = 0.0
     if (adapted := given.get("down_intrablock_additional_residuals")) is not None:
         changed["down_intrablock_additional_residuals"] = list(adapted[: cut.num_adapted])
-    return replaced(unet, args, kwargs, changed)
+    return replaced(unet, args, kwargs, changed) if changed else (args, kwargs)
 
 
 def with_tensor_timestep(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
