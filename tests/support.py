@@ -188,7 +188,7 @@ this file (`pytest tests/cache/test_support.py --force-regen`), and fails where 
 @cache
 def written() -> dict[str, dict[str, str]]:
     """The lines of the document as it is committed, by the title of their table and the name of their row."""
-    sections = re.findall(r"^## (.*)$\n(.*?)(?=^## |\Z)", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    sections = re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     return {
         title: {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
         for title, text in sections

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepcache.cache.generation import ActiveGeneration, Facts, Stream
 from deepcache.cache.timeline import Place, lifetime, matched, num_after, num_left, place, stride_of, values
@@ -51,7 +51,7 @@ class Tracker:
         facts: what the last generations did, at most 1000, in the order in which the generations began.
     """
 
-    def __init__(self, unet: UNet, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts) -> None:
+    def __init__(self, unet: nn.Module, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts) -> None:
         self.facts: deque[Facts] = deque(maxlen=_REMEMBERED)
         self._unet, self._owner, self._plan, self._counts = unet, owner, plan, counts
         self._local = threading.local()

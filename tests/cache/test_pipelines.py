@@ -70,7 +70,7 @@ def _num_steps(name: str) -> int:
     ],
 )
 def test_pipelines_are_exact(way: str, names: Iterable[str]) -> None:
-    """As docs/support.md says, which `tests/test_support.py` holds against what each of them does."""
+    """As docs/support.md says, which `tests/cache/test_support.py` holds against what each of them does."""
     found = documented("Pipelines")
     assert {name: found[name][way] for name in names} == dict.fromkeys(names, EXACT)
 

@@ -37,7 +37,7 @@ def test_every_accepted_scheduler_is_installed() -> None:
 
 
 def test_every_scheduler_is_exact_with_every_option_that_it_takes() -> None:  # laws 3 and 5
-    """As docs/support.md says, which `tests/test_support.py` holds against what each of them does."""
+    """As docs/support.md says, which `tests/cache/test_support.py` holds against what each of them does."""
     plain, by_option = documented("Schedulers by pipeline"), documented("Schedulers by option")
     assert {name: plain[name]["text2img"] for name in NAMES} == dict.fromkeys(NAMES, EXACT)
     found = {(name, option): by_option[name][option] for name in NAMES for option in options(name)}
