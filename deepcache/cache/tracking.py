@@ -20,7 +20,7 @@ from deepcache.plan import CachePlan, Interval, require_whole
 from deepcache.typing import Pipeline, UNet
 from deepcache.unets.diffusers.families import num_calls, skips_timesteps
 
-_REMEMBERED = 1000  # generations
+MOST_REMEMBERED = 1000  # generations
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Tracker:
     """
 
     def __init__(self, unet: nn.Module, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts) -> None:
-        self.facts: deque[Facts] = deque(maxlen=_REMEMBERED)
+        self.facts: deque[Facts] = deque(maxlen=MOST_REMEMBERED)
         self._unet, self._owner, self._plan, self._counts = unet, owner, plan, counts
         self._local = threading.local()
         self._warned = False

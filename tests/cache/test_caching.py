@@ -17,7 +17,7 @@ from deepcache.unets.diffusers.views import Cut
 from tests.problems import SCHEDULERS, Aborted, aborting, denoise, latents, num_branches, pipeline, shared, unet
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+@pytest.mark.parametrize("scheduler", [SCHEDULERS[name] for name in ("ddim", "pndm", "heun")])
 def test_interval_one_equals_uncached(scheduler: Any) -> None:  # law 3
     expected = latents(pipeline(scheduler()))
     pipe = pipeline(scheduler())

@@ -17,6 +17,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
+from deepcache.cache.tracking import MOST_REMEMBERED
 from deepcache.costs.macs import Structure, cost
 from deepcache.unets.diffusers.forward import full_forward
 from deepcache.unets.diffusers.views import Cut
@@ -86,17 +87,20 @@ def test_generation_outlives_its_unet_and_keeps_it_not_alive(how: str) -> None:
     assert (generation.full_steps, generation.macs) == ((0, 3), expected)
 
 
+LORA = "bk-sdm-tiny"  # few blocks, all with attention
+
+
 def test_earlier_generation_costs_what_its_unet_did_before_lora_came(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle is `cost` on a U-Net of either kind; the broken variant takes the structure once and for all."""
-    bare, adapted = unet("sd-1.5"), unet("sd-1.5")
-    (sample, _, context), _ = inputs("sd-1.5")
+    bare, adapted = unet(LORA), unet(LORA)
+    (sample, _, context), _ = inputs(LORA)
     lora = LoraConfig(r=2, target_modules=["to_q", "to_k"])
     adapted.add_adapter(lora)
     expected = [cost(each, sample, 1, context).full() for each in (bare, adapted, bare)]
     assert expected[0] != expected[1]
 
     def found() -> list[int]:
-        model = unet("sd-1.5")
+        model = unet(LORA)
         with cached(model, interval=3) as cache:
             model(sample, TIMESTEPS[0], context)
             for change in (lambda: model.add_adapter(lora), model.disable_adapters):
@@ -332,14 +336,16 @@ def _watch(monkeypatch: pytest.MonkeyPatch, features: list[weakref.ref[Tensor]])
     monkeypatch.setattr("deepcache.cache.steps.full_forward", spy)
 
 
-def test_last_thousand_generations_are_remembered() -> None:
+def test_last_generations_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_REMEMBERED == 1000
+    monkeypatch.setattr("deepcache.cache.tracking.MOST_REMEMBERED", 10)
     model, (args, _) = unet("ddpm"), inputs("ddpm", size=(4, 4), batch=1)
     with cached(model, interval=9) as cache:
-        for number in range(1001):
+        for number in range(11):
             for t in TIMESTEPS[: 1 if number else 3]:
                 model(args[0], t)
             cache.reset()
-    assert [g.num_calls for g in cache.generations] == [1] * 1000
+    assert [g.num_calls for g in cache.generations] == [1] * 10
 
 
 @pytest.mark.parametrize("order", [0, 1])

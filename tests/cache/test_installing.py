@@ -220,8 +220,7 @@ def _in_place(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("is_called_before", [False, True])
-@pytest.mark.parametrize("compiled", [_wrapped, _in_place], ids=["torch.compile", "compile"])
+@pytest.mark.parametrize(("compiled", "is_called_before"), [(_wrapped, True), (_in_place, False)])
 def test_compiled_unet_is_cached_and_compiled_again_afterwards(
     compiled: Callable[[nn.Module], Any],
     is_called_before: bool,  # noqa: FBT001

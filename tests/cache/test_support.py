@@ -39,7 +39,7 @@ def _quiet() -> Iterator[None]:
 def test_row_of_the_document_is_what_its_cells_give(table: Table, row: str, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("force_regen"):
         pytest.skip("the document is made anew as a whole")
-    assert table.line(row) == written()[table.title].get(row), "see `pytest tests/cache/test_support.py --force-regen`"
+    assert table.line(row) == written()[table.title].get(row), "see `pytest test_support.py --force-regen`"
 
 
 def test_document_is_its_rows_and_what_stands_around_them(

@@ -39,9 +39,14 @@ def _image(pipe: Any) -> Tensor:
     return denoise(pipe, NUM_STEPS, name=NAME)
 
 
+def _short_image(pipe: Any) -> Tensor:
+    """Two full and two shallow steps at interval 2."""
+    return denoise(pipe, 4, name=NAME)
+
+
 @cache
-def _uncached(scheduler: str) -> Tensor:
-    return _image(_pipe(scheduler))
+def _uncached(scheduler: str, image: Callable[[Any], Tensor] = _image) -> Tensor:
+    return image(_pipe(scheduler))
 
 
 def _upstream(
@@ -64,41 +69,38 @@ def _ours(pipe: Any, image: Callable[[Any], Tensor] = _image, **how: Any) -> Ten
         return image(pipe)
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "interval", "branch"), [*(("ddim", 2, b) for b in BRANCHES), *(("plms", 3, b) for b in (0, 5, 11))]
-)
-def test_uniform_interval_equals_upstream(scheduler: str, interval: int, branch: int) -> None:
-    theirs, full_steps = _upstream(_pipe(scheduler), interval, branch)
-    assert full_steps == uniform(_num_calls(scheduler), interval).full_steps
-    assert torch.equal(_ours(_pipe(scheduler), interval=interval, branch=branch), theirs)
-    assert not torch.equal(theirs, _uncached(scheduler))  # test of the test: something was cached
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_uniform_interval_equals_upstream(branch: int) -> None:
+    theirs, full_steps = _upstream(_pipe("ddim"), 2, branch, _short_image)
+    assert full_steps == (0, 2)
+    assert torch.equal(_ours(_pipe("ddim"), _short_image, interval=2, branch=branch), theirs)
+    assert not torch.equal(theirs, _uncached("ddim", _short_image))  # test of the test: something was cached
 
 
-@pytest.mark.parametrize("interval", [1, 4, 5, 7, 8])
+@pytest.mark.parametrize("interval", [3, 4, 8])
 def test_every_interval_but_two_equals_upstream_under_plms(interval: int) -> None:
     theirs, full_steps = _upstream(_pipe("plms"), interval, branch=1)
     assert full_steps == uniform(_num_calls("plms"), interval).full_steps
     assert torch.equal(_ours(_pipe("plms"), interval=interval, branch=1), theirs)
 
 
-@pytest.mark.parametrize("interval", [2, 3])
 @pytest.mark.parametrize("scheduler", ["euler", "dpm-solver++"])
-def test_schedulers_that_repeat_no_timestep_equal_upstream(scheduler: str, interval: int) -> None:
+def test_schedulers_that_repeat_no_timestep_equal_upstream(scheduler: str) -> None:
     def image(pipe: Any) -> Tensor:
         (sample, _, context), _ = inputs(NAME)
-        pipe.scheduler.set_timesteps(NUM_STEPS)
+        pipe.scheduler.set_timesteps(5)
         for t in pipe.scheduler.timesteps:
             noise = pipe.unet(pipe.scheduler.scale_model_input(sample, t), t, context).sample
             sample = pipe.scheduler.step(noise, t, sample).prev_sample
         return sample
 
-    theirs, _ = _upstream(_pipe(scheduler), interval, 1, image)
-    assert torch.equal(_ours(_pipe(scheduler), image, interval=interval, branch=1), theirs)
+    theirs, _ = _upstream(_pipe(scheduler), 3, 1, image)
+    assert torch.equal(_ours(_pipe(scheduler), image, interval=3, branch=1), theirs)
 
 
-@pytest.mark.parametrize("branch", [0, 6])
-def test_upstream_at_interval_two_under_plms_is_another_plan(branch: int) -> None:
+def test_upstream_at_interval_two_under_plms_is_another_plan() -> None:
     """Where it is wrong it is so by the plan alone: on the plan that it follows, the outputs are equal again."""
+    branch = 6
     theirs, full_steps = _upstream(_pipe("plms"), 2, branch)
     assert full_steps == (0, 4, 6)
     assert uniform(_num_calls("plms"), 2).full_steps == (0, 2, 4, 6)
@@ -116,7 +118,8 @@ def test_interval_one_of_both_is_uncached(scheduler: str) -> None:
 
 def test_another_branch_is_told_apart() -> None:
     """Test of the test: neighbouring branches differ, so equality at every branch means the same numbering."""
-    outputs = [_ours(_pipe("ddim"), interval=3, branch=branch) for branch in BRANCHES]
+    model = SimpleNamespace(unet=unet(NAME), scheduler=SCHEDULERS["ddim"]())
+    outputs = [_ours(model, lambda pipe: denoise(pipe, 2, name=NAME), interval=2, branch=branch) for branch in BRANCHES]
     assert not any(torch.equal(a, b) for i, a in enumerate(outputs) for b in outputs[:i])
 
 
@@ -171,11 +174,3 @@ def test_residuals_of_a_controlnet_equal_upstream() -> None:
     theirs, _ = _upstream(_pipe("ddim"), 3, 1, image)
     assert torch.equal(_ours(_pipe("ddim"), image, interval=3, branch=1), theirs)
     assert not torch.equal(theirs, image(_pipe("ddim")))
-
-
-def test_repeated_timestep_is_looked_up_as_the_call_before() -> None:
-    """The reason, from the scheduler itself: only call 2 is found elsewhere than where it is."""
-    scheduler = SCHEDULERS["plms"]()
-    scheduler.set_timesteps(NUM_STEPS)
-    timesteps = scheduler.timesteps.tolist()
-    assert [timesteps.index(t) for t in timesteps] == [0, 1, 1, *range(3, _num_calls("plms"))]
