@@ -1,4 +1,4 @@
-"""Laws of `cached`. The oracle is the uncached U-Net or the kernel by hand; the same operations run, so bit for bit."""
+"""Laws of `cached`, bit for bit. The oracle is the uncached U-Net, or the kernel called by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_cached_differs_from_uncached(branch: int) -> None:
 @pytest.mark.parametrize("full_steps", [(0,), (0, 2, 4), (0, 1, 3)])
 @pytest.mark.parametrize("name", ["ddpm", "sd-1.5", "sdxl"])
 def test_cached_is_full_steps_of_the_plan_and_shallow_ones_between(name: str, full_steps: tuple[int, ...]) -> None:
-    """Exact law: a loop that calls the kernel by hand."""
+    """Exact law: the oracle is a loop that calls the kernel by hand."""
     assert torch.equal(_cached(name, full_steps, order=0), _by_hand(name, full_steps, order=0))
 
 
@@ -47,7 +47,7 @@ def test_cached_is_full_steps_of_the_plan_and_shallow_ones_between(name: str, fu
 def test_shallow_step_takes_the_feature_predicted_from_the_last_full_ones(
     full_steps: tuple[int, ...], order: int
 ) -> None:
-    """The same loop, with `predicted` by hand; of a lower order while too few features are known."""
+    """The oracle is the same loop with a prediction by hand, of a lower order while too few features are known."""
     assert torch.equal(_cached("ddpm", full_steps, order), _by_hand("ddpm", full_steps, order))
 
 
@@ -83,7 +83,7 @@ def _by_hand(name: str, full_steps: tuple[int, ...], order: int) -> Tensor:
 @pytest.mark.parametrize("last_step_full", [False, True])
 @pytest.mark.parametrize("order", [0, 2])
 def test_interval_equals_the_uniform_plan(order: int, last_step_full: bool) -> None:  # noqa: FBT001
-    """Any length fits an interval; a plan is for one."""
+    """An interval fits any number of steps; a plan fits one number."""
     pipe, how = pipeline(), {"branch": 2, "order": order, "last_step_full": last_step_full}
     for num_steps in (5, 6):
         with cached(pipe, uniform(num_steps, 3, **how)):
@@ -94,7 +94,7 @@ def test_interval_equals_the_uniform_plan(order: int, last_step_full: bool) -> N
 
 
 def _in_use(use: str, owner: Any, **how: Any) -> tuple[Cache, Any]:
-    """A cache that is enabled or in a with block, and a function that ends its use."""
+    """Return a cache that is enabled or in a with block, and a function that ends its use."""
     cache = cached(owner, **how)
     if use == "enabled":
         return cache.enable(), cache.disable
@@ -153,7 +153,7 @@ def test_enabling_an_enabled_cache_and_disabling_a_disabled_one_do_nothing() -> 
 
 @pytest.mark.parametrize("use", ["enabled", "in a with block"])
 def test_cache_in_use_cannot_be_entered(use: str) -> None:
-    """A block that ends would take the cache away from whoever uses it."""
+    """The end of the second block would end the first use."""
     model = unet("ddpm")
     cache, end = _in_use(use, model, interval=2)
     with (
@@ -247,7 +247,7 @@ def test_unet_is_what_it_was_after_an_exception_in_a_step(call: int) -> None:
 
 
 def test_innermost_block_counts_and_the_outer_one_goes_on_after_it() -> None:
-    """A generation with other arguments, from within the outer one's; both are what they are alone."""
+    """A generation with other arguments runs inside the outer generation; both equal what they are alone."""
     outer, inner = pipeline(), pipeline(seed=1)
     with cached(outer, interval=4):
         expected_outer = latents(outer, num_steps=8)

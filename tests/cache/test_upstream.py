@@ -52,7 +52,7 @@ def _uncached(scheduler: str, image: Callable[[Any], Tensor] = _image) -> Tensor
 def _upstream(
     pipe: Any, interval: int, branch: int, image: Callable[[Any], Tensor] = _image
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """The older package's output, and the calls on which it ran the mid block."""
+    """Return the older package's output, and the calls in which it ran the mid block."""
     mid: list[int] = []
     calls: list[int] = []
     pipe.unet.conv_in.register_forward_hook(lambda *_: calls.append(1))
@@ -64,7 +64,7 @@ def _upstream(
 
 
 def _ours(pipe: Any, image: Callable[[Any], Tensor] = _image, **how: Any) -> Tensor:
-    """Reuse: the older package has no other order."""
+    """Return our output at order 0, since the older package has no other order."""
     with cached(pipe, **({"order": 0} if "interval" in how else {}), **how):
         return image(pipe)
 
@@ -99,7 +99,7 @@ def test_schedulers_that_repeat_no_timestep_equal_upstream(scheduler: str) -> No
 
 
 def test_upstream_at_interval_two_under_plms_is_another_plan() -> None:
-    """Where it is wrong it is so by the plan alone: on the plan that it follows, the outputs are equal again."""
+    """The older package is wrong only in its plan: on the plan that it follows, the outputs are equal."""
     branch = 6
     theirs, full_steps = _upstream(_pipe("plms"), 2, branch)
     assert full_steps == (0, 4, 6)
@@ -124,7 +124,7 @@ def test_another_branch_is_told_apart() -> None:
 
 
 def test_unet_with_one_resnet_a_block_has_one_branch_twice_upstream() -> None:
-    """It divides the branch by three, for two resnets and a downsampler: 1 and 2 are one there, and 3 is our 2."""
+    """The older package divides the branch by three; here its branches 1 and 2 are the same, and its 3 is our 2."""
 
     def image(pipe: Any) -> Tensor:
         return denoise(pipe, NUM_STEPS, name="ddpm-attention")
@@ -137,7 +137,7 @@ def test_unet_with_one_resnet_a_block_has_one_branch_twice_upstream() -> None:
 
 
 def test_another_size_in_the_next_generation_equals_upstream() -> None:
-    """Its step 0 is full in both."""
+    """Step 0 of the next generation is full in both packages."""
 
     def images(pipe: Any) -> Tensor:
         _image(pipe)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("always::deepcache.errors.DeepCacheWarni
 
 
 def warned(act: Callable[[], Any]) -> list[tuple[str, str]]:
-    """The file and the line that each warning of an act points at."""
+    """Return the file and the line that each warning of an act points at."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", DeepCacheWarning)
         act()
@@ -47,7 +47,7 @@ def test_the_same_in_a_thread() -> None:
 
 
 def test_the_same_of_a_compiled_unet() -> None:
-    """The steps run eagerly here: the warning comes from before a step, through torch.compile's wrapper."""
+    """The call passes through torch.compile's wrapper; the steps run eagerly, since the warning comes before them."""
 
     @torch.compiler.set_stance("force_eager")
     def act() -> None:
