@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -51,9 +51,10 @@ class Tracker:
         facts: what the last generations did, at most 1000, in the order in which the generations began.
     """
 
-    def __init__(self, unet: nn.Module, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts) -> None:
+    def __init__(self, unet: UNet, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts) -> None:
         self.facts: deque[Facts] = deque(maxlen=MOST_REMEMBERED)
-        self._unet, self._owner, self._plan, self._counts = unet, owner, plan, counts
+        self._unet = cast("nn.Module", unet)  # every U-Net is a module
+        self._owner, self._plan, self._counts = owner, plan, counts
         self._local = threading.local()
         self._warned = False
 

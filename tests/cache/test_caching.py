@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from deepcache import Cache, CachePlan, DeepCacheError, UnsupportedUNetError, ca
 from deepcache.cache.prediction import Node, Polynomial, coordinate
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
-from tests.problems import SCHEDULERS, Aborted, aborting, denoise, latents, num_branches, pipeline, shared, unet
+from tests.problems import SCHEDULERS, Aborted, aborting, denoise, latents, loop, num_branches, pipeline, shared, unet
 
 
 @pytest.mark.parametrize("scheduler", [SCHEDULERS[name] for name in ("ddim", "pndm", "heun")])
@@ -108,13 +110,12 @@ def test_nothing_is_installed_before_a_cache_is_used() -> None:
     assert set(vars(model)) == before
 
 
-@pytest.mark.parametrize("compile", [None, {"backend": "eager"}], ids=["eager", "compiled"])
-def test_cache_is_the_same_in_a_block_or_enabled_and_can_be_used_again(compile: Any) -> None:  # noqa: A002
+def test_cache_is_the_same_in_a_block_or_enabled_and_can_be_used_again() -> None:
     pipe = pipeline()
     uncached = latents(pipe)
-    with cached(pipe, interval=2, order=1, compile=compile) as other:
+    with cached(pipe, interval=2, order=1) as other:
         expected = latents(pipe)
-    cache = cached(pipe, interval=2, order=1, compile=compile)
+    cache = cached(pipe, interval=2, order=1)
     for _ in range(2):
         with cache as inside:
             assert inside is cache
@@ -126,6 +127,20 @@ def test_cache_is_the_same_in_a_block_or_enabled_and_can_be_used_again(compile: 
         cache.disable()
         _assert_own_forward(pipe.unet)
     assert [g.full_steps for g in cache.generations] == [other.generations[0].full_steps] * 4
+
+
+def test_cache_that_is_used_again_keeps_its_compiled_steps(expected: Tensor) -> None:
+    graphs: list[int] = []
+    model = unet("ddpm")
+    how = {"backend": lambda graph, _: graphs.append(1) or graph.forward}
+    cache = cached(model, interval=3, compile=how)
+    with cache:
+        assert torch.equal(loop(model), expected)
+    assert len(graphs) == 2
+    cache.enable()
+    assert torch.equal(loop(model), expected)
+    cache.disable()
+    assert len(graphs) == 2
 
 
 def test_enabled_cache_stays_enabled_after_an_exception_in_a_step_and_begins_anew() -> None:
@@ -149,6 +164,18 @@ def test_enabling_an_enabled_cache_and_disabling_a_disabled_one_do_nothing() -> 
     cache.disable()
     _assert_own_forward(model)
     cache.disable()
+
+
+def test_enabled_cache_stays_with_its_unet_and_goes_with_it() -> None:
+    """Nobody else needs to hold the cache, and the cache keeps no U-Net alive that the program has dropped."""
+    model = unet("ddpm")
+    alive = weakref.ref(model)
+    cached(model, interval=2).enable()
+    gc.collect()
+    assert "forward" in vars(model)
+    del model
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.parametrize("use", ["enabled", "in a with block"])

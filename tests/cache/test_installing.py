@@ -1,6 +1,6 @@
 """Other packages may wrap a U-Net before or while it is cached.
 
-The oracle is the cached U-Net that nobody wraps, and the U-Net's own forward afterwards; bit for bit.
+The oracle is a cached U-Net without other wrappers and, after the block, the U-Net's own forward, bit for bit.
 """
 
 from __future__ import annotations

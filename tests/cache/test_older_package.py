@@ -1,6 +1,6 @@
 """What this package does where the older package `DeepCache` 0.1.1 goes wrong (docs/older_package.md).
 
-Where both are right: `test_upstream.py`. The oracle of a right image is the same generation alone, bit for bit.
+`test_upstream.py` has the cases in which both are right. A right image equals the same generation alone, bit for bit.
 """
 
 from __future__ import annotations

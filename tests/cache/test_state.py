@@ -1,7 +1,7 @@
 """However generations are interleaved, each image equals the image of the same generation alone (law 8).
 
-The oracle of every image is the same generation on a fresh U-Net, on one thread, with no other before or beside it; the
-same operations run, so bit for bit.
+The oracle of every image is the same generation on a fresh U-Net and one thread, without another generation before or
+beside it, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Many threads share a U-Net, each in a block of its own, or all with one cache (law 8).
 
-The oracle is the same generations one after the other on one thread; the same operations run, so bit for bit.
+The oracle is the same generations one after the other on one thread, bit for bit.
 """
 
 from __future__ import annotations

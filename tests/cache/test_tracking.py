@@ -1,7 +1,7 @@
 """Law 10: whatever loops follow each other in a block, an image is right or its loop is refused.
 
-The oracle is the same loop alone in a block of its own on elements of a tensor of timesteps, bit for bit; or uncached,
-since a full step is never wrong.
+The oracle is the same loop alone in a block of its own, on elements of a tensor of timesteps, bit for bit. The uncached
+image is right as well, since a full step is never wrong.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Uniform plans equal the older package `DeepCache` 0.1.1, bit for bit, wherever that one is right (law 4).
+"""Law 4: uniform plans equal the older package `DeepCache` 0.1.1, bit for bit, wherever that package is right.
 
-The older package looks a step up as `list(scheduler.timesteps).index(t)`. PLMS repeats its second timestep, so there
-call 2 is looked up as step 1; every other call of PLMS, and all of DDIM's, are found where they are. So it is right
-under DDIM at every interval, and under PLMS at every interval but 2: only there is call 2 full and step 1 not, so that
-it runs call 2 shallow. Its outputs then are those of the plan that it really follows. What else goes wrong there:
-`test_older_package.py`.
+The older package looks a step up as `list(scheduler.timesteps).index(t)`. PLMS repeats its second timestep, so that the
+package takes call 2 for step 1; it finds every other call of PLMS, and every call of DDIM, at its own step. Therefore
+the package is right under DDIM at every interval, and under PLMS at every interval but 2, at which alone call 2 is full
+and step 1 is not. `test_older_package.py` shows what else goes wrong in the package.
 """
 
 from __future__ import annotations
