@@ -79,7 +79,8 @@ def verdict(
 def of_scheduler(name: str, pipeline: str, option: str | None = None) -> str:
     if not takes(name, option):
         return NOTHING
-    return verdict(workload(pipeline, scheduler(name, option)), (2, 3) if pipeline == "text2img" and option is None else (2,))
+    intervals = (2, 3) if (pipeline, option) == ("text2img", None) else (2,)
+    return verdict(workload(pipeline, scheduler(name, option)), intervals)
 
 
 def of_option(name: str, option: str) -> str:
