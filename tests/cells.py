@@ -1,8 +1,12 @@
-"""What `cached` does where: cells of docs/support.md, each of which runs it against what it caches.
+"""The cells of docs/support.md: each cell runs `cached` on something that it may or may not cache.
 
-A cell is one of: `exact` (bit for bit what comes without a cache, and the mid block runs on the steps of the plan and
-on no other), `refused: ...` (by name, before the U-Net ran), or `-` (diffusers itself has no such thing: without a
-cache it raises, gives no finite number, or takes no notice). Anything else is an AssertionError.
+A cell is one of:
+
+- `exact`: the output is bit for bit the uncached output, and the mid block runs on the full steps of the plan alone;
+- `refused: ...`: `cached` names the reason before the U-Net runs;
+- `-`: diffusers has no such combination; without a cache it raises, gives no finite number, or ignores the option.
+
+Anything else is an AssertionError.
 """
 
 from __future__ import annotations
@@ -20,10 +24,9 @@ from torch import Tensor, nn
 from deepcache import UnsupportedUNetError, cached
 from deepcache.unets.calls import parameters
 from tests.optional import OPTIONAL, TIMESTEPS, TRIED
-from tests.pipelines import Workload, counted, workload
+from tests.pipelines import Workload, counted, options, scheduler, takes, workload
 from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
-from tests.schedulers import options, scheduler, takes
 from tests.storage import STORAGE
 
 EXACT, NOTHING, REFUSED = "exact", "-", "refused: "
@@ -40,14 +43,14 @@ def verdict(
     also_full: Iterable[int] = (),
     **changes: Any,
 ) -> str:
-    """The cell of a pipeline.
+    """Return the cell of a pipeline.
 
     Args:
         work: the pipeline and its conditions.
-        intervals: those with which the full steps are counted.
-        num_steps: as the pipeline is asked for.
+        intervals: the intervals at which full steps are counted.
+        num_steps: the number of steps that the pipeline is asked for.
         also_full: steps that must be full for another reason than the interval.
-        **changes: to the conditions.
+        **changes: changes of the conditions.
     """
     try:
         expected = work.run(num_steps, **changes)
@@ -76,7 +79,8 @@ def verdict(
 def of_scheduler(name: str, pipeline: str, option: str | None = None) -> str:
     if not takes(name, option):
         return NOTHING
-    return verdict(workload(pipeline, scheduler(name, option)), (2, 3) if pipeline == "text2img" else (2,))
+    intervals = (2, 3) if (pipeline, option) == ("text2img", None) else (2,)
+    return verdict(workload(pipeline, scheduler(name, option)), intervals)
 
 
 def of_option(name: str, option: str) -> str:
@@ -101,7 +105,7 @@ def _several(work: Workload) -> str:
 
 
 def _dynamic(work: Workload) -> str:
-    """Guidance turned off after step 1, as diffusers documents it: the batch shrinks, and step 2 is full."""
+    """Turn guidance off after step 1, as diffusers documents it: the batch shrinks, and step 2 is full."""
     if work.parts == 1:
         return NOTHING
 
@@ -121,7 +125,7 @@ def _dynamic(work: Workload) -> str:
 
 
 def _interrupted(work: Workload) -> str:
-    """Stopped after two steps; the next generation is what it is without that one."""
+    """Stop after two steps; the next generation must be what it is without the stopped one."""
 
     def stop(pipe: Any, step: int, _: Any, given: dict[str, Any]) -> dict[str, Any]:
         pipe._interrupt = step == 1
@@ -149,7 +153,7 @@ WAYS: dict[str, Callable[[Workload], str]] = {
 
 
 def of_unet(name: str, branch: str) -> str:
-    """Of a small U-Net of a known family, or of another class of diffusers' as its defaults make it."""
+    """Return the cell of a small U-Net of a known family, or of another class of diffusers with its defaults."""
     if name not in UNETS:
         return _of_foreign(name)
     last = num_branches(name) - 1
@@ -172,7 +176,7 @@ def _of_foreign(name: str) -> str:
 
 
 def of_storage(name: str, branch: str) -> str:
-    """Of a U-Net whose weights are kept in another way; the oracle is the same U-Net without a cache."""
+    """Return the cell of a U-Net with another storage of weights; the oracle is the same U-Net without a cache."""
     model = unet(_STORED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's dynamic int8 is announced to be dropped
@@ -181,14 +185,14 @@ def of_storage(name: str, branch: str) -> str:
 
 
 def of_stored(model: nn.Module, branch: str) -> str:
-    """Of a U-Net of the topology `_STORED`, however its weights are kept."""
+    """Return the cell of a U-Net of the topology `_STORED` with any storage of weights."""
     last = num_branches(_STORED) - 1
     depth = dict(zip(BRANCHES, (0, last // 2, last), strict=True))
     return _of_call((model, *inputs(_STORED)), depth[branch])
 
 
 def of_refused(name: str) -> str:
-    """Of a pipeline that is refused for what it does; made without its parts, since nothing of it runs."""
+    """Return the refusal of a pipeline, which is made without its parts, since nothing of it runs."""
     kind = getattr(diffusers, name)
     pipe = kind.__new__(kind)
     pipe.unet = shared("sd-1.5")
@@ -204,7 +208,7 @@ def of_refused(name: str) -> str:
 
 @cache
 def of_input(option: str, family: str) -> str:
-    """Of an optional input, on the U-Nets of a family that it is tried on; on one, where that is none."""
+    """Return the cell of an optional input on the U-Nets of a family that it is tried on, at least one."""
     known = [name for name in UNETS if PROBLEMS[name][0].__name__ == family]
     tried = [name for name in _TRIED.get(option, ()) if name in known] or [n for n in _ONE_A_FAMILY if n in known]
     cells = {_of_input(option, name) for name in tried} - {NOTHING}
@@ -224,7 +228,7 @@ def _of_input(option: str, name: str) -> str:
 
 
 def _of_call(call: Call, branch: int) -> str:
-    """A full and a shallow step on the inputs of a call give what the U-Net gives."""
+    """Return the cell of a call: a full and a shallow step on its inputs give what the U-Net gives."""
     model, ran = call[0], []
     expected = _output(call)
     with model.conv_in.register_forward_pre_hook(lambda *_: ran.append(1)):
@@ -242,10 +246,10 @@ def _of_call(call: Call, branch: int) -> str:
 def _output(call: Call, timestep: Tensor | None = None) -> Tensor:
     model, *given = call
     args, kwargs = deepcopy(given)
-    if timestep is not None:  # which must not be a copy
+    if timestep is not None:  # a copy would not tell its step
         args, kwargs = at(timestep, args, kwargs)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of forms that diffusers deprecates
+        warnings.simplefilter("ignore", FutureWarning)  # diffusers deprecates some forms of an input
         return model(*args, **kwargs)[0]  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,8 @@
-"""Small random diffusers pipelines by name, each with its conditions, and what counts their U-Net's steps."""
+"""Small random diffusers pipelines by name, each with its conditions, and diffusers' schedulers with their options."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -26,13 +27,13 @@ class Workload:
 
     Attributes:
         pipe: the pipeline.
-        conditions: what it is called with.
-        guidance: its argument for the guidance scale; None where it has none.
-        several: what makes it sample two at once; None where it cannot.
-        parts: of which guidance makes the batch.
-        calls: of the U-Net, a step.
-        network: the attribute of the pipeline that is cached, on its own where it is not `unet`.
-        steps: the pipeline's argument for the number of steps of that network.
+        conditions: the arguments of a call.
+        guidance: the name of the argument for the guidance scale; None if the pipeline has no guidance.
+        several: arguments that make the pipeline sample two at once; None if the pipeline cannot.
+        parts: how many parts guidance makes of a batch.
+        calls: U-Net calls of a step.
+        network: the attribute of the pipeline that is cached; a network that is not `unet` is cached on its own.
+        steps: the name of the argument for the number of steps of that network.
     """
 
     pipe: Any
@@ -50,11 +51,11 @@ class Workload:
 
     @property
     def owner(self) -> Any:
-        """What `cached` takes."""
+        """What the tests pass to `cached`."""
         return self.pipe if self.network == "unet" else self.unet
 
     def run(self, num_steps: int = 5, seed: int = 0, *, guided: bool = True, **changes: Any) -> Tensor:
-        """What the pipeline samples from a seed, before decoding; `changes` go into the conditions."""
+        """Return what the pipeline samples from a seed, before decoding; `changes` go into the conditions."""
         scale = {self.guidance: 5.0 if guided else 1.0} if self.guidance else {}
         conditions = {"output_type": "latent", **self.conditions, **scale, **changes}
         with torch.random.fork_rng(devices=[]):
@@ -64,14 +65,14 @@ class Workload:
         return torch.as_tensor(output.frames if hasattr(output, "frames") else output.images)
 
     def pattern(self, num_calls: int, interval: int, also_full: Iterable[int] = ()) -> list[int]:
-        """What `counted` finds where steps 0, N, 2N, ... and some others are full."""
+        """Return what `counted` finds if steps 0, N, 2N, ... and those of `also_full` are full."""
         steps = (call // self.calls for call in range(num_calls))
         return [int(step % interval == 0 or step in also_full) for step in steps]
 
 
 @contextmanager
 def counted(unet: Any) -> Iterator[list[int]]:
-    """A list that grows by one entry a call of the U-Net: how often its mid block ran in it."""
+    """Yield a list that gets one entry for each U-Net call: how often the mid block ran in the call."""
     ran: list[int] = []
 
     def count(*_: Any) -> None:
@@ -83,7 +84,7 @@ def counted(unet: Any) -> Iterator[list[int]]:
 
 
 def workload(name: str, scheduler: Any = None) -> Workload:
-    """Weights that all tests share, and a pipeline of one's own around them, with its own scheduler."""
+    """Return a new pipeline with its own scheduler around weights that all tests share."""
     made = _built(name)
     pipe = copy(made.pipe)
     if made.network == "unet":
@@ -101,7 +102,7 @@ def _built(name: str) -> Workload:
 
 
 def _pipe(kind: str, **components: Any) -> Any:
-    """A pipeline of Stable Diffusion's components, beside the given ones."""
+    """Return a pipeline of Stable Diffusion's components and the given ones."""
     absent = small.no("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
     made = {"unet": small.unet(), "vae": small.vae(), "scheduler": small.ddim(), "requires_safety_checker": False}
     return getattr(diffusers, kind)(**{**absent, **made, **components})
@@ -112,7 +113,7 @@ def _stable(kind: str = "StableDiffusionPipeline", unet: Any = None, parts: int 
 
 
 def _from_image(work: Workload) -> Workload:
-    """Two at once need two images."""
+    """Return the workload with an image; sampling two at once needs two images."""
     conditions = {**work.conditions, "image": image()}
     return replace(work, conditions=conditions, several={"num_images_per_prompt": 2, "image": image(2)})
 
@@ -135,7 +136,7 @@ def _controlled_from_image() -> Workload:
 
 
 def _controlled_inside() -> Workload:
-    """ControlNet-XS, whose U-Net is a class of its own."""
+    """Return ControlNet-XS, whose U-Net has a class of its own."""
     base = small.unet(layers_per_block=2)
     net = diffusers.ControlNetXSAdapter.from_unet(base, size_ratio=0.5, conditioning_embedding_out_channels=(4,))
     unet = small.random(UNetControlNetXSModel.from_unet(base, net))
@@ -149,14 +150,14 @@ def _adapted() -> Workload:
 
 
 def _panorama() -> Workload:
-    """Of two overlapping views: two calls a step."""
+    """Return a panorama of two overlapping views, which makes two U-Net calls in a step."""
     work = _stable("StableDiffusionPanoramaPipeline", height=32, width=8 * 72)
     work.pipe.vae_scale_factor = 8
     return replace(work, calls=2)
 
 
 def _consistent() -> Workload:
-    """Guided by an input of the U-Net instead of a second half of the batch."""
+    """Return a pipeline that guides by an input of the U-Net instead of a second half of the batch."""
     pipe = _pipe("LatentConsistencyModelPipeline", unet=small.unet(time_cond_proj_dim=6))
     pipe.scheduler = LCMScheduler(original_inference_steps=10)
     return Workload(pipe, {"prompt_embeds": text()["prompt_embeds"]}, parts=1)
@@ -197,7 +198,7 @@ def _classes() -> Workload:
 
 
 def _unclip(network: str, steps: str) -> Workload:
-    """Three U-Nets: a decoder, and two of super-resolution, of which the second makes the last step."""
+    """Return unCLIP with a decoder U-Net and two super-resolution U-Nets; the second one makes the last step."""
     pipe = diffusers.UnCLIPPipeline(**small.unclip())
     conditions = {"prompt": "a red coat", "output_type": "np", "prior_guidance_scale": 1.0}
     conditions |= {"prior_num_inference_steps": 2, "decoder_num_inference_steps": 2, "super_res_num_inference_steps": 3}
@@ -243,3 +244,54 @@ _BUILDERS: dict[str, Callable[[], Workload]] = {
     "unCLIP, pipe.super_res_first": partial(_unclip, "super_res_first", "super_res_num_inference_steps"),
 }
 NAMES = tuple(_BUILDERS)
+
+# the configuration of each option
+OPTIONS: dict[str, dict[str, Any]] = {
+    "Karras sigmas": {"use_karras_sigmas": True},
+    "exponential sigmas": {"use_exponential_sigmas": True},
+    "beta sigmas": {"use_beta_sigmas": True},
+    "flow sigmas": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    "leading": {"timestep_spacing": "leading"},
+    "linspace": {"timestep_spacing": "linspace"},
+    "trailing": {"timestep_spacing": "trailing"},
+    "zero SNR": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+    "no PRK steps": {"skip_prk_steps": True},
+    "SDE": {"algorithm_type": "sde-dpmsolver++"},
+    "order 1": {"solver_order": 1},
+    "order 3": {"solver_order": 3},
+}
+_NEEDED = {"noise_sampler_seed": 0, "original_inference_steps": 25}  # the same noise again; a schedule of few steps
+
+
+@cache
+def classes() -> dict[str, type]:
+    """Return the schedulers of this diffusers version whose requirements are installed."""
+    found = {name: getattr(diffusers, name) for name in dir(diffusers)}
+    return {
+        name: kind
+        for name, kind in found.items()
+        if isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    }
+
+
+def options(name: str) -> list[str]:
+    """Return the options that a scheduler's constructor knows."""
+    known = inspect.signature(classes()[name].__init__).parameters
+    return [option for option, config in OPTIONS.items() if config.keys() <= known.keys()]
+
+
+@cache
+def takes(name: str, option: str | None = None) -> bool:
+    """Return whether the constructor accepts the option and needs no other argument."""
+    try:
+        scheduler(name, option)
+    except (TypeError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def scheduler(name: str, option: str | None = None) -> Any:
+    kind = classes()[name]
+    known = inspect.signature(kind.__init__).parameters
+    needed = {key: value for key, value in _NEEDED.items() if key in known}
+    return kind(**{**needed, **(OPTIONS[option] if option else {})})

@@ -26,10 +26,9 @@ from tests.cells import (
     of_storage,
     of_unet,
 )
-from tests.pipelines import NAMES, workload
+from tests.pipelines import NAMES, OPTIONS, classes, workload
 from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS
-from tests.schedulers import OPTIONS, classes
 from tests.storage import STORAGE
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
@@ -56,11 +55,12 @@ class Table:
 
     Attributes:
         title: the heading.
-        text: what stands beneath it.
-        corner: what the rows are.
-        rows, columns: names; a row of nothing but `-` is left out.
-        cell: makes a cell of a row's and a column's name.
-        facts: further columns, which are told of a row's name and not tried.
+        text: the paragraph below the heading.
+        corner: the heading of the first column.
+        rows: the names of the rows; a row of `-` alone is left out.
+        columns: the names of the columns.
+        cell: runs the cell of a row and a column, and returns its text.
+        facts: further columns, whose text follows from the name of a row alone.
     """
 
     title: str
@@ -77,7 +77,7 @@ class Table:
         return f"## {self.title}\n\n{self.text}\n\n" + "\n".join(lines) + "\n"
 
     def line(self, row: str) -> str | None:
-        """A row as it is printed, of which every cell is run now; None where all cells are `-`."""
+        """Run every cell of a row and return the row as it is printed; None if all cells are `-`."""
         cells = [_shortened(self.cell(row, column)) for column in self.columns]
         if set(cells) == {NOTHING}:
             return None
@@ -89,12 +89,12 @@ def _joined(cells: Sequence[str]) -> str:
 
 
 def _shortened(cell: str) -> str:
-    """With the first words of the message."""
+    """Shorten a refusal to the first words of its message."""
     return f"{re.split(' [(]|[,;]', cell)[0]} ..." if cell.startswith(REFUSED) else cell
 
 
 def _foreign() -> tuple[str, ...]:
-    """U-Nets that diffusers has beside the families."""
+    """Return the names of diffusers' U-Nets of other classes than the families."""
     known = set(unet_classes())
     return tuple(name for name in dir(diffusers) if name not in known and ("UNet" in name or "UVit" in name))
 
@@ -173,7 +173,7 @@ TABLES = (
 
 
 def document() -> str:
-    """docs/support.md."""
+    """Return the text of docs/support.md; every cell is run."""
     introduction = f"""# What can be cached
 
 Every cell was run, on small random models with diffusers {diffusers.__version__}: `tests/cache/test_support.py` makes
@@ -188,7 +188,7 @@ this file (`pytest tests/cache/test_support.py --force-regen`), and fails where 
 
 @cache
 def written() -> dict[str, dict[str, str]]:
-    """The lines of the document as it is committed, by the title of their table and the name of their row."""
+    """Return the lines of the committed page by the title of the table and the name of the row."""
     sections = re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     return {
         title: {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
@@ -197,6 +197,6 @@ def written() -> dict[str, dict[str, str]]:
 
 
 def documented(title: str) -> dict[str, dict[str, str]]:
-    """A table of the committed document: the cells of each row by their columns."""
+    """Return a table of the committed page: the cells of each row by their columns."""
     head, _, *rows = (line.strip("| ").split(" | ") for line in written()[title].values())
     return {row[0]: dict(zip(head, row, strict=True)) for row in rows}

@@ -1,4 +1,4 @@
-"""The older package's interface. Oracles: the older package itself and `deepcache.cached`, bit for bit."""
+"""Laws of the older package's interface. The oracles are the older package and `deepcache.cached`, bit for bit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "sd-1.5"
 
 
 def _run_with(helper_class: Any, interval: int, branch: int) -> torch.Tensor:
-    """A user's program, of which one import differs."""
+    """Run a user's program, in which one import differs."""
     pipe = SimpleNamespace(unet=unet(NAME), scheduler=DDIMScheduler())
     helper = helper_class(pipe=pipe)
     helper.set_params(cache_interval=interval, cache_branch_id=branch)

@@ -177,7 +177,7 @@ def test_foreign_values_and_messages_are_short_and_on_one_line():
 
 @contextmanager
 def writer(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process, in the middle of writing a file; it goes on when it is sent a line."""
+    """Start another process that stops in the middle of writing a file, and goes on when it is sent a line."""
     command = [sys.executable, "-c", WRITER, str(path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -198,7 +198,7 @@ def age(path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp_path):
-    """However long it takes."""
+    """This holds however long a writer takes."""
     with writer(tmp_path / NAME) as living, writer(tmp_path / NAME) as killed:
         assert len(left(tmp_path)) == 2
         killed.send_signal(signal.SIGKILL)
@@ -214,7 +214,7 @@ def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp
 
 
 def test_a_container_with_process_numbers_of_its_own_lets_others_write(tmp_path):
-    """One host name, and the writer's number is nobody's there."""
+    """The container has the same host name, and no process in it has the writer's number."""
     own_numbers = ["unshare", "--pid", "--fork", sys.executable, "-c"]
     if subprocess.run([*own_numbers, "pass"], capture_output=True, check=False).returncode:
         pytest.skip("a namespace of its own needs root")
@@ -228,7 +228,7 @@ def test_a_container_with_process_numbers_of_its_own_lets_others_write(tmp_path)
 
 
 def test_writers_with_one_process_number_do_not_meet(tmp_path):
-    """As number 1 of two containers, or two threads: each has a file of its own, and the last one stays."""
+    """Processes with one number, as in two containers, have temporary files of their own, and the last file stays."""
     with whole_file(tmp_path / NAME) as first:
         with whole_file(tmp_path / NAME) as second:
             assert len(left(tmp_path)) == 2
@@ -240,7 +240,7 @@ def test_writers_with_one_process_number_do_not_meet(tmp_path):
 
 
 def test_other_machines_files_are_removed_when_they_are_old(tmp_path):
-    """Their locks may not be seen from here. Files with other names are not ours."""
+    """Locks of other machines may be invisible from here. Files with other names are not ours."""
     new, old = (tmp_path / f".{name}.0123456789abcdef.{NAME}.tmp" for name in ("a-machine", "another.node"))
     kept = [new.name, ".a.tmp", ".b.1.c.tmp"]
     for name in (*kept, old.name):
@@ -251,7 +251,7 @@ def test_other_machines_files_are_removed_when_they_are_old(tmp_path):
 
 
 def test_without_locks_files_are_removed_when_they_are_old(tmp_path):
-    """As on file systems that refuse to lock."""
+    """Some file systems refuse to lock."""
     with patch("fcntl.flock", side_effect=OSError(errno.ENOLCK, "No locks available")):
         with whole_file(tmp_path / NAME) as file:
             remove_abandoned(tmp_path)
@@ -266,7 +266,7 @@ def test_without_locks_files_are_removed_when_they_are_old(tmp_path):
 
 
 def test_a_file_that_is_cleaned_before_it_is_locked_is_made_again(tmp_path):
-    """The one moment in which a living writer's file looks abandoned."""
+    """Between its creation and its lock, a living writer's file looks abandoned."""
     take, cleaned = files._take_lock, []
 
     def late(file: object) -> bool:
@@ -284,7 +284,7 @@ def test_a_file_that_is_cleaned_before_it_is_locked_is_made_again(tmp_path):
 
 
 def test_cleaners_and_writers_at_once_lose_nothing(tmp_path):
-    """Ten seconds of work in a second: two threads write as a third removes whatever nobody writes."""
+    """Two threads write while a third removes abandoned files all the time."""
     done, lost = threading.Event(), []
 
     def write(rank: int) -> None:
@@ -323,7 +323,7 @@ def test_a_file_stands_in_its_place_and_one_that_is_there_stays_if_asked(tmp_pat
 
 @pytest.mark.parametrize("place", ["fsync", "replace", "open"])
 def test_the_first_error_is_told_though_the_file_cannot_be_removed_either(tmp_path, place):
-    """As on a disk that has become read-only."""
+    """This happens on a disk that has become read-only."""
     full, gone = OSError(errno.EROFS, "Read-only file system"), OSError(errno.EACCES, "Permission denied")
     owner = files.os if place == "fsync" else Path
     with (

@@ -1,4 +1,4 @@
-"""Which steps of a generation are full; plans as text and as JSON stand for the plans of the functions (exact laws)."""
+"""Laws of plans: which steps are full, and which plan a text or a JSON file describes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_equal_plans_are_equal_and_hash_alike(num_steps: int, interval: int) -> 
     ids=["released code", "signed root"],
 )
 def test_quadratic_plans_are_the_stored_ones(signed_root: bool, steps: tuple[int, ...]) -> None:  # noqa: FBT001
-    """Stored values, from the released code and from equation 7."""
+    """The stored values come from the released code and from equation 7."""
     assert quadratic(50, 10, center=15, power=1.4, branch=3, signed_root=signed_root) == CachePlan(50, steps, 3)
 
 
@@ -98,7 +98,7 @@ def test_papers_own_settings_make_plans(interval: int, center: int, power: float
 @settings(lawful, max_examples=300)
 @given(st.data(), st.booleans())
 def test_quadratic_plan_has_exactly_its_number_of_ascending_steps(data: st.DataObject, signed_root: bool) -> None:  # noqa: FBT001
-    """Exact law; the only error is that no power fits."""
+    """Exact law: the only possible error is that no power fits."""
     num_steps = data.draw(st.integers(1, 120), label="num_steps")
     num_full = data.draw(st.integers(1, num_steps), label="num_full")
     center = data.draw(st.one_of(st.integers(0, num_steps), st.floats(0, num_steps)), label="center")

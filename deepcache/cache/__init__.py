@@ -1,1 +1,1 @@
-"""The cache: which steps of a generation are full, what they leave behind, and how a U-Net's calls are answered."""
+"""The cache: find the generation and the step of each U-Net call, and answer the call by a full or a shallow step."""

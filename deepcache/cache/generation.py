@@ -83,23 +83,21 @@ class CallMacs:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the mean, or the error that says why it cannot be counted, instead of the U-Net's structure."""
         try:
-            return CountedMacs, (self.mean(), None)
+            return CountedMacs, (self.mean(),)
         except DeepCacheError as error:
-            return CountedMacs, (None, error)
+            return CountedMacs, (error,)
 
 
 @dataclass(frozen=True)
 class CountedMacs(CallMacs):
     """Mean MACs that were counted when a generation was pickled, or the error of that count."""
 
-    macs: int | None
-    error: DeepCacheError | None
+    found: int | DeepCacheError
 
     def mean(self) -> int:
-        if self.macs is None:
-            assert self.error is not None
-            raise self.error
-        return self.macs
+        if isinstance(self.found, DeepCacheError):
+            raise self.found
+        return self.found
 
 
 @dataclass

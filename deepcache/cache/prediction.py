@@ -1,11 +1,12 @@
-"""The feature of a shallow step, predicted from those of the last full steps.
+"""Predict the feature of a shallow step from the features of the last full steps.
 
-The polynomial of degree k through the last k + 1 features over the timestep, by Neville's scheme:
+The prediction of order k is the polynomial of degree k over the timestep t through the last k + 1 features f_i, which
+Neville's scheme evaluates:
 
     P_i = f_i,   P_{i..j}(t) = lerp(P_{i+1..j}(t), P_{i..j-1}(t), (t - t_j) / (t_i - t_j))
 
-Order 0 is the newest feature, as in the paper. It is exact for polynomials of degree k on uneven nodes. Nothing here
-reads a value back from the device.
+Order 0 is the newest feature, as in the paper. The prediction is exact for features that are polynomials of degree k,
+also on uneven timesteps. Nothing here reads a value back from the device.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from deepcache.unets.family import Feature
 
-Coordinate = float | Tensor  # of a device: 0-d, or (B, 1, 1, 1) where the samples' timesteps differ
+Coordinate = float | Tensor  # a tensor on a device is 0-d, or (B, 1, 1, 1) if the samples' timesteps differ
 
 
 class Node(NamedTuple):
@@ -33,24 +34,24 @@ class Node(NamedTuple):
 
 
 def coordinate(timestep: Tensor | float) -> Coordinate:
-    """A timestep as the U-Net is given it, as a number where the host knows it."""
+    """Return the timestep of a U-Net call as a coordinate, which is a number if the host knows the value."""
     if not isinstance(timestep, Tensor):
         return float(timestep)
-    if timestep.numel() > 1 and any(timestep.stride()):  # one a sample
-        return timestep.reshape(-1, 1, 1, 1).clone()  # its own memory, so that the scheduler's can go
+    if timestep.numel() > 1 and any(timestep.stride()):  # a timestep for each sample
+        return timestep.reshape(-1, 1, 1, 1).clone()  # a copy does not keep the scheduler's memory alive
     first = timestep.reshape(-1)[0]
     return float(first) if first.device.type == "cpu" else first.clone()
 
 
 @dataclass(frozen=True, eq=False)
 class Polynomial:
-    """Through the features of the last full steps. What stays until the next one is worked out once, on the device.
+    """The polynomial through the features of the last full steps, with all that stays the same until the next one.
 
     Attributes:
-        nodes: the last full steps, newest first; as many as the order, and one.
-        by_step: whether steps are the coordinate instead of timesteps: where those of two nodes are the same.
-        places: of the nodes, in the coordinate.
-        gaps: between two places, by their positions.
+        nodes: the last full steps, the newest first; their number is the order plus one.
+        by_step: whether the step is the coordinate instead of the timestep, because two nodes have the same timestep.
+        places: the coordinate of each node.
+        gaps: the differences between the places of two nodes, by the positions of the nodes.
 
     References:
         Neville, Iterative interpolation (1934). Against reuse: From Reusing to Forecasting: Accelerating Diffusion
@@ -64,7 +65,7 @@ class Polynomial:
 
     @classmethod
     def through(cls, nodes: Sequence[Node]) -> Self:
-        """The polynomial of degree `len(nodes)` - 1."""
+        """Return the polynomial of degree `len(nodes)` - 1 through the nodes, the newest first."""
         same = [one.timestep == other.timestep for one, other in combinations(nodes, 2)]
         by_step: bool | Tensor = any(same) if not any(isinstance(each, Tensor) for each in same) else _any(same)
         places = tuple(_choice(by_step, node.step, node.timestep) for node in nodes)
@@ -72,11 +73,11 @@ class Polynomial:
         return cls(tuple(nodes), by_step, places, gaps)
 
     def __call__(self, step: int, timestep: Tensor | float) -> Feature:
-        """The feature at a step, of the nodes' shapes and types.
+        """Return the predicted feature, with the shapes and types of the nodes' features.
 
         Args:
-            step: its number.
-            timestep: as the U-Net is given it.
+            step: the number of the step.
+            timestep: the timestep of the U-Net call.
         """
         if len(self.nodes) == 1:
             return self.nodes[0].feature
@@ -96,7 +97,7 @@ class Polynomial:
 def _lerp(start: Tensor, end: Tensor, weight: Coordinate) -> Tensor:
     if isinstance(weight, Tensor):
         weight = weight.to(start.dtype)
-        if weight.numel() > 1:  # a video's frames lie within its sample
+        if weight.numel() > 1:  # the frames of a video follow each other within a sample
             weight = weight.repeat_interleave(start.shape[0] // weight.numel(), dim=0)
     return torch.lerp(start, end, weight)
 

@@ -1,11 +1,15 @@
-"""Tells which step of which generation a U-Net call is, from the timestep that it is given.
+"""Read from a timestep which step of which generation a U-Net call is.
 
 A pipeline sets its scheduler's timesteps and passes the U-Net one element of that tensor after the other. Values may
-repeat there (PNDM, Heun, KDPM2), places in memory do not: another tensor is another generation, an earlier place is a
-generation that begins anew, the same place is another call of the same step (conditional and unconditional apart), and
-a later place is the next step. Reading a place reads nothing back from the device.
+repeat in the tensor (PNDM, Heun, KDPM2), but places in memory do not:
 
-A number or a copy has no place. Where its value is one of the pipeline's timesteps, it stands for that element.
+- another memory means another generation;
+- an earlier place means that the generation begins anew;
+- the same place means another call of the same step, as when the conditional and the unconditional call are apart;
+- a later place means the next step.
+
+Reading a place reads nothing back from the device. A number or a copy has no place; if its value equals one of the
+pipeline's timesteps, it stands for that timestep.
 """
 
 from __future__ import annotations
@@ -17,25 +21,25 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-Values = tuple[float, ...]  # one a sample, or one for all
+Values = tuple[float, ...]  # one value for each sample, or one value for all samples
 
 
 class Place(NamedTuple):
-    """Where a timestep lies: in which memory, and how far into it."""
+    """The place of a timestep: the number of its memory, and its offset in that memory in elements."""
 
     memory: int
     offset: int
 
 
 def place(timestep: Any, timesteps: Tensor | None) -> Place | None:
-    """Return the place of a timestep, or None for one that is no part of a tensor of timesteps (a number, a copy).
+    """Return the place of a timestep that is part of a tensor of timesteps; None for a number or a copy.
 
-    The only element of a tensor is part of it if it is a view, as indexing makes it. In inference mode torch does not
-    say what is a view; such an element has a place only if it lies in `timesteps`.
+    The only element of a tensor is part of the tensor if it is a view, as indexing makes it. In inference mode torch
+    does not tell views; there, such an element has a place only if it lies in `timesteps`.
 
     Args:
-        timestep: what the U-Net is given.
-        timesteps: the scheduler's, if there is one.
+        timestep: the timestep of a U-Net call, a number or a tensor.
+        timesteps: the scheduler's timesteps (T), if there is a scheduler.
     """
     if not isinstance(timestep, Tensor):
         return None
@@ -49,11 +53,7 @@ def place(timestep: Any, timesteps: Tensor | None) -> Place | None:
 
 
 def values(timestep: Any) -> Values | None:
-    """Return the value of a timestep, or each sample's where they differ; None where it is on a device.
-
-    Args:
-        timestep: what the U-Net is given.
-    """
+    """Return the value of a timestep, or a value for each sample if they differ; None if it is on a device."""
     if isinstance(timestep, Tensor):
         if timestep.device.type != "cpu":
             return None
@@ -68,13 +68,15 @@ def values(timestep: Any) -> Values | None:
 def matched(timestep: Any, timesteps: Tensor, last: int | None, *, is_complete: bool) -> Place | None:
     """Return the place of the scheduler's timestep that a number or a copy stands for.
 
-    None if it is none of them, or one that passes over others: nothing says that these belong to one generation.
-
     Args:
-        timestep: what the U-Net is given; it may have lost what a cast to its type loses.
-        timesteps: the scheduler's.
-        last: the offset of the last call's timestep in memory; None before the first.
-        is_complete: whether the last call was the last one of its step, so that the next element is expected.
+        timestep: the timestep of a U-Net call; a cast may have changed its value a little.
+        timesteps: the scheduler's timesteps (T).
+        last: the offset in memory of the last call's timestep; None before the first call.
+        is_complete: whether the last call was the last call of its step, so that the next timestep is expected.
+
+    Returns:
+        The place. None if the value equals none of the scheduler's timesteps, or if it passes over timesteps, because
+        nothing then tells that both calls belong to one generation.
     """
     found = values(timestep)
     if found is None or len(found) != 1 or timesteps.device.type != "cpu":
@@ -85,27 +87,28 @@ def matched(timestep: Any, timesteps: Tensor, last: int | None, *, is_complete: 
     if nearest > _lost(timestep, timesteps):
         return None
     offsets = [begin + i * stride for i, distance in enumerate(distances) if distance == nearest]
-    if last is not None:  # of equal values the one that goes on; else one from which the timesteps begin anew
+    if last is not None:  # prefer the timestep that goes on, else a timestep at which a generation begins anew
         expected = last + stride if is_complete else last
         offsets = [offset for offset in offsets if offset == expected] or [each for each in offsets if each <= last]
     return Place(timesteps.untyped_storage()._cdata, offsets[0]) if offsets else None
 
 
 def _lost(timestep: Any, timesteps: Tensor) -> float:
-    """How far a number or a copy may lie from the timestep that it was made of."""
+    """Return how far a number or a copy may lie from the timestep that it was made from."""
     copy = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep)
-    if not copy.is_floating_point():  # truncated
+    if not copy.is_floating_point():  # a cast to a whole number truncates
         return 1.0 if timesteps.is_floating_point() else 0.0
     epsilon = max(torch.finfo(kind).eps for kind in (copy.dtype, torch.float32))
     return epsilon * float(copy.flatten()[0].abs())
 
 
 def goes_on(found: Values, last: Values, direction: int) -> int:
-    """Return the direction in which values go on from the last step's: -1 down, 1 up, 0 if they do not.
+    """Return the direction in which a step's values go on from the last step's: -1 down, 1 up, 0 if they do not.
 
     Args:
-        found, last: the values of the two steps.
-        direction: the direction so far; 0 if it is open.
+        found: the values of this step's timestep.
+        last: the values of the last step's timestep.
+        direction: the direction so far; 0 if it is unknown.
     """
     if len(found) != len(last):
         found, last = (max(found),), (max(last),)
@@ -117,28 +120,28 @@ def goes_on(found: Values, last: Values, direction: int) -> int:
 
 
 def num_left(found: Place, timesteps: Tensor | None) -> int | None:
-    """Return how many of the scheduler's timesteps are left from a place on; None if it is none of them."""
+    """Return how many of the scheduler's timesteps are left from a place on; None if the place is not in them."""
     if timesteps is None or found.memory != timesteps.untyped_storage()._cdata:
         return None
     return len(timesteps) - int(found.offset - timesteps.storage_offset()) // stride_of(timesteps)
 
 
 def stride_of(timesteps: Tensor | None) -> int:
-    """Return how many elements of memory lie from one of the scheduler's timesteps to the next; 1 of no scheduler."""
+    """Return the distance in memory between neighbouring timesteps, in elements; 1 without a scheduler."""
     return 1 if timesteps is None else max(int(timesteps.stride(0)), 1)
 
 
 def num_after(timestep: Tensor) -> int:
-    """Return how many timesteps there can be at most from a placed one on."""
+    """Return the largest possible number of timesteps from a timestep with a place on."""
     memory = timestep.untyped_storage()
     return memory.nbytes() // timestep.element_size() - int(timestep.storage_offset())
 
 
 def lifetime(timestep: Tensor) -> StorageWeakRef:
-    """Return a reference that expires with the memory of a timestep; until then no other memory has its number."""
+    """Return a reference that expires with a timestep's memory; until then no other memory gets the same number."""
     return StorageWeakRef(timestep.untyped_storage())
 
 
 def _num_elements(timestep: Tensor) -> int:
-    """How many places in memory a timestep has: one, where it is expanded to the batch."""
+    """Return how many elements of memory a timestep has: one if it is expanded to the batch."""
     return prod(int(size) for size, stride in zip(timestep.shape, timestep.stride(), strict=True) if stride)

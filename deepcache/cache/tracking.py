@@ -6,10 +6,10 @@ import asyncio
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepcache.cache.generation import ActiveGeneration, Facts, Stream
 from deepcache.cache.paying import warn_if_it_cannot_pay
@@ -20,7 +20,7 @@ from deepcache.typing import Pipeline, UNet
 from deepcache.unets.pipelines import num_calls, skips_timesteps
 from deepcache.unets.structure import structure_of
 
-_REMEMBERED = 1000  # generations
+MOST_REMEMBERED = 1000  # generations
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Tracker:
     """
 
     def __init__(self, unet: UNet, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts) -> None:
-        self.facts: deque[Facts] = deque(maxlen=_REMEMBERED)
-        self._unet, self._owner, self._plan, self._counts = unet, owner, plan, counts
+        self.facts: deque[Facts] = deque(maxlen=MOST_REMEMBERED)
+        self._unet = cast("nn.Module", unet)  # every U-Net is a module
+        self._owner, self._plan, self._counts = owner, plan, counts
         self._local = threading.local()
         self._warned = False
 

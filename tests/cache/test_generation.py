@@ -1,4 +1,4 @@
-"""What one generation of `cached` keeps and tells. The oracle is a fresh run, bit for bit, or an exact count."""
+"""What a cache keeps and tells of one generation. The oracle is a fresh run, bit for bit, or an exact count."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached, quadratic, uniform
+from deepcache.cache.tracking import MOST_REMEMBERED
 from deepcache.costs.macs import cost
 from deepcache.unets.diffusers.forward import full_forward
 from deepcache.unets.diffusers.views import Cut
@@ -87,17 +88,20 @@ def test_generation_outlives_its_unet_and_keeps_it_not_alive(how: str) -> None:
     assert (generation.full_steps, generation.macs) == ((0, 3), expected)
 
 
+LORA = "bk-sdm-tiny"  # few blocks, all with attention
+
+
 def test_earlier_generation_costs_what_its_unet_did_before_lora_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oracle is `cost` on a U-Net of either kind; the broken variant takes the structure once and for all."""
-    bare, adapted = unet("sd-1.5"), unet("sd-1.5")
-    (sample, _, context), _ = inputs("sd-1.5")
+    """The oracle is `cost` on each kind of U-Net; the broken variant takes the structure of the U-Net only once."""
+    bare, adapted = unet(LORA), unet(LORA)
+    (sample, _, context), _ = inputs(LORA)
     lora = LoraConfig(r=2, target_modules=["to_q", "to_k"])
     adapted.add_adapter(lora)
     expected = [cost(each, sample, 1, context).full() for each in (bare, adapted, bare)]
     assert expected[0] != expected[1]
 
     def found() -> list[int]:
-        model = unet("sd-1.5")
+        model = unet(LORA)
         with cached(model, interval=3) as cache:
             model(sample, TIMESTEPS[0], context)
             for change in (lambda: model.add_adapter(lora), model.disable_adapters):
@@ -137,7 +141,7 @@ def test_setting_timesteps_begins_a_generation() -> None:
 
 @pytest.mark.parametrize(("scheduler", "calls"), [("plms", 5), ("pndm", 13), ("heun", 7), ("ddim", 4), ("euler", 4)])
 def test_step_is_a_call_of_the_unet(scheduler: str, calls: int) -> None:
-    """Timesteps repeat there: PLMS makes 51 calls for 50 steps, Heun's solver two a step but the last."""
+    """Timesteps repeat: PLMS makes 51 calls for 50 steps, and Heun makes two calls for all steps but the last."""
     pipe = pipeline(SCHEDULERS[scheduler]())
     with cached(pipe, interval=2) as cache:
         latents(pipe, num_steps=4)
@@ -161,7 +165,7 @@ def test_changed_shape_makes_a_step_full(changed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_changed_shape_forgets_the_features_of_the_other(order: int) -> None:
-    """What is predicted after it is predicted from features of one shape."""
+    """After the change, predictions use features of the new shape alone."""
     model, (small, _), (large, _) = unet("ddpm"), inputs("ddpm"), inputs("ddpm", size=(16, 8))
     with cached(model, interval=2, order=order) as cache:
         expected = [model(large[0], t).sample for t in TIMESTEPS]
@@ -228,7 +232,7 @@ def test_plan_of_another_length_is_refused_before_anything_ran(planned: int) -> 
 
 
 def test_step_beyond_the_plan_is_refused() -> None:
-    """Where nobody tells the number of steps before: timesteps that are numbers, or of another scheduler."""
+    """Nothing tells the number of steps before: the timesteps are numbers, or another scheduler's."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with cached(model, uniform(5, 2)) as cache:
         for timesteps in ([*range(900, 0, -150)], torch.arange(900, 0, -150)):
@@ -258,7 +262,7 @@ def test_number_that_does_not_go_on_in_the_schedule_is_refused(beyond: int) -> N
 
 @pytest.mark.parametrize("num_steps", [3, 5, 6])
 def test_plan_is_for_the_steps_after_the_begin_index(num_steps: int) -> None:
-    """As image-to-image does: four of six timesteps are left, and a plan for another number is refused."""
+    """Image-to-image does this: four of six timesteps are left, and a plan for another number is refused."""
     model, ((sample, _), _) = unet("ddpm"), inputs("ddpm")
     pipe = SimpleNamespace(unet=model, scheduler=EulerDiscreteScheduler())
     for begin_index in (2, 1, 2):  # another strength: a generation of its own
@@ -333,19 +337,21 @@ def _watch(monkeypatch: pytest.MonkeyPatch, features: list[weakref.ref[Tensor]])
     monkeypatch.setattr("deepcache.unets.diffusers.forward.full_forward", spy)
 
 
-def test_last_thousand_generations_are_remembered() -> None:
+def test_last_generations_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_REMEMBERED == 1000
+    monkeypatch.setattr("deepcache.cache.tracking.MOST_REMEMBERED", 10)
     model, (args, _) = unet("ddpm"), inputs("ddpm", size=(4, 4), batch=1)
     with cached(model, interval=9) as cache:
-        for number in range(1001):
+        for number in range(11):
             for t in TIMESTEPS[: 1 if number else 3]:
                 model(args[0], t)
             cache.reset()
-    assert [g.num_calls for g in cache.generations] == [1] * 1000
+    assert [g.num_calls for g in cache.generations] == [1] * 10
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_a_loss_may_be_followed_back_at_every_step(order: int) -> None:
-    """As guidance by a loss does: a kept feature is a constant, so that no step needs another's graph."""
+    """Guidance by a loss does this. A kept feature is a constant, so no step needs the graph of another step."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with cached(model, interval=2, order=order) as cache, torch.enable_grad():
         for t in torch.tensor([900, 700, 500, 300]):
@@ -357,7 +363,7 @@ def test_a_loss_may_be_followed_back_at_every_step(order: int) -> None:
 
 
 def test_what_cannot_run_without_data_tells_its_steps_and_no_macs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with xformers' attention, which knows no device but CUDA."""
+    """xformers' attention is an example, since it runs on CUDA alone."""
 
     def cost_of(*_: Any, **__: Any) -> Any:
         raise NotImplementedError("No operator found for `memory_efficient_attention_forward`\non device meta")

@@ -1,6 +1,6 @@
-"""Who else wraps a U-Net, before it is cached or while it is.
+"""Other packages may wrap a U-Net before or while it is cached.
 
-The oracle is the cached U-Net that nobody wraps, and the U-Net's own forward afterwards; bit for bit.
+The oracle is a cached U-Net without other wrappers and, after the block, the U-Net's own forward, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ NAME = "ddpm"
 
 
 def _is_own(model: nn.Module) -> bool:
-    """Whether a call runs the class's forward at once; accelerate leaves that in the module when its hook goes."""
+    """Return whether a call runs the class's forward; accelerate leaves that in the module when a hook is removed."""
     return model.forward.__func__ is type(model).forward and model.forward.__self__ is model
 
 
 class Hook(ModelHook):
-    """Counts the calls that pass it."""
+    """Counts the calls that pass through the hook."""
 
     calls = 0
 
@@ -91,7 +91,7 @@ def test_hook_is_called_once_a_call_whether_the_unet_is_cached_or_not() -> None:
 
 @pytest.mark.parametrize("branch", [0, 2])  # through an up block; through a down block
 def test_hook_on_a_block_that_the_branch_cuts_through_is_refused_on_entry(branch: int) -> None:
-    """A device map puts one on every module. Between blocks it does not matter, nor after it was removed."""
+    """A device map puts a hook on every module. Hooks between the cut blocks, or removed hooks, do not matter."""
     model = unet(NAME)
     with cached(model, interval=3, branch=5):
         image = loop(model)
@@ -138,7 +138,7 @@ def test_layerwise_casting_of_diffusers_is_as_uncached(when: str) -> None:
 
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_group_offloading_of_leaves_is_as_without_it(when: str, expected: Tensor, uncached: Tensor) -> None:
-    """To the CPU, which needs no accelerator."""
+    """The target is the CPU, so that the test needs no accelerator."""
     model = unet(NAME)
     offload = {"onload_device": torch.device("cpu"), "offload_type": "leaf_level"}
     if when == "before":
@@ -187,7 +187,7 @@ def test_foreign_forward_is_refused_in_one_line_and_left_alone(wrap: Callable[[n
 def test_foreign_forward_from_within_the_block_ends_up_around_the_unets_own(
     wrap: Callable[[nn.Module], Any], uncached: Tensor
 ) -> None:
-    """Nobody asked the library, and it is out of the way afterwards."""
+    """The other package did not ask the library; after the block the library is out of the way."""
     model = unet(NAME)
     with cached(model, interval=3) as cache:
         wrap(model)
@@ -204,7 +204,7 @@ def test_forward_that_was_taken_out_within_the_block_stays_out(uncached: Tensor)
 
 
 def test_unet_that_the_older_package_gave_back_is_cached(expected: Tensor) -> None:
-    """It leaves each module's own forward in the module."""
+    """The older package leaves each module's own forward in the module."""
     model = unet(NAME)
     _enable_older_package(model).disable()
     with cached(model, interval=3):
@@ -220,8 +220,7 @@ def _in_place(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("is_called_before", [False, True])
-@pytest.mark.parametrize("compiled", [_wrapped, _in_place], ids=["torch.compile", "compile"])
+@pytest.mark.parametrize(("compiled", "is_called_before"), [(_wrapped, True), (_in_place, False)])
 def test_compiled_unet_is_cached_and_compiled_again_afterwards(
     compiled: Callable[[nn.Module], Any],
     is_called_before: bool,  # noqa: FBT001
@@ -242,7 +241,7 @@ def test_compiled_unet_is_cached_and_compiled_again_afterwards(
 
 
 def test_compiled_wrapper_under_a_block_of_the_bare_unet_is_cached(expected: Tensor, uncached: Tensor) -> None:
-    """As a second pipeline has it."""
+    """A second pipeline may hold the compiled wrapper."""
     model = unet(NAME)
     outer = _wrapped(model)
     with cached(model, interval=3):

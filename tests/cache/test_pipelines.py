@@ -1,4 +1,4 @@
-"""Laws of whole pipelines. The oracle is the pipeline without a cache or afresh, bit for bit, or an exact count."""
+"""Laws of whole pipelines. The oracle is the uncached or a fresh pipeline, bit for bit, or an exact count."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from deepcache.costs.explain import explain
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
 from tests.cells import EXACT, verdict
-from tests.pipelines import NAMES, Workload, counted, workload
-from tests.schedulers import scheduler
+from tests.pipelines import NAMES, Workload, counted, scheduler, workload
 from tests.support import documented
 
 # of diffusers
@@ -30,10 +29,10 @@ REFUSED = {
     "self-attention guidance": "StableDiffusionSAGPipeline reads",
 }
 SUPPORTED = tuple(name for name in NAMES if name not in REFUSED)
-BARE = tuple(name for name in SUPPORTED if name.startswith("unCLIP"))  # U-Nets on their own, without a scheduler
+BARE = tuple(name for name in SUPPORTED if name.startswith("unCLIP"))  # bare U-Nets, cached without a scheduler
 ONE_CALL_A_STEP = tuple(name for name in SUPPORTED if name not in ("panorama", *BARE))
 WITHOUT_GUIDANCE = ("DDPM", "DDIM")
-WITH_CALLBACKS = (  # and with the prompt among what a callback may change
+WITH_CALLBACKS = (  # pipelines with callbacks that may change the prompt
     "text2img",
     "img2img",
     "inpaint",
@@ -52,7 +51,7 @@ WITH_CALLBACKS = (  # and with the prompt among what a callback may change
 
 @cache
 def _num_steps(name: str) -> int:
-    """That a pipeline makes of six asked for."""
+    """The number of steps that a pipeline makes if it is asked for six."""
     work = workload(name)
     with counted(work.unet) as ran:
         work.run(6)
@@ -70,7 +69,7 @@ def _num_steps(name: str) -> int:
     ],
 )
 def test_pipelines_are_exact(way: str, names: Iterable[str]) -> None:
-    """As docs/support.md says, which `tests/test_support.py` holds against what each of them does."""
+    """docs/support.md says so; `test_support.py` compares that page with what each pipeline does."""
     found = documented("Pipelines")
     assert {name: found[name][way] for name in names} == dict.fromkeys(names, EXACT)
 
@@ -102,9 +101,9 @@ def test_runs_before_do_not_change_an_image(name: str) -> None:  # law 8
     with cached(fresh.owner, interval=3):
         expected = fresh.run(4, seed=1)
     with cached(work.owner, interval=3):
-        for num_steps in (4, 3, 6):
-            assert torch.equal(work.run(4, seed=1), expected)
+        for num_steps in (6, 3):
             work.run(num_steps, seed=2)
+            assert torch.equal(work.run(4, seed=1), expected)
     assert not torch.equal(expected, fresh.run(4, seed=1))  # without a cache
 
 
@@ -145,7 +144,7 @@ def test_last_step_is_full_where_an_interval_asks_for_it(name: str) -> None:
 
 
 def test_every_round_of_free_init_is_a_generation() -> None:
-    """And the last round of its fast sampling has more steps than those before."""
+    """With fast sampling, the last round has more steps than the rounds before."""
     work = workload("AnimateDiff")
     work.pipe.enable_free_init(num_iters=2, use_fast_sampling=True)
     expected = work.run(6)
@@ -166,13 +165,13 @@ def test_inference_mode_is_as_no_grad() -> None:
 
 
 @pytest.mark.parametrize("name", ["img2img", "SDXL img2img"])
-@pytest.mark.parametrize("tenths", range(1, 11))
+@pytest.mark.parametrize("tenths", [1, 3, 8, 10])
 def test_strength_leaves_the_full_steps_at_0_n_2n_of_those_that_run(name: str, tenths: int) -> None:
     _assert_strength(workload(name), tenths)
 
 
 @pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler"])
-@pytest.mark.parametrize("tenths", [1, 4, 7, 10])
+@pytest.mark.parametrize("tenths", [1, 7])
 def test_the_same_under_solvers_that_repeat_timesteps(kind: str, tenths: int) -> None:
     _assert_strength(workload("img2img", scheduler(kind)), tenths)
 
@@ -203,16 +202,15 @@ def test_users_own_timesteps_are_steps_like_others(kind: str, given: dict[str, A
     assert verdict(work, (2, 3), **given) == EXACT
 
 
-@pytest.mark.parametrize("num_calls", [2, 3])
-@pytest.mark.parametrize("kind", ["DDIMScheduler", "PNDMScheduler", "HeunDiscreteScheduler"])
+@pytest.mark.parametrize(("kind", "num_calls"), [("DDIMScheduler", 3), ("HeunDiscreteScheduler", 2)])
 def test_calls_of_a_step_apart_each_have_a_feature_of_their_own(kind: str, num_calls: int) -> None:
-    """Conditional and unconditional one after the other. Oracle: the kernel on each by hand, in step with the calls."""
+    """As conditional and unconditional calls one after the other. Oracle: the kernel, called by hand for each call."""
     pipe = workload("text2img", scheduler(kind)).pipe
     cut = Cut.of(pipe.unet, 1)
     contexts = torch.randn((num_calls, 1, 5, 8), generator=torch.Generator().manual_seed(3))
 
     def by_hand(streams: list[int]) -> Tensor:
-        """`streams`: whose feature each call takes."""
+        """`streams` tells the call whose feature each call takes."""
         features: list[Any] = [None] * num_calls
 
         def call(sample: Tensor, t: Tensor, turn: int, step: int) -> Tensor:
@@ -267,7 +265,7 @@ def test_pipeline_without_unet_is_refused_by_a_line_that_names_the_unets_that_it
 
 
 def _without_unet() -> list[str]:
-    """diffusers' pipelines that are not made of a `unet`."""
+    """diffusers' pipelines whose constructor takes no `unet`."""
     found = []
     for name in dir(diffusers):
         kind = getattr(diffusers, name) if name.endswith("Pipeline") else None

@@ -1,4 +1,4 @@
-"""Laws of the prediction. Oracles: polynomials, which it must reproduce, and the Lagrange form by hand."""
+"""Laws of the prediction. The oracles are polynomials, which it must reproduce, and the Lagrange form by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_order_k_reproduces_polynomials_of_degree_k_on_uneven_nodes(
 
 @given(TIMESTEPS, st.integers(1, 2))
 def test_it_is_lagranges_polynomial(timesteps: list[int], order: int) -> None:
-    """Exact law: sum of f_i prod_j (t - t_j) / (t_i - t_j), on features that are no polynomial."""
+    """Exact law for any features: the prediction is the sum of f_i prod_j (t - t_j) / (t_i - t_j)."""
     at, *places = (float(t) for t in timesteps)
     places = places[: order + 1]
     features = list(torch.randn(order + 1, 2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
@@ -74,13 +74,13 @@ def test_steps_are_the_coordinate_where_timesteps_of_nodes_repeat(as_tensor: boo
 
 
 def test_timesteps_repeat_elsewhere_without_harm() -> None:
-    """PLMS: the step has a node's timestep, and the nodes differ."""
+    """In PLMS a shallow step may have the timestep of a node, while the nodes' timesteps differ."""
     nodes = _nodes([700.0, 900.0], [torch.ones(1), torch.zeros(1)])
     assert Polynomial.through(nodes)(9, 700)[0].item() == 1.0
 
 
 def test_samples_may_have_timesteps_of_their_own() -> None:
-    """Exact law: as if each were predicted alone, with the frames of a video after their sample."""
+    """Exact law: each sample is predicted as if it were alone; the frames of a video follow each other in a sample."""
     frames, generator = 3, torch.Generator().manual_seed(0)
     places = [torch.tensor([500, 300]), torch.tensor([700, 650])]
     features = [torch.randn(2 * frames, 4, 2, 2, generator=generator) for _ in places]
@@ -102,7 +102,7 @@ def test_every_form_of_a_timestep_is_one_coordinate(timestep: Tensor | float) ->
 
 
 def test_prediction_reads_nothing_back_from_the_device() -> None:
-    """The meta device has no values: whatever asks for one raises."""
+    """The meta device has no values, so that reading a value raises."""
     device = torch.device("meta")
     ts = torch.empty(4, device=device)
     feature = torch.empty(2, 4, 2, 2, device=device)
@@ -121,6 +121,6 @@ def test_prediction_keeps_type_and_arguments(dtype: torch.dtype) -> None:
 
 
 def test_every_part_of_a_feature_is_predicted() -> None:
-    """Skip blocks hand an image on beside the hidden state."""
+    """Skip blocks pass an image on beside the hidden state."""
     nodes = [Node(i, float(t), (torch.tensor([t]), torch.tensor([2 * t]))) for i, t in ((1, 3.0), (0, 5.0))]
     assert [part.item() for part in Polynomial.through(nodes)(2, 1)] == [1.0, 2.0]

@@ -1,4 +1,4 @@
-"""Every scheduler that Stable Diffusion accepts. The oracle is the pipeline without a cache, or an exact count."""
+"""Laws of every scheduler that Stable Diffusion accepts. The oracle is the uncached pipeline, or an exact count."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from deepcache import cached
 from deepcache.cache.timeline import Place
 from tests.cells import EXACT, NOTHING, of_option, verdict
-from tests.pipelines import counted, workload
-from tests.schedulers import classes, options, scheduler, takes
+from tests.pipelines import classes, counted, options, scheduler, takes, workload
 from tests.support import documented
 
 pytestmark = [
@@ -19,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Should have t[ab][<>]=t[01] but got"),  # of torchsde, under a rounded time
 ]
 ACCEPTED = sorted(kind.__name__ for kind in workload("text2img").pipe.scheduler.compatibles)
-BESIDE = [  # which it runs without naming them
+BESIDE = [  # Stable Diffusion runs with these, too, but does not name them
     "DDIMParallelScheduler",
     "DDPMParallelScheduler",
     "EDMDPMSolverMultistepScheduler",
@@ -31,13 +30,13 @@ NAMES = sorted({*ACCEPTED, *BESIDE})
 
 
 def test_every_accepted_scheduler_is_installed() -> None:
-    """Test of the test: one whose requirements are missing would not be tried."""
+    """Test of the test: no test tries a scheduler whose requirements are missing."""
     assert set(NAMES) <= set(classes())
     assert len(ACCEPTED) >= 15
 
 
 def test_every_scheduler_is_exact_with_every_option_that_it_takes() -> None:  # laws 3 and 5
-    """As docs/support.md says, which `tests/test_support.py` holds against what each of them does."""
+    """docs/support.md says so; `test_support.py` compares that page with what each scheduler does."""
     plain, by_option = documented("Schedulers by pipeline"), documented("Schedulers by option")
     assert {name: plain[name]["text2img"] for name in NAMES} == dict.fromkeys(NAMES, EXACT)
     found = {(name, option): by_option[name][option] for name in NAMES for option in options(name)}
@@ -57,7 +56,7 @@ def test_generation_has_a_step_for_each_timestep(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "PNDMScheduler"])
 def test_a_step_looked_up_by_its_timestep_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test of the test: so did the older package, and schedulers that repeat timesteps then have fewer steps."""
+    """Test of the test: the older package looked steps up; under a scheduler that repeats timesteps it lost steps."""
 
     def looked_up(timestep: Any, timesteps: Any) -> Place:
         return Place(timesteps.untyped_storage()._cdata, int((timesteps == timestep).nonzero()[0]))

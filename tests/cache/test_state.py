@@ -1,7 +1,7 @@
-"""The state of `cached`: however generations are interleaved, each image is the one that it is alone (law 8).
+"""However generations are interleaved, each image equals the image of the same generation alone (law 8).
 
-The oracle of every image is the same generation on a fresh U-Net, on one thread, with no other before or beside it; the
-same operations run, so bit for bit.
+The oracle of every image is the same generation on a fresh U-Net and one thread, without another generation before or
+beside it, bit for bit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Denoising = Generator[None, "Step", Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """How one step is made: the blocks around it, those reset just before it, and what the U-Net is given."""
+    """How a step is made: the blocks around it, the blocks reset just before it, and the size of its input."""
 
     blocks: tuple[Block, ...]
     resets: tuple[Block, ...] = ()
@@ -50,7 +50,7 @@ class Step:
 
 @dataclass
 class Live:
-    """A generation under way, and the record from which it can be made again alone."""
+    """A generation under way, and a record from which `_alone` makes the same generation again."""
 
     lane: str
     num_calls: int
@@ -61,7 +61,7 @@ class Live:
 
 
 def _denoising(model: nn.Module, scheduler: Any, num_steps: int, seed: int, num_calls: int) -> Denoising:
-    """One generation, a step each time that it is sent one; a step that fails is made again with the next."""
+    """Run one generation, one step for each `Step` that is sent; a step that fails is repeated with the next `Step`."""
     sample = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     scheduler.set_timesteps(num_steps)
     for t in scheduler.timesteps:
@@ -80,7 +80,7 @@ def _denoising(model: nn.Module, scheduler: Any, num_steps: int, seed: int, num_
 
 
 def _alone(live: Live) -> Tensor:
-    """The generation again: the same steps, in blocks of its own."""
+    """Return the image of the same steps in blocks of their own."""
     model = unet("ddpm")
     owner, denoising = live.again(model)
     opened: list[tuple[Block, ExitStack, Any]] = []
@@ -113,7 +113,7 @@ def _cached(owner: Any, block: Block) -> Any:
 
 
 async def _serve(queue: asyncio.Queue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:
-    """A task that does what it is given, one after the other, in its own context, until it is given None."""
+    """Run the functions from a queue in the context of this task, one after the other, until None comes."""
     while (given := await queue.get()) is not None:
         act, done = given
         try:
@@ -123,7 +123,7 @@ async def _serve(queue: asyncio.Queue[tuple[Callable[[], Any], Future[Any]] | No
 
 
 def _finish(denoising: Denoising, step: Step) -> tuple[Tensor, int]:
-    """The image of a generation under way, and how many steps it took from here."""
+    """Finish a generation under way; return its image and the number of steps that it took from here."""
     num_steps = 0
     try:
         while True:
@@ -134,7 +134,7 @@ def _finish(denoising: Denoising, step: Step) -> tuple[Tensor, int]:
 
 
 def _forked(act: Callable[[], tuple[Tensor, int]]) -> tuple[Tensor, int]:
-    """What a function returns in a copy of this process."""
+    """Return what a function returns in a forked copy of this process."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads are idle
@@ -153,7 +153,7 @@ def _forked(act: Callable[[], tuple[Tensor, int]]) -> tuple[Tensor, int]:
 
 
 class Interleaved(RuleBasedStateMachine):
-    """Generations on one U-Net, step by step, on three threads and two tasks of asyncio that take turns."""
+    """Runs generations on one U-Net step by step; three threads and two asyncio tasks take turns."""
 
     plans = st.tuples(st.integers(2, 4), st.integers(0, 5), st.integers(0, 2))
     what = st.tuples(st.sampled_from(NAMES), st.integers(4, 6), st.integers(0, 9), st.integers(1, 2))
@@ -178,7 +178,7 @@ class Interleaved(RuleBasedStateMachine):
 
     @initialize(is_shared=st.booleans(), plans=st.tuples(*[plans] * len(LANES)), begun=st.lists(st.tuples(lanes, what)))
     def begin_blocks(self, is_shared: bool, plans: Any, begun: list[Any]) -> None:  # noqa: FBT001
-        """One block around all threads and tasks, or one in each."""
+        """Enter one block around all threads and tasks, or one block in each."""
         self.is_shared = is_shared
         for lane, plan in zip(LANES, plans, strict=True):
             if lane == "main" or not is_shared:
@@ -188,7 +188,7 @@ class Interleaved(RuleBasedStateMachine):
 
     @rule(lane=lanes, what=what)
     def begin(self, lane: str, what: tuple[str, int, int, int]) -> None:
-        """A pipeline with a scheduler of its own; also, the block's pipeline gets it, whoever is under way."""
+        """Begin a generation with a scheduler of its own, which the block's pipeline gets as well, at any time."""
         self._begin(lane, what)
 
     def _begin(self, lane: str, what: tuple[str, int, int, int]) -> Live:
@@ -209,7 +209,7 @@ class Interleaved(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(at=pick, num_steps=st.integers(1, 3), repeats=st.integers(1, 2), padding=st.sampled_from((0, 4)))
     def advance(self, at: int, num_steps: int, repeats: int, padding: int) -> None:
-        """In the same size as before or in another."""
+        """Make steps with inputs of the same size as before, or of another size."""
         live = self._pick(at)
         for _ in range(num_steps):
             if live in self.live:
@@ -244,7 +244,7 @@ class Interleaved(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(at=pick, call=pick)
     def fail_in_a_step(self, at: int, call: int) -> None:
-        """As out of memory; the next call of this generation begins it anew from there, and no other."""
+        """Fail in a U-Net call, as out of memory does; the next call begins this generation anew, and no other one."""
         live = self._pick(at)
         with aborting(self.model, call % live.num_calls):
             self._on(live.lane, lambda: live.denoising.send(Step(())))
@@ -253,7 +253,7 @@ class Interleaved(RuleBasedStateMachine):
     @precondition(lambda self: any(live.lane == "main" for live in self.live))
     @rule(at=pick)
     def finish_in_a_forked_process(self, at: int) -> None:
-        """A copy of a generation under way, which goes on here as if nothing had happened."""
+        """Finish a copy of a generation in another process; here the generation goes on as if nothing had happened."""
         own = [live for live in self.live if live.lane == "main"]
         live = own[at % len(own)]
         step = Step(self._stack("main"), live.resets)
@@ -281,7 +281,7 @@ class Interleaved(RuleBasedStateMachine):
         self._leave(nested[at % len(nested)])
 
     def teardown(self) -> None:
-        """Finish what is under way; then the U-Net is what it was."""
+        """Finish all generations and leave all blocks; then the U-Net must be what it was."""
         try:
             while self.live:
                 self._advance(self.live[0])
@@ -317,7 +317,7 @@ class Interleaved(RuleBasedStateMachine):
             assert torch.equal(image, _alone(live)), "an image differs from the same generation's alone"
 
     def _on(self, lane: str, act: Callable[[], Any]) -> Any:
-        """On a lane's thread or task, or at once if this is it."""
+        """Run a function on a lane's thread or task, or at once if this code runs there already."""
         if lane == self.running:
             return act()
         before, self.running = self.running, lane
@@ -355,7 +355,7 @@ def test_interleaved_generations_equal_the_same_generations_alone() -> None:
 
 
 class _OfAll:
-    """Instead of a context's blocks those of all contexts."""
+    """A broken variant of the context variable, which mixes the entries of all threads and tasks."""
 
     def __init__(self) -> None:
         self.names: Any = SimpleNamespace()

@@ -1,6 +1,7 @@
-"""docs/support.md: a snapshot (`pytest --force-regen` makes it anew) of cells that each ran; and what fails a cell.
+"""docs/support.md is a snapshot of cells that each ran; `pytest --force-regen` makes the page anew.
 
-Each row is a test of its own, which runs the cells of this row; a last one holds together what the rows leave.
+Each row is a test of its own, which runs the cells of the row. The other tests check the rest of the page, and that
+broken variants of the library fail a cell.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """diffusers logs that it would not combine some schedulers and pipelines."""
+    """Silence diffusers, which logs a line about unusual pairs of schedulers and pipelines."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     yield
@@ -39,7 +40,7 @@ def _quiet() -> Iterator[None]:
 def test_row_of_the_document_is_what_its_cells_give(table: Table, row: str, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("force_regen"):
         pytest.skip("the document is made anew as a whole")
-    assert table.line(row) == written()[table.title].get(row), "see `pytest tests/test_support.py --force-regen`"
+    assert table.line(row) == written()[table.title].get(row), "see `pytest test_support.py --force-regen`"
 
 
 def test_document_is_its_rows_and_what_stands_around_them(
@@ -62,7 +63,7 @@ def test_row_of_nothing_is_left_out_and_a_refusal_has_its_first_words() -> None:
 
 
 def test_full_step_that_is_a_little_off_fails_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test of the test, as all that follow."""
+    """Test of the test, like all tests below."""
 
     def off(*args: Any, **kwargs: Any) -> Any:
         output, feature = full_forward(*args, **kwargs)

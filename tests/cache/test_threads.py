@@ -1,6 +1,6 @@
-"""Many threads on one U-Net, each in a block of its own or all in one (law 8).
+"""Many threads share a U-Net, each in a block of its own, or all with one cache (law 8).
 
-The oracle is the same generations one after the other on one thread; the same operations run, so bit for bit.
+The oracle is the same generations one after the other on one thread, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
 
 @pytest.fixture(autouse=True)
 def threads_change_over_often() -> Iterator[None]:
-    """As often as the interpreter can."""
+    """Switch threads as often as the interpreter can."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -38,7 +38,7 @@ USES = ("one block", "a block each", "enabled")
 
 @contextmanager
 def _used(use: str, cache: Cache) -> Iterator[Cache]:
-    """The cache in a block, or enabled and disabled by another thread."""
+    """Use a cache in a block, or let another thread enable and disable it."""
     if use != "enabled":
         with cache:
             yield cache
@@ -51,7 +51,7 @@ def _used(use: str, cache: Cache) -> Iterator[Cache]:
 
 @pytest.mark.parametrize("use", USES)
 def test_eight_pipelines_at_once_equal_one_after_the_other(use: str) -> None:
-    """Each has its own scheduler and length, and generates twice."""
+    """Each pipeline has its own scheduler and number of steps, and generates twice."""
     model, numbers, is_shared = unet("ddpm"), range(8), use != "a block each"
     pipes = [SimpleNamespace(unet=model, scheduler=SCHEDULERS[NAMES[i % len(NAMES)]]()) for i in numbers]
     how = [{"interval": 2 if is_shared else 2 + i % 2, "order": 1 if is_shared else i % 3} for i in numbers]
@@ -81,7 +81,7 @@ def test_eight_pipelines_at_once_equal_one_after_the_other(use: str) -> None:
 
 
 def test_threads_enter_and_leave_blocks_while_others_generate() -> None:
-    """The U-Net is cached for the first to come and its own again after the last to go, whoever these are."""
+    """The U-Net is cached from the first thread that enters to the last thread that leaves, whichever these are."""
     model = unet("ddpm")
     expected = {}
     for interval in (1, 2, 3, 4):
@@ -166,7 +166,7 @@ def test_generations_may_be_read_and_reset_while_other_threads_generate() -> Non
 
 
 def test_block_may_be_left_while_another_thread_generates() -> None:
-    """The generation goes on uncached: the U-Net's own forward from the next step on."""
+    """The generation goes on uncached: from the next step on, the U-Net's own forward runs."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     expected = [model(sample, t).sample for t in TIMESTEPS]
     with ThreadPoolExecutor(1) as thread:
@@ -179,7 +179,7 @@ def test_block_may_be_left_while_another_thread_generates() -> None:
 
 
 def test_block_may_be_left_while_another_thread_is_in_a_call() -> None:
-    """In the midst of telling its generation, which looks at the pipeline's scheduler; that call is full."""
+    """The call is looking at the pipeline's scheduler to find its generation; the call is full."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     expected = model(sample, TIMESTEPS[0]).sample
     asked, left = threading.Event(), threading.Event()
@@ -200,7 +200,7 @@ def test_block_may_be_left_while_another_thread_is_in_a_call() -> None:
 
 
 def test_thread_without_a_block_is_refused_in_one_line_while_two_are_open() -> None:
-    """Which of them counts would be a guess; with one open, it is that one."""
+    """The library would have to guess a block; if one block is open, that block answers."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with ThreadPoolExecutor(1) as thread, cached(model, interval=2) as outer:
         thread.submit(model, sample, TIMESTEPS[0]).result(60)
@@ -238,7 +238,7 @@ def test_thread_that_inherits_the_number_of_an_ended_one_is_in_none_of_its_block
 
 
 def _by_itself(generate: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A generation that lets the others go on after each step."""
+    """Return a coroutine function that lets other coroutines go on after each step."""
 
     async def generation(job: Any) -> Any:
         steps = generate(job)
@@ -254,7 +254,7 @@ def _by_itself(generate: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 @pytest.mark.parametrize("use", USES)
 def test_twenty_coroutines_of_one_thread_equal_one_after_the_other(use: str) -> None:
-    """On the same tensor of timesteps, where no place tells them apart, each with its own plan or all with one."""
+    """All use one tensor of timesteps, so no place tells them apart; each has its own plan, or all have one."""
     model, (sample, _), is_shared = unet("ddpm"), inputs("ddpm")[0], use != "a block each"
 
     def denoising(seed: int) -> Any:
@@ -283,7 +283,7 @@ def test_twenty_coroutines_of_one_thread_equal_one_after_the_other(use: str) -> 
 
 
 def test_task_is_in_the_block_that_it_was_made_in() -> None:
-    """Also where a second one is open elsewhere; and a thread that a task starts by asyncio is."""
+    """This holds while a second block is open elsewhere, and for a thread that a task starts by asyncio."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
 
     async def inside(cache: Any) -> int:
@@ -304,7 +304,7 @@ def test_task_is_in_the_block_that_it_was_made_in() -> None:
 
 
 def test_compiled_steps_do_not_mix_threads_where_they_run_eagerly() -> None:
-    """As torch does beyond its limit of recompilations."""
+    """torch runs eagerly beyond its limit of recompilations."""
     model = unet("ddpm")
     with torch.compiler.set_stance("force_eager"), cached(model, interval=3, compile={"backend": "eager"}):
         _same_in_threads(lambda seed: loop(model, seed=seed))

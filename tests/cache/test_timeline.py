@@ -1,4 +1,4 @@
-"""A step is told by where its timestep lies. The oracle is an exact law, or the same generation told in another way."""
+"""The place of a timestep tells the step. The oracle is an exact law, or the same generation with other timesteps."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_copy_has_no_place(copy: Callable[[Tensor, int], Any]) -> None:
 
 
 def test_only_timestep_has_a_place() -> None:
-    """A generation of one step."""
+    """The tensor of timesteps has one element, as in a generation of one step."""
     timesteps = torch.tensor([999])
     assert place(timesteps[0], None) == Place(timesteps.untyped_storage()._cdata, 0)
     with torch.inference_mode():  # where torch does not tell what a view is
@@ -88,7 +88,7 @@ def test_repeated_timesteps_have_places_of_their_own(scheduler: Any) -> None:
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
 def test_new_timesteps_lie_elsewhere(scheduler: Any) -> None:
-    """While a place of the old ones is remembered: of every scheduler, whether or not it keeps them."""
+    """This holds while a place of the old timesteps is remembered, whether or not the scheduler keeps its timesteps."""
     pipe, memories, remembered = scheduler(), set(), []
     for _ in range(5):
         pipe.set_timesteps(5)
@@ -99,7 +99,7 @@ def test_new_timesteps_lie_elsewhere(scheduler: Any) -> None:
 
 
 def test_steps_left_are_counted_from_the_place() -> None:
-    """As image-to-image begins: from a slice of the scheduler's timesteps."""
+    """Image-to-image begins so, from a slice of the scheduler's timesteps."""
     for begin in range(5):
         rest = TIMESTEPS[begin:]
         assert num_left(place(rest[0], TIMESTEPS), TIMESTEPS) == 5 - begin
@@ -156,7 +156,7 @@ def test_values_go_on_in_one_direction(found: Any, last: Any, direction: int, ex
 
 @pytest.mark.parametrize("pass_on", [*ELEMENTS.values(), *COPIES.values()], ids=[*ELEMENTS, *COPIES])
 def test_generation_is_the_same_however_its_timesteps_are_passed(pass_on: Callable[[Tensor, int], Any]) -> None:
-    """Told by place or counted; the second one begins anew because its timesteps are new."""
+    """The steps are told by places or counted; the second generation begins because its timesteps are new."""
     pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
 
     def generation(pass_on: Callable[[Tensor, int], Any]) -> Tensor:
@@ -177,7 +177,7 @@ def test_generation_is_the_same_however_its_timesteps_are_passed(pass_on: Callab
 @pytest.mark.parametrize("is_bare", [True, False], ids=["bare U-Net", "pipeline"])
 @pytest.mark.parametrize("view", VIEWS_OF_COPIES)
 def test_views_of_copies_are_generations_of_one_step_each_and_warned_of(view: str, is_bare: bool) -> None:  # noqa: FBT001
-    """Each lies in a memory of its own, as the only step of a generation does: right, but nothing is cached."""
+    """Each timestep lies in a memory of its own, like the only step of a generation: right, but nothing is cached."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     owner = model if is_bare else SimpleNamespace(unet=model, scheduler=SimpleNamespace(timesteps=TIMESTEPS))
     expected = [model(sample, t).sample for t in TIMESTEPS]
@@ -193,7 +193,7 @@ def test_views_of_copies_are_generations_of_one_step_each_and_warned_of(view: st
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
 def test_stopped_loop_begins_anew_on_the_same_timesteps(num_steps: int) -> None:
-    """A place that comes again tells it; after the first step alone, nothing does, so that a reset is asked for."""
+    """An earlier place tells that a generation begins; after a first step alone nothing tells it: reset is needed."""
     model = unet("ddpm")
     with cached(model, interval=3):
         expected = loop(model, TIMESTEPS, seed=1)
@@ -208,7 +208,7 @@ def test_stopped_loop_begins_anew_on_the_same_timesteps(num_steps: int) -> None:
 
 
 def test_timestep_that_is_repeated_to_measure_it_is_refused_and_keeps_one_feature() -> None:
-    """As a loop to warm up does; with a reset before each call it is a generation a call."""
+    """A loop to warm up does this; with a reset before each call, each call is a generation."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with cached(model, interval=3) as cache:
         model(sample, TIMESTEPS[0])
@@ -231,7 +231,7 @@ def test_calls_of_a_pipelines_step_are_bounded(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_step_of_fewer_calls_than_the_one_before_is_refused() -> None:
-    """A pipeline's loop after a call to warm up looks like a first step of two calls."""
+    """After a call to warm up, a pipeline's loop looks like a generation whose first step has two calls."""
     pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     pipe.scheduler.set_timesteps(5)
     with cached(pipe, interval=3) as cache:
@@ -252,7 +252,7 @@ def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
     pass_on: Callable[[Tensor, int], Any],
     is_bare: bool,  # noqa: FBT001
 ) -> None:
-    """Without a reset or new timesteps between them."""
+    """There is neither a reset nor a new tensor of timesteps between the generations."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
 
     def generation(seed: int, pass_on: Callable[[Tensor, int], Any]) -> Tensor:
@@ -277,7 +277,7 @@ def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
 def test_second_generation_of_numbers_without_a_reset_is_refused(
     copy: Callable[[Tensor, int], Any], told: dict[str, Any]
 ) -> None:
-    """After one that was stopped."""
+    """The generation before was stopped."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
     with cached(model, **told) as cache:
         for i in range(3):
@@ -302,7 +302,7 @@ def test_copy_on_a_device_has_to_be_told() -> None:
 
 
 def test_number_that_is_none_of_the_pipelines_timesteps_is_refused() -> None:
-    """Some other pipeline's, or what a sampler of its own makes of them."""
+    """The timesteps are another pipeline's, or a sampler computes them from the scheduler's."""
     pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     pipe.scheduler.set_timesteps(5)
     with (
@@ -331,7 +331,7 @@ def test_what_no_generation_can_have_is_refused(told: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_generations_of_one_step_beside_a_pipelines_own_are_right_or_refused(mode: Any) -> None:
-    """Of another pipeline on the same U-Net; in inference mode torch does not say what is a view."""
+    """Another pipeline on the same U-Net has them; in inference mode torch does not tell views."""
     pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     samples = [sample * scale for scale in (1, 2, 3)]
     alone = [pipe.unet(each, 999).sample for each in samples]
@@ -351,7 +351,7 @@ def test_generations_of_one_step_beside_a_pipelines_own_are_right_or_refused(mod
 
 
 class _Skipping:
-    """A pipeline of two U-Net calls for three timesteps."""
+    """The pipeline makes two U-Net calls for three timesteps."""
 
     def __init__(self) -> None:
         self.unet, self.scheduler = unet("ddpm"), DDIMScheduler()
@@ -366,7 +366,7 @@ class _Skipping:
 
 
 def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_number_counts() -> None:
-    """And not where it does not, or is told."""
+    """The plan does not depend on the number, or the user states it."""
     for how in ({"interval": 2, "last_step_full": True}, {"plan": uniform(9, 2)}):
         with (
             cached(pipe := _Skipping(), **how),
@@ -386,7 +386,7 @@ def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_numbe
 
 
 def test_pipelines_on_one_unet_have_generations_of_their_own() -> None:
-    """One after the other under the block of the first."""
+    """The pipelines run one after the other in the block of the first."""
     pipes = [SimpleNamespace(unet=unet("ddpm"), scheduler=SCHEDULERS[name]()) for name in ("ddim", "heun", "plms")]
     expected = []
     for seed, pipe in enumerate(pipes):
@@ -402,7 +402,7 @@ def test_pipelines_on_one_unet_have_generations_of_their_own() -> None:
 @pytest.mark.parametrize("is_told", [True, False], ids=["bare U-Net, told", "pipeline"])
 @pytest.mark.parametrize("num_calls", [2, 3])
 def test_calls_apart_at_one_timestep_are_one_step_with_a_feature_each(num_calls: int, is_told: bool) -> None:  # noqa: FBT001
-    """Conditional and unconditional; the oracle is the kernel by hand with a feature each."""
+    """The calls are conditional and unconditional; the oracle is the kernel by hand with a feature for each."""
     model, ((sample, _, context), _) = unet("sd-1.5"), inputs("sd-1.5")
     contexts = [context * scale for scale in (1, 0, -1)[:num_calls]]
     cut, kept = Cut.of(model, 0), {}

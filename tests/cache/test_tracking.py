@@ -1,7 +1,7 @@
 """Law 10: whatever loops follow each other in a block, an image is right or its loop is refused.
 
-The oracle is the same loop alone in a block of its own on elements of a tensor of timesteps, bit for bit; or uncached,
-since a full step is never wrong.
+The oracle is the same loop alone in a block of its own, on elements of a tensor of timesteps, bit for bit. The uncached
+image is right as well, since a full step is never wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOW: dict[str, Any] = {"interval": 3, "order": 1}
 
 @dataclass(frozen=True)
 class Loop:
-    """A denoising loop: its schedule, whether its tensor is new, how its timesteps are passed, where it stops."""
+    """A denoising loop: its schedule, whether its tensor is new, how it passes timesteps, and where it stops."""
 
     schedule: str
     is_new: bool
@@ -61,13 +61,13 @@ def _run(model: Any, loop: Loop, timesteps: Tensor, pass_on: Callable[[Tensor, i
 
 @cache
 def _model() -> Any:
-    """One U-Net for all blocks: each of them leaves it as it was."""
+    """One U-Net serves all blocks, since each block leaves the U-Net as it was."""
     return unet("ddpm")
 
 
 @cache
 def _right(schedule: str, num_steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A loop alone, cached and not."""
+    """Return the images of a loop alone, cached and uncached."""
     loop = Loop(schedule, is_new=False, pass_on="index", num_steps=num_steps, mode="no_grad", seed=seed)
     model, timesteps = _model(), torch.tensor(SCHEDULES[schedule])
     uncached = _run(model, loop, timesteps, ALL["index"])
@@ -112,7 +112,7 @@ def test_every_loop_is_right_or_refused() -> None:
 @PROPERTY
 @given(st.lists(LOOPS, min_size=2, max_size=4))
 def test_loops_of_a_number_of_steps_that_is_told_are_right_or_refused(loops: list[Loop]) -> None:
-    """Where what was told is true; a loop that stops is followed by a reset, as any abort of such a loop must be."""
+    """The number of steps is true here; a reset follows a loop that stops, as the documentation asks."""
     whole = [Loop("long", loop.is_new, loop.pass_on, 5, loop.mode, loop.seed) for loop in loops]
     assert _check(whole, None, {"num_steps": 5}) == len(whole)
 
@@ -120,7 +120,7 @@ def test_loops_of_a_number_of_steps_that_is_told_are_right_or_refused(loops: lis
 @pytest.mark.parametrize("owns", [None, "long"])
 @pytest.mark.parametrize("pass_on", ALL)
 def test_one_loop_is_right_where_it_can_be_told_and_else_refused(pass_on: str, owns: str | None) -> None:
-    """A block that refuses everything would pass the property."""
+    """Test of the test: a cache that refuses everything would pass the property."""
     loop = Loop("long", is_new=False, pass_on=pass_on, num_steps=5, mode="no_grad", seed=1)
     assert _check([loop], owns, {}) == (owns is not None or pass_on not in COPIES)
     assert _check([loop], owns, {"num_steps": 5}) == 1
