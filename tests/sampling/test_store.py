@@ -1,4 +1,4 @@
-"""A store has each sample once, in whole files, of one manifest (exact laws on samples that tell their seed)."""
+"""A store has each sample once, in whole files of one manifest (exact laws on samples that tell their seed)."""
 
 from __future__ import annotations
 
@@ -255,6 +255,12 @@ def test_equal_samples_give_equal_bytes_at_any_time(tmp_path):
             broken.append(stamped(make(range(4))))
     assert written[0] == written[1]
     assert broken[0] != broken[1]
+
+
+def test_stores_of_earlier_versions_are_continued(tmp_path):
+    """Stored values: the digest of a manifest of schema 2, and the bytes of a shard."""
+    assert MANIFEST.digest == "e9f12374496dadb4ccc2f3c84da8b6575feda48b9ab850fe32d4f55e2ba93dec"
+    assert hashes(fill(tmp_path).folder)[SHARD] == "1936e2e5f0def4e8fda131b79db868f09f68b55cabdf3780a5a45f6ef91541f6"
 
 
 def test_a_shard_is_read_by_numpy_as_the_adm_suite_reads_it(tmp_path):
