@@ -29,9 +29,14 @@ def workload() -> Workload:
 
 def test_the_pipeline_has_its_own_solver_again_after_an_error(workload):
     own, forward = workload.pipe.scheduler, workload.pipe.unet.forward
-    with pytest.raises(KeyError), workload.under(SAMPLING):
-        assert type(workload.pipe.scheduler).__name__ == "HeunDiscreteScheduler"
-        raise KeyError
+
+    def interrupted() -> None:
+        with workload.under(SAMPLING):
+            assert type(workload.pipe.scheduler).__name__ == "HeunDiscreteScheduler"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
     assert workload.pipe.scheduler is own
     assert workload.pipe.unet.forward == forward
 
