@@ -64,19 +64,19 @@ def psnrs(pipe, plan, num_steps: int, seeds) -> list[float]:
 
 
 def test_the_cheapest_plan_keeps_its_budget_on_other_seeds(pipe):
-    """12 steps, and the promise is of the median over any seeds; on `OTHERS` within their own interval."""
-    found = tuned(pipe, psnr_db=25, num_steps=12, orders=[1])
-    others = estimate("psnr_db", np.array(psnrs(pipe, found.plan, 12, OTHERS)))
-    assert found.promise.low >= 25
-    assert others.value >= 25
+    """The promise is of the median over any seeds; on `OTHERS` within their own interval."""
+    found = tuned(pipe, psnr_db=20, orders=[1])
+    others = estimate("psnr_db", np.array(psnrs(pipe, found.plan, STEPS, OTHERS)))
+    assert found.promise.low >= 20
+    assert others.value >= 20
     assert found.promise.low <= others.high
     assert others.low <= found.promise.high
-    assert found.speedup > 2
+    assert found.speedup > 1.3
 
 
 @pytest.fixture(scope="module")
 def twice_as_fast(pipe) -> Tuned:
-    return tuned(pipe, speedup=2, orders=[1])
+    return tuned(pipe, speedup=2)
 
 
 def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe, twice_as_fast):
