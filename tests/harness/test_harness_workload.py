@@ -1,4 +1,4 @@
-"""The benches' samples are shared, and a plan's are what `cached` gives (exact laws)."""
+"""The benches share samples, and samples of a plan are what `cached` gives (exact laws)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_plan_covers_the_calls_and_not_the_steps(workload):
 
 @pytest.fixture
 def small_memory(monkeypatch) -> None:
-    """It does for one sample at a time."""
+    """The memory suffices for one sample at a time."""
 
     def limited(*args: Any, batch_size: int, **options: Any) -> torch.Tensor:
         if batch_size > 1:

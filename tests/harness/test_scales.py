@@ -1,4 +1,4 @@
-"""The paper's scale: what is missing is one page, noise is never fidelity, samples come out of stores (exact laws)."""
+"""At the paper's scale one page says what is missing, noise is never fidelity, and stores are read (exact laws)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ sys.exit(code)
 
 
 def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """pytest on a machine that has nothing."""
+    """Run pytest as on a machine that has no models."""
     nothing = {name: str(tmp_path / "nothing") for name in ("DEEPCACHE_MODELS", "HF_HOME", "TORCH_HOME")}
     command = [sys.executable, "-c", RUN, "-p", "no:cacheprovider", "--scale", "paper", *options]
     environment = {**os.environ, **nothing}
@@ -186,7 +186,7 @@ def test_uncached_samples_are_not_compared_with_themselves(workload):
 
 
 class Options:
-    """pytest's configuration, as far as the benches ask it."""
+    """Stands for pytest's configuration."""
 
     def __init__(self, **given: object) -> None:
         self.given = {"scale": "mini", "weights": "trained", **given}
@@ -210,7 +210,7 @@ def test_embedded_models_have_no_random_weights():
     ],
 )
 def test_the_papers_models_run_on_a_gpu_where_there_is_one(monkeypatch, given, expected):
-    """The embedded ones do where they are told to: their baselines are the CPU's."""
+    """Embedded models run on the CPU unless told otherwise, since their baselines are the CPU's."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of(Options(**given)) == expected
 
@@ -260,7 +260,7 @@ def test_a_finished_store_is_read_and_not_sampled_again(workload, tmp_path, monk
 
 
 def test_a_row_reads_its_stores_for_features_and_for_errors_alone(workload, tmp_path, monkeypatch):
-    """And hashes the weights once."""
+    """The weights are hashed once."""
     reads: list[StoredImages] = []
     hashed: list[str] = []
     split = StoredImages.split

@@ -1,7 +1,7 @@
-"""Two workers that are killed at random moments and started again, until all samples are there; run as a program.
+"""A program that kills two workers at random moments and starts them again, until all samples are there.
 
-Prints JSON: whether the store equals one that was never disturbed, how many kills hit a living worker, and how many
-temporary files these left; and whether the file of a broken variant, which writes it in its place, is refused.
+It prints JSON: whether the store equals an undisturbed store, how many kills hit a living worker, how many temporary
+files they left, and whether the file of a broken variant, which writes without a temporary name, is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SAMPLING = Sampling("ddim", 3, uniform(3, 2))
 
 
 def work(pipe: Any, folder: Path, worker: Worker) -> None:
-    """As `python -m deepcache sample` does, to a disk that takes its time."""
+    """Fill a store as `python -m deepcache sample` does, on a disk that is slow."""
     workload = Workload(pipe, conditions_of(pipe), 2, {"guidance_scale": 1.5}, model="tiny")
 
     class Slow(zipfile.ZipFile):
@@ -50,7 +50,7 @@ def work(pipe: Any, folder: Path, worker: Worker) -> None:
 
 
 def start(pipe: Any, folder: Path, worker: Worker) -> int:
-    """A process of its own, without the seconds that a new interpreter takes to import torch."""
+    """Start a worker by a fork, which saves the seconds of importing torch."""
     if number := os.fork():
         return number
     try:
@@ -61,7 +61,7 @@ def start(pipe: Any, folder: Path, worker: Worker) -> int:
 
 
 def disturbed(pipe: Any, folder: Path, life_s: float) -> dict[str, Any]:
-    """Kill who lives after a random time, 20 times at least, then let all finish; or until one refuses."""
+    """Kill living workers after random times, at least 20 times, then let all finish; stop when a worker refuses."""
     rng, kills, left = random.Random(0), 0, 0
     while True:
         numbers = [start(pipe, folder, Worker(rank, WORKERS)) for rank in range(WORKERS)]
@@ -79,19 +79,19 @@ def disturbed(pipe: Any, folder: Path, life_s: float) -> dict[str, Any]:
 
 
 def ended(number: int) -> int:
-    """A process's exit code, or the signal that killed it as a negative number."""
+    """Return a process's exit code, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
 def in_place(path: Path) -> IO[bytes]:
-    """The broken variant of `files.whole_file`, killed as it begins to write."""
+    """Write a file in its place, without a temporary name, and be killed at once: a broken `files.whole_file`."""
     with path.open("wb"):
         os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
 def is_found_out(pipe: Any, folder: Path) -> bool:
-    """Whether a file that was written in its place by a worker that was killed is refused by the next one."""
+    """Return whether a worker refuses the file that a killed worker has left in its place."""
     with patch.object(shard_files, "whole", in_place):
         assert ended(start(pipe, folder, Worker())) == -signal.SIGKILL
     return ended(start(pipe, folder, Worker())) == REFUSED

@@ -1,4 +1,4 @@
-"""What a seed's sample is asked to show depends on the seed alone (exact laws)."""
+"""The class or prompt of a sample depends on its seed alone (exact laws)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_prompts_of_a_file_come_again_after_the_last():
 
 
 def test_rules_tell_conditions_apart():
-    """By all that changes what a seed is asked; lines are not run together."""
+    """Rules differ wherever any seed is asked for something else; lines of prompts are not joined without a mark."""
     some = [
         conditions_of(UNASKED),
         conditions_of(LABELLED),

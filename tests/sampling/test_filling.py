@@ -1,4 +1,4 @@
-"""A shard's samples: what the pipeline gives, rounded; halved batches; and nothing that is not a number."""
+"""A store is filled with the pipeline's rounded samples; large batches are halved, and NaN is refused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _fours(seeds: range) -> list[range]:
 
 
 def test_samples_depend_on_their_shard_alone():
-    """Whatever shards came before it."""
+    """Shards that were sampled before change nothing."""
     pipe = pipeline()
     one = batches(pipe)
     one(range(7))
@@ -147,7 +147,7 @@ def spoiled(pipe: Any, rows: Tensor, value: float, *, network: Any = None, call:
 @pytest.mark.parametrize("call", [0, 2])
 @pytest.mark.parametrize("row", [1, 5])
 def test_samples_that_are_not_numbers_are_refused_by_their_seeds(value, call, row):
-    """In the U-Net, at its first or last step, with the class or without: row 5 of 8 is seed 4's again."""
+    """One row of the U-Net's output is spoiled, at the first or last step; of 8 rows, rows 1 and 5 are seed 4's."""
     (line,) = spoiled(pipeline(), torch.tensor([row]), value, call=call)
     assert line.startswith("expected finite samples, got NaN or infinite values of seeds 4;")
 

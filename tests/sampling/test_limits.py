@@ -1,4 +1,4 @@
-"""Numbers without bounds are one line and exit code 2, before a model is loaded (exact)."""
+"""A number out of bounds ends in one line and exit code 2, before a model is loaded (exact)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_guidance_scale_that_is_no_number_is_refused(scale):
 
 @pytest.mark.parametrize("seeds", [[END_OF_SEEDS], [3, 2**64], range(END_OF_SEEDS - 1, END_OF_SEEDS + 1), [-1]])
 def test_whoever_samples_refuses_seeds_that_no_store_could_hold(seeds):
-    """Before the pipeline is asked for anything."""
+    """The pipeline is None, so it cannot be asked for anything before."""
     with pytest.raises(DeepCacheError, match=r"expected seeds from 0 to 2\^63 - 1"):
         sample(None, seeds, batch_size=2)
     with pytest.raises(DeepCacheError, match=r"expected seeds from 0 to 2\^63 - 1"):
@@ -117,7 +117,7 @@ def test_tune_refuses_what_is_out_of_bounds_before_it_looks_at_the_pipeline(name
 
 
 def test_more_steps_than_a_solver_can_do_are_one_line(capsys):
-    """DDIM has no more than the model was trained with; sampling and tuning say so alike."""
+    """DDIM has at most the training's number of steps; sampling and tuning refuse more alike."""
     for command in ([*SAMPLE[:1], "--out", "none", "--seeds", "0:2"], TUNE[:1] + TUNE[3:]):
         assert main([*command, "--model", "mini-ddpm", "--scheduler", "ddim", "--num-steps", "5000"]) == 2
         line = capsys.readouterr().err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""A store has each sample once, in whole files, of one manifest (exact laws on samples that tell their seed)."""
+"""A store has each sample once, in whole files of one manifest (exact laws on samples that tell their seed)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_block_that_grows_is_sampled_where_it_is_missing_alone(tmp_path):
 
 
 def test_workers_on_different_blocks_at_once_lose_and_double_nothing(tmp_path):
-    """The second asks for a part of what the first is about to write."""
+    """The second worker samples a part of what the first is about to write."""
     store = Store.create(tmp_path, MANIFEST)
 
     def slow(seeds: range) -> np.ndarray:
@@ -195,7 +195,7 @@ def test_a_store_decides_the_layout_of_who_follows_it(tmp_path):
 
 
 def test_of_many_manifests_at_once_one_is_kept(tmp_path):
-    """The other comes between this one's look and its write."""
+    """Another process writes its manifest between this process's look and its write."""
     real = files.os.link
 
     def late(source: Path, target: Path) -> None:
@@ -238,7 +238,7 @@ def test_what_is_no_manifest_is_refused(tmp_path, text):
 
 
 def test_equal_samples_give_equal_bytes_at_any_time(tmp_path):
-    """zipfile's own habit, to stamp entries with the clock, would not."""
+    """The broken variant lets zipfile stamp entries with the clock."""
 
     def stamped(images: np.ndarray) -> bytes:
         file = io.BytesIO()
@@ -255,6 +255,12 @@ def test_equal_samples_give_equal_bytes_at_any_time(tmp_path):
             broken.append(stamped(make(range(4))))
     assert written[0] == written[1]
     assert broken[0] != broken[1]
+
+
+def test_stores_of_earlier_versions_are_continued(tmp_path):
+    """Stored values: the digest of a manifest of schema 2, and the bytes of a shard."""
+    assert MANIFEST.digest == "e9f12374496dadb4ccc2f3c84da8b6575feda48b9ab850fe32d4f55e2ba93dec"
+    assert hashes(fill(tmp_path).folder)[SHARD] == "1936e2e5f0def4e8fda131b79db868f09f68b55cabdf3780a5a45f6ef91541f6"
 
 
 def test_a_shard_is_read_by_numpy_as_the_adm_suite_reads_it(tmp_path):
@@ -281,7 +287,7 @@ def written_over(path: Path) -> None:
 
 
 def without_origin(path: Path) -> None:
-    """As the store's first version wrote files, and as anybody may."""
+    """Write a file as the store's first version did."""
     np.savez(path, arr_0=make(range(4, 8)), seeds=np.arange(4, 8))
 
 
@@ -325,7 +331,7 @@ SPOILED = {
 
 @pytest.mark.parametrize("spoil", SPOILED)
 def test_a_shard_is_more_than_its_name(tmp_path, spoil):
-    """Whoever fills, counts or reads the store finds out; once it is gone, the same command makes it again."""
+    """Filling, counting and reading the store refuse the file; once the file is gone, it is made again."""
     store = fill(tmp_path)
     spoil(tmp_path / SHARD)
     for look in (
@@ -353,7 +359,7 @@ def test_a_refusal_counts_the_files_and_names_some(tmp_path):
 
 
 def test_the_look_at_a_file_tells_every_truncation(tmp_path):
-    """Of whatever length, and when the file's beginning is missing."""
+    """The file is cut to every length, at its end and at its beginning."""
     fill(tmp_path, range(4, 8))
     shard = Shard(tmp_path, range(4, 8), MANIFEST)
     whole = shard.path.read_bytes()
@@ -366,7 +372,7 @@ def test_the_look_at_a_file_tells_every_truncation(tmp_path):
 
 
 def test_a_file_of_which_any_byte_is_altered_is_refused_or_still_right(tmp_path):
-    """Zip files have bytes without a meaning, such as a time; all others are told."""
+    """Zip files have bytes without a meaning, such as a time; a change of any other byte is refused."""
     fill(tmp_path, range(4, 8))
     shard = Shard(tmp_path, range(4, 8), MANIFEST)
     whole, refused = shard.path.read_bytes(), 0
@@ -395,7 +401,7 @@ def test_a_file_of_which_any_byte_is_altered_is_refused_or_still_right(tmp_path)
     ids=lambda arrays: ", ".join(f"{name} {values.dtype} {values.shape}" for name, values in arrays.items()),
 )
 def test_arrays_that_are_not_the_shards_are_refused(tmp_path, arrays):
-    """Though the file says that it is of this store."""
+    """The file's origin is that of the store, but its arrays are not."""
     store = fill(tmp_path)
     with zipfile.ZipFile(tmp_path / SHARD) as archive:
         origin = archive.read("origin.txt")
@@ -419,7 +425,7 @@ def test_files_without_their_manifest_are_refused_and_stay_as_they_are(tmp_path)
 
 
 def test_a_manifest_that_was_altered_owns_no_shards(tmp_path):
-    """Even where the new one is whole: here another layout."""
+    """The new manifest is valid, but has another layout than the shards."""
     fill(tmp_path)
     (tmp_path / "manifest.json").write_text(altered(shard_size=5))
     with one_line("which was made of other seeds or settings"):
@@ -446,7 +452,7 @@ def test_a_name_that_tells_a_billion_seeds_is_refused_by_what_is_in_it(tmp_path)
 
 
 def test_planning_looks_at_every_file_once(tmp_path):
-    """However many shards there are: a count of what is opened and listed (exact), at two sizes."""
+    """The number of files that are opened and listed is counted (exact), for two numbers of shards."""
     for count in (50, 200):
         store = Store.create(tmp_path / str(count), MANIFEST)
         store.fill(range(4 * count), make)
@@ -479,7 +485,7 @@ def test_gaps_look_at_no_more_ranges_than_they_need():
 
 @pytest.mark.parametrize("seed", range(30))
 def test_gaps_are_what_is_missing(seed):
-    """Against sets of seeds, at random."""
+    """The oracle is arithmetic on sets of seeds, for random ranges."""
     rng = np.random.default_rng(seed)
     ends = rng.integers(0, 40, (rng.integers(0, 8), 2)).tolist()
     parts = sorted((range(min(pair), max(pair) + 1) for pair in ends), key=lambda part: part.start)
@@ -530,7 +536,7 @@ def test_a_write_that_fails_leaves_what_was_finished_and_nothing_else(tmp_path, 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """64 KiB, where the machine lets us mount it."""
+    """A file system of 64 KiB, where the machine lets us mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
@@ -601,7 +607,7 @@ def test_a_manifest_is_json_that_gives_it_again(tmp_path):
 
 
 def test_a_store_is_found_whatever_its_folder_is_called(tmp_path):
-    """As `sample --out` names it, below or as the folder itself; another's beside it is left alone."""
+    """A store may be the folder itself or lie in it, as `sample --out` named it; other stores are left alone."""
     own = manifest()
     for folder in (tmp_path, tmp_path / "mine"):
         Store.create(folder, own)

@@ -1,4 +1,4 @@
-"""Calibration. Oracles: a solver's own arithmetic, the U-Net's shallow steps, and trying all moves."""
+"""Calibrations agree with a solver's own arithmetic, the U-Net's shallow steps, and a trial of all moves."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def made_up() -> Calibration:
 
 
 def test_a_response_is_the_shallow_steps_own(tiny, recorder):
-    """Of step 3 to the feature of step 1, after guidance."""
+    """The response of step 3 to the feature of step 1, after guidance, is computed by hand."""
     calls = []
     handle = tiny.unet.register_forward_pre_hook(lambda _, a, k: calls.append((a, k)), with_kwargs=True)
     expected = latents(tiny, num_steps=STEPS)
@@ -149,7 +149,7 @@ def test_one_step_is_refused(tiny):
 
 
 def test_a_sketch_keeps_norms():
-    """Within five of its standard errors, sqrt(2 / 512) of the squared norm."""
+    """Norms agree within five standard errors, sqrt(2 / 512) of the squared norm."""
     samples = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     found = np.linalg.norm(Sketch(samples)(samples), axis=1)
     np.testing.assert_allclose(found, samples.flatten(1).norm(dim=1).numpy(), rtol=0.5 * 5 * (2 / 512) ** 0.5)

@@ -48,7 +48,7 @@ def test_the_best_full_steps_are_those_of_trying_all(seed, order, num_full):
 
 
 def test_a_greedy_choice_would_be_worse():
-    """Of some errors, else the programming would prove nothing."""
+    """A greedy choice loses on some errors; else the law above would prove nothing."""
     leads = []
     for seed in range(10):
         found = responses(seed)

@@ -64,14 +64,14 @@ def psnrs(pipe, plan, num_steps: int, seeds) -> list[float]:
 
 
 def test_the_cheapest_plan_keeps_its_budget_on_other_seeds(pipe):
-    """12 steps, and the promise is of the median over any seeds; on `OTHERS` within their own interval."""
-    found = tuned(pipe, psnr_db=30, num_steps=12, orders=[1])
-    others = estimate("psnr_db", np.array(psnrs(pipe, found.plan, 12, OTHERS)))
-    assert found.promise.low >= 30
-    assert others.value >= 30
+    """The promise is of the median over any seeds; on `OTHERS` within their own interval."""
+    found = tuned(pipe, psnr_db=20, orders=[1])
+    others = estimate("psnr_db", np.array(psnrs(pipe, found.plan, STEPS, OTHERS)))
+    assert found.promise.low >= 20
+    assert others.value >= 20
     assert found.promise.low <= others.high
     assert others.low <= found.promise.high
-    assert found.speedup > 2
+    assert found.speedup > 1.3
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_fidelity_that_nothing_keeps_names_the_nearest(pipe):
 
 
 def test_orders_that_leave_no_plan_are_one_line(pipe):
-    """Order 2 takes three full steps, which are all there are, or more than the speedup leaves."""
+    """Order 2 needs three full steps, which are all steps, or more than the speedup leaves."""
     with pytest.raises(DeepCacheError, match="no plan of orders 2 fits 3 steps"):
         tuned(pipe, psnr_db=30, num_steps=3, orders=[2])
     with pytest.raises(DeepCacheError, match=r"speedup of 3\.5; the nearest is [23]\.\d\d.* full steps as order 1"):
@@ -132,7 +132,7 @@ def test_orders_that_leave_no_plan_are_one_line(pipe):
 
 
 def test_noise_of_the_solver_is_the_calibrations_too(pipe):
-    """With eta, each step draws from the seed's generator: what the recorder hears is what a plain run gives."""
+    """With eta, each step draws from the seed's generator, and listening to the solver changes no sample."""
     options = {"num_inference_steps": 6, "guidance_scale": 1.5, "eta": 1.0}
     seeds = range(2)
     plain = sample(pipe, seeds, batch_size=2, progress=False, **options)
@@ -244,7 +244,7 @@ def test_an_interval_holds_the_value_and_narrows_with_seeds():
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """Of the median from 24 seeds, over 200 draws: 0.95, less four standard errors and the bootstrap's own bias."""
+    """200 medians of 24 seeds: the coverage is 0.95, less four standard errors and the bootstrap's own bias."""
     draws = np.random.default_rng(2).gumbel(30, 3, (200, 24))
     truth = 30 - 3 * np.log(np.log(2))
     found = [estimate("psnr_db", draw) for draw in draws]
@@ -298,7 +298,7 @@ def test_a_plan_that_is_not_there_is_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """A model of prompts that is none of the embedded ones, though it has their weights."""
+    """A prompted model with embedded weights that is loaded from elsewhere, so that it is no embedded model."""
     folder = tmp_path_factory.mktemp("foreign") / "model"
     shutil.copytree(WEIGHTS / "mini-sd", folder)
     found = models.load(folder)
