@@ -118,9 +118,9 @@ def package() -> dict[str, Callable[[Path], Any]]:
     import numpy as np
 
     from deepcache.metrics import reference
-    from deepcache.metrics.extractors import Features, Images
+    from deepcache.metrics.extractors import Features
     from deepcache.metrics.fidelity import quality
-    from deepcache.metrics.image_sets import image_set
+    from deepcache.metrics.images import Images, image_set
     from deepcache.metrics.statistics import Statistics
     from deepcache.models.architectures import architecture
     from deepcache.models.checkpoint import weights

@@ -19,7 +19,8 @@ from deepcache.cache import steps
 from deepcache.cache.caching import Cache, cached
 from deepcache.costs.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
-from deepcache.metrics.extractors import Extractor, Features, Images, extract
+from deepcache.metrics.extractors import Extractor, Features, extract
+from deepcache.metrics.images import Images
 from deepcache.models.architectures import architecture
 from deepcache.models.embedded import EMBEDDED
 from deepcache.plan import CachePlan, Interval, quadratic, uniform
