@@ -128,7 +128,7 @@ def _fewer(uncached: Run, shares: Sequence[float]) -> list[int]:
 
 
 def _optimal(workload: Workload, uncached: Run) -> list[CachePlan]:
-    """Optimal plans: as many full steps as each interval has at the model's branch, or a cheap share has at branch 0."""
+    """Optimal plans with the full steps of each interval at the model's branch, and of cheap shares at branch 0."""
     calls, branch = workload.num_calls(uncached), workload.protocol.branch
     wanted = [(branch, ceil(calls / interval)) for interval in INTERVALS]
     shallow = workload.cost.shallow(0, EVERYTHING) / workload.cost.full(EVERYTHING)

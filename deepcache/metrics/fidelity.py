@@ -31,7 +31,7 @@ _PAIRS = 32  # pairs of images whose perceptual distance is measured at once
 
 @dataclass(frozen=True, eq=False)
 class Varied:
-    """Images (B, 3, H, W) of one prompt, the perceptual distance (P,) of each pair, the CLIP score (B,) of each image."""
+    """Images (B, 3, H, W) of one prompt, with the perceptual distance (P,) of each pair, and CLIP scores (B,)."""
 
     images: Tensor
     distances: Tensor
