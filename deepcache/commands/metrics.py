@@ -22,46 +22,21 @@ def add(commands: Any) -> None:
     command = commands.add_parser("metrics", help="FID, sFID, IS, precision, recall of samples against real images")
     add = command.add_argument
     add("samples", type=Path, help="a sample store, a folder of images, or an .npz with arr_0 (B, H, W, 3) of uint8")
-    add(
-        "--reference",
-        type=Path,
-        metavar="REF",
-        help="the real images, or an .npz of their statistics: the ADM suite's, or what --save-statistics wrote",
-    )
-    add(
-        "--extractor",
-        choices=(INCEPTION, MINI),
-        default=INCEPTION,
-        help=f"what turns images into features (default {INCEPTION}); {MINI} is for the embedded models",
-    )
+    add("--reference", type=Path, metavar="REF", help="real images, or the .npz of the ADM suite or --save-statistics")
+    add("--extractor", choices=(INCEPTION, MINI), default=INCEPTION, help=f"{MINI} is for the embedded models")
     add("--inception", type=Path, metavar="FILE", help="the weights of Inception (default: torch.hub's cache)")
-    add(
-        "--prompts",
-        type=Path,
-        metavar="FILE",
-        help="the prompts of the samples, in the samples' order or, for a store, by seed: adds the CLIP score",
-    )
+    add("--prompts", type=Path, metavar="FILE", help="the samples' prompts, in order or by a store's seeds: CLIP score")
     add(
         "--clip",
         default="ViT-g-14",
         metavar="NAME",
-        help="with --prompts: the CLIP model, mini-clip or the paper's ViT-g-14 (default)",
+        help="the CLIP model: mini-clip, or ViT-g-14 (default)",
     )
     add("--clip-weights", type=Path, metavar="FILE", help="the weights of the CLIP model (default: the hub's cache)")
-    add(
-        "--num-features",
-        type=int,
-        metavar="N",
-        help="measure precision and recall on N images a side, drawn with a fixed seed (default: all)",
-    )
+    add("--num-features", type=int, metavar="N", help="images a side for precision and recall, drawn with a fixed seed")
     add("--batch-size", type=int, default=100, help="how many images are measured at once (default 100)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    add(
-        "--save-statistics",
-        type=Path,
-        metavar="FILE",
-        help="write the statistics of the samples to an .npz, which --reference takes",
-    )
+    add("--save-statistics", type=Path, metavar="FILE", help="write the samples' statistics, which --reference takes")
     add("--json", action="store_true", help="print the metrics as JSON")
     command.set_defaults(run=run)
 

@@ -184,7 +184,7 @@ def psnr_of_untipped(errors: Errors) -> float | None:
     return _psnr(rest.mean()) if rest.size else None
 
 
-def pairwise_perceptual(varied: Varied) -> float:
+def pairwise_mean(varied: Varied) -> float:
     return float(varied.distances.double().mean())
 
 

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from deepcache.errors import DeepCacheError, first_line, on_one_line
 from deepcache.metrics import archives
-from deepcache.metrics.distances import Manifold, Moments, moments
-from deepcache.metrics.extractors import Features
+from deepcache.metrics.distances import Manifold, Moments
 from deepcache.metrics.images import ARRAY, Images, array_images, image_set
 from deepcache.metrics.statistics import Statistics
 from deepcache.models.embedded import EXTRACTOR, WEIGHTS
 
 EMBEDDED = WEIGHTS / EXTRACTOR / "reference.safetensors"  # the held-out images, measured with mini-features
-NUM_FEATURES = 2_000  # pooled features kept for precision and recall
+NUM_FEATURES = 2_000  # pooled features in the embedded reference
 _POOLED, _SPATIAL, _FEATURES = ("mu", "sigma"), ("mu_s", "sigma_s"), "features"  # the ADM suite's names
 _WIDEST = 8_192  # features of an image; Inception has 2,048
 _ROUNDING = 1e-4  # how far rounding to float32 moves an eigenvalue at most, as a share of the largest variance
@@ -56,33 +55,13 @@ class Reference:
         return replace(self, device=device if torch.device(device).type == "cuda" else "cpu")
 
 
-def from_features(features: Features) -> Reference:
-    """The moments over all images, and the first `NUM_FEATURES` pooled features."""
-    return Reference(moments(features.pooled), moments(features.spatial), features.pooled[:NUM_FEATURES])
-
-
 def from_statistics(found: Statistics) -> Reference:
     """The moments and features of images that were read batch by batch."""
     return Reference(found.pooled.moments(), found.spatial.moments(), found.features)
 
 
-def save(reference: Reference, path: Path) -> None:
-    """Write a whole reference as safetensors, small enough to ship: moments in float32, features in float16."""
-    assert reference.pooled is not None
-    assert reference.spatial is not None
-    assert reference.features is not None
-    tensors: dict[str, NDArray[Any]] = {
-        "pooled.mean": reference.pooled.mean.astype(np.float32),
-        "pooled.covariance": reference.pooled.covariance.astype(np.float32),
-        "spatial.mean": reference.spatial.mean.astype(np.float32),
-        "spatial.covariance": reference.spatial.covariance.astype(np.float32),
-        "features": reference.features.astype(np.float16),
-    }
-    save_file(tensors, str(path))
-
-
 def load(path: Path = EMBEDDED) -> Reference:
-    """Read what `save` wrote; without a path, the statistics that ship with mini-features.
+    """Read a reference in safetensors; without a path, the statistics that ship with mini-features.
 
     Raises:
         DeepCacheError: there is no such file, or it is something else or has values that are no statistics.
@@ -129,8 +108,8 @@ def find(path: Path, measured: Measured) -> Reference:
     """Take a reference from a file or a folder.
 
     Args:
-        path: an `.npz` of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`) or of `save_npz`, a `.safetensors`
-            of `save`, or images (`image_set`).
+        path: an `.npz` of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`) or of `save_npz`, a `.safetensors`,
+            or images (`image_set`).
         measured: gathers the statistics of the images, if `path` has images.
 
     Returns:
@@ -159,11 +138,7 @@ def find(path: Path, measured: Measured) -> Reference:
 
 
 def _moments(path: Path, stored: Arrays, mean: str, covariance: str) -> Moments | None:
-    """The moments in a file's arrays of these names, or None where the file has neither array.
-
-    Raises:
-        DeepCacheError: the file has one of the arrays alone, or values that no set of features has.
-    """
+    """The moments in a file's arrays of these names, or None where the file has neither array."""
     if mean not in stored and covariance not in stored:
         return None
     missing = [name for name in (mean, covariance) if name not in stored]
@@ -185,11 +160,7 @@ def _moments(path: Path, stored: Arrays, mean: str, covariance: str) -> Moments 
 
 
 def _features(path: Path, stored: Arrays, pooled: Moments | None) -> NDArray[np.float32]:
-    """The pooled features (M, D) in a file, as long as their moments.
-
-    Raises:
-        DeepCacheError: the file has no features, or features of another shape.
-    """
+    """The pooled features (M, D) in a file, as long as their moments."""
     if _FEATURES not in stored:
         raise DeepCacheError(f"expected {_FEATURES} in {path}, which has none; get it again")
     found = _real(path, stored, _FEATURES, np.float32)
@@ -202,11 +173,7 @@ def _features(path: Path, stored: Arrays, pooled: Moments | None) -> NDArray[np.
 
 
 def _real(path: Path, stored: Arrays, name: str, dtype: type[np.floating]) -> NDArray[Any]:
-    """An array of a file as floating-point numbers.
-
-    Raises:
-        DeepCacheError: the values are no real numbers, or not finite in float32.
-    """
+    """An array of a file as floating-point numbers; all values must be real, and finite in float32."""
     found = np.asarray(stored[name])
     if found.dtype.kind not in "fiu":
         raise DeepCacheError(f"expected real numbers as {name} in {path}, got {found.dtype}; get it again")

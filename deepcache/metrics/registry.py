@@ -83,9 +83,7 @@ METRICS = {
     "tipped": Metric("tipped seeds", 1, "errors", "fidelity.tipped_share", **_LOWER, **_PERCENT),
     "psnr_untipped_db": Metric("PSNR without tipped seeds", 1, "errors", "fidelity.psnr_of_untipped", **_PSNR),
     # images of one prompt among each other
-    "pairwise_perceptual": Metric(
-        "pairwise perceptual distance", 3, "one prompt", "fidelity.pairwise_perceptual", **_HIGHER
-    ),
+    "pairwise_perceptual": Metric("pairwise perceptual distance", 3, "one prompt", "fidelity.pairwise_mean", **_HIGHER),
     "pairwise_mse": Metric("pairwise MSE", 4, "one prompt", "fidelity.pairwise_mse", **_HIGHER, high=2.0),
     "clip_mean": Metric("CLIP score, mean", 2, "one prompt", "fidelity.clip_mean", **_HIGHER, high=100.0),
     "clip_variance": Metric("CLIP score, variance", 3, "one prompt", "fidelity.clip_variance", is_higher_better=None),

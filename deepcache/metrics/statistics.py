@@ -43,8 +43,6 @@ class Statistics:
     Attributes:
         chosen: a flag for each image, as `drawn` returns them; None to keep the features of all images.
         split: images in a part of the Inception score; the last part may be smaller.
-        count: images so far.
-        spreads: the parts of the Inception score.
     """
 
     chosen: NDArray[np.bool_] | None = None

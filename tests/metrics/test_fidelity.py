@@ -28,7 +28,7 @@ def features() -> Features:
 
 
 def test_samples_equal_to_the_reference_are_perfect(features):
-    found = quality(Statistics.of([features]), reference.from_features(features))
+    found = quality(Statistics.of([features]), reference.from_statistics(Statistics.of([features])))
     assert found["fid"] == pytest.approx(0, abs=1e-9)
     assert found["sfid"] == pytest.approx(0, abs=1e-9)
     assert (found["precision"], found["recall"]) == (100, 100)
@@ -37,13 +37,13 @@ def test_samples_equal_to_the_reference_are_perfect(features):
 
 def test_a_moved_set_has_the_squared_distance_as_fid(features):
     moved = Features(features.pooled + 2, features.spatial, features.probabilities)
-    found = quality(Statistics.of([moved]), reference.from_features(features))
+    found = quality(Statistics.of([moved]), reference.from_statistics(Statistics.of([features])))
     assert found["fid"] == pytest.approx(6 * 4)  # closed form: equal covariances, means 2 apart on 6 axes
     assert found["sfid"] == pytest.approx(0, abs=1e-9)
 
 
 def test_what_a_reference_has_no_part_for_is_not_measured(features):
-    known = reference.from_features(features)
+    known = reference.from_statistics(Statistics.of([features]))
     found = quality(Statistics.of([features]), reference.Reference(known.pooled))
     assert found.keys() == {"fid", "is"}
 
@@ -53,7 +53,7 @@ def test_precision_and_recall_are_worked_out_where_the_extractor_is(features, mo
     """If it has float64 there."""
     asked, of = [], Manifold.of
     monkeypatch.setattr(Manifold, "of", lambda found, *, device: asked.append(device) or of(found))
-    quality(Statistics.of([features]), reference.from_features(features).on(device))
+    quality(Statistics.of([features]), reference.from_statistics(Statistics.of([features])).on(device))
     assert asked == [expected, expected]
 
 

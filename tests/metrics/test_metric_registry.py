@@ -10,7 +10,7 @@ import torch
 
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.fidelity import Varied
-from deepcache.metrics.reference import Reference, from_features
+from deepcache.metrics.reference import Reference, from_statistics
 from deepcache.metrics.registry import METRICS, Metric, measured
 from deepcache.metrics.statistics import Statistics
 
@@ -23,7 +23,7 @@ def features(*, moved: float = 0.0, sharp: float = 10.0) -> Features:
     return Features(values, values, classes)
 
 
-REAL = from_features(features())
+REAL = from_statistics(Statistics.of([features()]))
 BETTER_AND_WORSE = {
     "reference": [
         (Statistics.of([features(moved=0.1)]), REAL),
