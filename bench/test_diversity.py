@@ -12,7 +12,7 @@ from bench.harness.laws import is_judged
 from bench.harness.loading import load_distance
 from bench.harness.measure import describe
 from bench.harness.workload import Run, Workload
-from deepcache.metrics.diversity import diversity
+from deepcache.metrics.fidelity import diversity
 from deepcache.metrics.perceptual import Perceptual
 from deepcache.sampling.conditions import prompts_of
 

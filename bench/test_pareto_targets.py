@@ -15,8 +15,7 @@ from bench.harness.workload import Workload
 from bench.pareto import aims
 from bench.pareto import points as pareto
 from bench.pareto.aims import Point
-from bench.pareto.picture import figure
-from bench.pareto.points import Panel
+from bench.pareto.points import Panel, figure
 from bench.test_pareto import PARTS
 from deepcache.results.picture import picture
 

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from bench.harness import thresholds
+from bench.harness import racers, thresholds
 from bench.harness.measure import NOT_MEASURED, conditions
+from bench.harness.racers import figure
 from bench.harness.scales import scale_of
 from bench.harness.workload import Workload
-from bench.race import racers
-from bench.race.picture import figure
 from deepcache.costs.macs import EVERYTHING
 from deepcache.models.architectures import architecture
 from deepcache.plan import uniform

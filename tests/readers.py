@@ -1,7 +1,8 @@
 """Every reader of a file from elsewhere, run in a process of its own, in bounded time and memory.
 
-`Readers` starts the process, gives it a reader's name and a path, and says what came of it. `python readers.py TABLE`
-is the process: it may be killed at any time, by the timer of its processor time or by the test.
+`Readers` starts the process, sends it a reader's name and a path, and returns what the reader did with the file.
+`python readers.py TABLE SECONDS` is the process. It may be killed at any time, by the timer of its processor time or by
+the test.
 """
 
 from __future__ import annotations
@@ -16,21 +17,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SECONDS = 2.0  # of processor time a file, so that a busy machine changes nothing
-WAIT_S = 20.0  # for a reader that waits and does not compute
-MEMORY = 1 << 30  # bytes more than the process has before it reads
-LONGEST = 2_000  # characters of a refusal
+SECONDS = 2.0  # of processor time for a file, so that a busy machine changes nothing
+WAIT_S = 20.0  # of any time, for a reader that waits and does not compute
+MEMORY = 1 << 30  # bytes that a reader may add to what the process has before
+LONGEST = 2_000  # characters that a refusal may have
 
 
 class Readers:
-    """The process with the readers of a table, a function here; it is started again after it was killed."""
+    """The process with the readers of a table, which is started again after it was killed.
 
-    def __init__(self, table: str = "package") -> None:
-        self._table = table
+    Args:
+        table: the name of the function below that returns the readers.
+        seconds: of processor time that a reader may take.
+    """
+
+    def __init__(self, table: str = "package", seconds: float = SECONDS) -> None:
+        self._table, self._seconds = table, seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, name: str, path: Path, *, wait_s: float = WAIT_S) -> str:
-        """What a reader does with a path: "answered", "refused: MESSAGE", or what is wrong with the reader."""
+        """Return what a reader does with a path: "answered", "refused: MESSAGE", or what is wrong with the reader."""
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -45,7 +51,9 @@ class Readers:
             return said.removesuffix("\n")
         code = process.wait()
         self.close()
-        return f"wrong: it took more than {SECONDS} s" if code == -signal.SIGPROF else f"wrong: it died with {code}"
+        return (
+            f"wrong: it took more than {self._seconds} s" if code == -signal.SIGPROF else f"wrong: it died with {code}"
+        )
 
     def close(self) -> None:
         if self._process is not None:
@@ -56,30 +64,31 @@ class Readers:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            command = [sys.executable, __file__, self._table]
+            command = [sys.executable, __file__, self._table, str(self._seconds)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
             assert self._process.stdout is not None
             assert self._process.stdout.readline() == b"ready\n"
         return self._process
 
 
-def serve(readers: dict[str, Callable[[Path], Any]]) -> None:
-    """Read a reader's name and a path from each line of stdin, and write what came of it on a line of stdout."""
+def serve(readers: dict[str, Callable[[Path], Any]], seconds: float) -> None:
+    """Take a reader's name and a path from each line of stdin, and write what the reader did to a line of stdout."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not stand among the answers
     print("ready", file=out, flush=True)
     for line in sys.stdin:
         name, path = line.rstrip("\n").split("\t", 1)
-        print(outcome(readers[name], Path(path)), file=out, flush=True)
+        print(outcome(readers[name], Path(path), seconds), file=out, flush=True)
 
 
-def outcome(read: Callable[[Path], Any], path: Path) -> str:
+def outcome(read: Callable[[Path], Any], path: Path, seconds: float) -> str:
+    """Run a reader within bounds of time and memory, and return what it did."""
     from deepcache.errors import DeepCacheError
 
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, most))
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # the end of it ends the process, also within C
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # when the time is over, the process ends, also within C code
     try:
         read(path)
         said = "answered"
@@ -98,7 +107,7 @@ def outcome(read: Callable[[Path], Any], path: Path) -> str:
 
 
 def _is_of_memory(error: BaseException | None) -> bool:
-    """Whether a reader made a refusal of an allocation that failed: without this test's limit it would not fail."""
+    """Whether a refusal was made of a failed allocation, which would not have failed without this test's limit."""
     while error is not None:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             return True
@@ -114,13 +123,13 @@ def _place(error: BaseException) -> str:
 
 
 def package() -> dict[str, Callable[[Path], Any]]:
-    """The package's readers by name. A path is a file, or a file in the folder that is read."""
+    """Return the package's readers by name; each takes a file, or a file in the folder that it reads."""
     import numpy as np
 
     from deepcache.metrics import reference
-    from deepcache.metrics.extractors import Features, Images
+    from deepcache.metrics.extractors import Features
     from deepcache.metrics.fidelity import quality
-    from deepcache.metrics.image_sets import image_set
+    from deepcache.metrics.images import Images, image_set
     from deepcache.metrics.statistics import Statistics
     from deepcache.models.architectures import architecture, skeleton
     from deepcache.models.checkpoint import weights
@@ -135,7 +144,7 @@ def package() -> dict[str, Callable[[Path], Any]]:
     from deepcache.sampling.store import Store
 
     def statistics(images: Images) -> Statistics:
-        """Of colours: three features of each image."""
+        """Gather statistics of mean colours, three features of each image."""
         found = Statistics()
         for part in images.split(4):
             colours = part.mean(dim=(2, 3)).numpy()
@@ -180,7 +189,7 @@ def package() -> dict[str, Callable[[Path], Any]]:
 
 
 def planted() -> dict[str, Callable[[Path], Any]]:
-    """Readers that break the law, each in its way, to test the test."""
+    """Return readers that each break the law in another way, to test the test."""
 
     def hoard(_: Path) -> None:
         from deepcache.errors import DeepCacheError
@@ -208,4 +217,4 @@ def planted() -> dict[str, Callable[[Path], Any]]:
 
 
 if __name__ == "__main__":
-    serve({"package": package, "planted": planted}[sys.argv[1]]())
+    serve({"package": package, "planted": planted}[sys.argv[1]](), float(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""A package that is not installed is one line that names it, wherever it is needed (an exact law)."""
+"""What a plain install brings runs, and a package that is missing is named in one line (exact laws)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.examples import RECORDS
 
+ROOT = Path(__file__).parents[1]
 BENCH, METRICS = "pip install 'deepcache-bench[bench]'", "pip install 'deepcache-bench[metrics]'"
 TUNE = ("tune", "--model", "mini-sd", "--num-steps", "4")
 CASES = [  # package, what to do, command
@@ -32,59 +33,50 @@ CASES = [  # package, what to do, command
     *((package, BENCH, ("tables", "results.jsonl")) for package in ("pandas", "tabulate")),
     *((package, BENCH, ("report", "results.jsonl")) for package in ("pandas", "jinja2", "matplotlib")),
 ]
+# One process imports what a plain install brings; a fork of it runs each command, and another one the README's example.
 RUN = """
 import contextlib, io, json, os, sys, traceback
 
+cases, absent, example = json.loads(sys.argv[1])
+sys.modules |= dict.fromkeys(absent)
 
-def answer(package, command):
-    sys.modules[package] = None
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            from deepcache.__main__ import main
-            return main(command), said.getvalue()
-    except BaseException:
-        return None, traceback.format_exc()
-
-
-from deepcache.search import tuner# what the cases share
+from deepcache.search import tuner
 from diffusers import StableDiffusionPipeline
 
-for package, _, command in json.loads(sys.argv[1]):
+
+def run_twice():
+    for _ in range(2):
+        exec(example, {})
+    return 0
+
+
+def run(package, command):
+    for name in absent:
+        del sys.modules[name]
+    sys.modules[package] = None
+    from deepcache.__main__ import main
+    return main(command)
+
+
+def answer(act, *arguments):
+    out, said = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
+            return act(*arguments), out.getvalue(), said.getvalue()
+    except BaseException:
+        return None, out.getvalue(), traceback.format_exc()
+
+
+for act, *arguments in [(run_twice,), *((run, package, command) for package, _, command in cases)]:
     read, write = os.pipe()
     if not os.fork():
-        os.write(write, json.dumps(answer(package, command)).encode())
+        os.write(write, json.dumps(answer(act, *arguments)).encode())
         os._exit(0)
     os.close(write)
     print(open(read).read())
     os.wait()
 """
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
-    """The exit status and the standard error of each case."""
-    folder = tmp_path_factory.mktemp("packages")
-    (folder / "results.jsonl").write_text("".join(json.dumps(record.as_dict()) + "\n" for record in RECORDS))
-    (folder / "prompts.txt").write_text("a red coat\n")
-    (folder / "images").mkdir()
-    for number in range(4):
-        Image.fromarray(np.full((32, 32, 3), 40 * number, np.uint8)).save(folder / "images" / f"{number}.png")
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(CASES)], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{package} for {' '.join(c)}" for package, _, c in CASES])
-def test_package_that_is_missing_is_one_line_that_says_what_to_install(case: int, answers: list[list[object]]) -> None:
-    package, install, _ = CASES[case]
-    code, said = answers[case]
-    assert code == 2, said
-    (line,) = [line for line in str(said).splitlines() if line.startswith("error: ")]
-    assert "needs" in line
-    assert package in line
-    assert line.endswith(install)
+Answer = tuple[int | None, str, str]  # the exit status, None after an exception; standard output; standard error
 
 
 def closure(names: set[str]) -> set[str]:
@@ -101,29 +93,58 @@ def closure(names: set[str]) -> set[str]:
 def _requires(name: str) -> list[str]:
     try:
         return requires(name) or []
-    except PackageNotFoundError:  # torch's own, in builds for the CPU
+    except PackageNotFoundError:  # torch's own requirements, in builds for the CPU
         return []
 
 
-def test_first_example_of_the_readme_runs_twice_on_what_a_plain_install_brings(tmp_path: Path) -> None:
-    root = Path(__file__).parents[1]
-    listed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
-    plain = closure({canonicalize_name(Requirement(text).name) for text in listed})
-    absent = [
+def absent_from_a_plain_install() -> list[str]:
+    """The packages here that a plain install would not bring."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    plain = closure({canonicalize_name(Requirement(text).name) for text in listed}) | {"deepcache-bench"}
+    return [
         module
         for module, names in packages_distributions().items()
-        if not {canonicalize_name(name) for name in names} & (plain | {"deepcache-bench"})
+        if not {canonicalize_name(name) for name in names} & plain
     ]
-    assert {"torchvision", "matplotlib", "pandas", "open_clip", "accelerate"} <= set(absent)
-    (example, *_) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
-    program = f"import sys\nsys.modules |= dict.fromkeys({absent!r})\n" + "exec(EXAMPLE, {})\n" * 2
-    done = subprocess.run(
-        [sys.executable, "-c", program.replace("EXAMPLE", repr(example))],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 4
-    assert (tmp_path / "sneaker.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands read."""
+    folder = tmp_path_factory.mktemp("packages")
+    (folder / "results.jsonl").write_text("".join(json.dumps(record.as_dict()) + "\n" for record in RECORDS))
+    (folder / "prompts.txt").write_text("a red coat\n")
+    (folder / "images").mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((32, 32, 3), 40 * number, np.uint8)).save(folder / "images" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> list[Answer]:
+    """What the README's example and then each case answered."""
+    (example, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    given = json.dumps([CASES, absent_from_a_plain_install(), example])
+    done = subprocess.run([sys.executable, "-c", RUN, given], cwd=folder, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_first_example_of_the_readme_runs_twice_on_what_a_plain_install_brings(
+    answers: list[Answer], folder: Path
+) -> None:
+    assert {"torchvision", "matplotlib", "pandas", "open_clip", "accelerate"} <= {*absent_from_a_plain_install()}
+    code, out, said = answers[0]
+    assert code == 0, said
+    assert len(out.splitlines()) == 4
+    assert (folder / "sneaker.png").is_file()
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{package} for {' '.join(c)}" for package, _, c in CASES])
+def test_package_that_is_missing_is_one_line_that_says_what_to_install(case: int, answers: list[Answer]) -> None:
+    package, install, _ = CASES[case]
+    code, _, said = answers[1 + case]
+    assert code == 2, said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "needs" in line
+    assert package in line
+    assert line.endswith(install)

@@ -14,8 +14,7 @@ from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
 from deepcache.metrics.clip_score import PAPER, Clip, load_clip, load_named_clip
-from deepcache.metrics.extractors import Extractor, MiniExtractor, batches
-from deepcache.metrics.inception import load_inception
+from deepcache.metrics.extractors import Extractor, MiniExtractor, batches, load_inception
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
 from deepcache.models.registry import EMBEDDED, MODELS, Protocol

@@ -1,4 +1,4 @@
-"""Pictures of the benches: grids of images with a line under each, and heatmaps."""
+"""The pictures that several benches draw: grids of images with a line under each image, and heatmaps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from torch import Tensor
 def grid(
     images: Tensor, *, columns: Sequence[str], rows: Sequence[str], under: Sequence[Sequence[str]] | None = None
 ) -> Figure:
-    """Images (R, K, 3, H, W) in 0..1 with titles above the columns, names left of the rows, a line under each."""
+    """Draw a grid of images.
+
+    Args:
+        images: (R, K, 3, H, W) in 0..1.
+        columns: a title above each of the K columns.
+        rows: a name left of each of the R rows.
+        under: a line under each image, R x K.
+    """
     count, width = images.shape[:2]
     cell = 0.62
     figure = Figure(figsize=(cell * width + 1.6, (cell + 0.16) * count + 0.4))
@@ -34,7 +41,14 @@ def grid(
 
 
 def heatmaps(matrices: Sequence[np.ndarray], titles: Sequence[str], *, label: str, low: float) -> Figure:
-    """Square matrices over steps, side by side on one scale from `low` to 1."""
+    """Draw square matrices over pairs of steps, side by side on one scale.
+
+    Args:
+        matrices: (T, T) each.
+        titles: a title above each matrix.
+        label: what the values are.
+        low: the low end of the scale, whose high end is 1.
+    """
     figure = Figure(figsize=(2.7 * len(matrices) + 0.8, 2.9), layout="constrained")
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
     drawn: Any = None

@@ -15,7 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 from bench.harness.needs import Needs, needs
 from bench.harness.scales import Scale, scale_of
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.sources import (
+from deepcache.metrics.registry import (
     ALEXNET_FILE,
     ALEXNET_URL,
     INCEPTION_FILE,

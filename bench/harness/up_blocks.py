@@ -1,4 +1,4 @@
-"""What the up blocks of a U-Net put out while it samples, and how alike that is from step to step."""
+"""The outputs of a U-Net's up blocks while it samples, and how alike they are from step to step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from bench.harness.workload import Workload
 
 
 def similarities(workload: Workload, seeds: range) -> tuple[list[np.ndarray], Tensor]:
-    """Of every up block the cosine similarity between every two steps, (T, T), the mean over the seeds; and what the
-    last block puts out for the first seed, (T, C, H, W).
+    """Compare the outputs of every up block at every two of T steps.
 
-    Features of the paper's models take gigabytes a seed: those of one are in memory at a time.
+    The features of the paper's models take gigabytes a seed; only those of one seed are in memory at a time.
+
+    Args:
+        workload: the model and how it samples.
+        seeds: what is sampled, uncached.
+
+    Returns:
+        The cosine similarity (T, T) of each up block's outputs, the mean over the seeds; and the outputs (T, C, H, W)
+        of the last block for the first seed.
     """
     size = len(seeds) if workload.is_mini else 1
     parts = [
@@ -32,7 +39,7 @@ def _of_some(workload: Workload, seeds: range, *, is_first: bool) -> tuple[list[
 
 
 def _features(workload: Workload, seeds: range) -> list[Tensor]:
-    """What every up block puts out, (T, B, C, H, W) each, of an uncached run."""
+    """The outputs (T, B, C, H, W) of every up block in an uncached run."""
     kept: list[list[Tensor]] = [[] for _ in workload.pipe.unet.up_blocks]
 
     def hook(number: int) -> Callable[..., None]:
@@ -48,6 +55,6 @@ def _features(workload: Workload, seeds: range) -> list[Tensor]:
 
 
 def _similarity(features: Tensor) -> np.ndarray:
-    """The mean over the samples of one block's, (T, T)."""
+    """The cosine similarity (T, T) of a block's outputs, the mean over the samples."""
     flat = normalize(features.flatten(2), dim=2)  # (T, B, CHW)
     return torch.einsum("tbn,sbn->ts", flat, flat).div(flat.shape[1]).numpy()

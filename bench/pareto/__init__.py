@@ -1,1 +1,1 @@
-"""Cost against fidelity: the points of the curves, what they are held to, and the plans that are recommended."""
+"""Cost against fidelity: the points of the curves, the aims for them, and the plans that are recommended."""

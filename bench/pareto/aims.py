@@ -1,4 +1,4 @@
-"""What a Pareto panel is held to: the chosen prediction against reuse and against fewer steps, at equal cost."""
+"""The aims of a Pareto panel: what the chosen prediction gains over reuse and over fewer steps, at equal cost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from deepcache.metrics.fidelity import PSNR_AT_MOST_DB
 
 FEWER, REUSE = "fewer steps", "order 0"
 PREDICTED = ("order 1", "order 2", "optimal", "tuned", "fewer steps, order 1")
-COSTS = np.linspace(0.25, 0.7, 46)  # shares of the uncached MACs
+COSTS = np.linspace(0.25, 0.7, 46)  # the shares of the uncached MACs at which leads are compared
 _ROUNDING = 1e-9
-_WHOLE_STEP = 0.01  # that fewer steps may cost more, of the uncached MACs: their number is whole
+_WHOLE_STEP = 0.01  # the share of the uncached MACs by which fewer steps may cost more, since their number is whole
 
 
 @dataclass(frozen=True)
 class Point:
-    """A run on its curve: the share of the uncached MACs, everything counted, and what was measured.
+    """A run on a curve: its `share` of the uncached MACs, with all MACs counted, and its metrics.
 
     `choosing` has the means of `per_seed` over the choosing seeds, which say more than medians of so few.
     """
@@ -34,7 +34,7 @@ class Point:
 
 
 class Difference(NamedTuple):
-    """Of two points over the same seeds, in dB, with the ends of its bootstrap interval."""
+    """The difference between two points over the same seeds, in dB, with the ends of its bootstrap interval."""
 
     value: float
     low: float
@@ -42,32 +42,39 @@ class Difference(NamedTuple):
 
 
 def psnr_of_mean(each: np.ndarray, axis: int) -> np.ndarray:
-    """Of the mean squared error."""
+    """The PSNR in dB of the mean squared error over an axis, from the PSNR in dB of each seed."""
     return np.asarray(-10 * np.log10((10 ** (-each / 10)).mean(axis=axis)))
 
 
 def reuse(points: Sequence[Point], interval: int) -> Point | None:
-    """The point of the paper's plan."""
+    """The point of the paper's plan, reuse at an interval, or None."""
     return next((point for point in points if point.name == f"{REUSE}, N={interval}"), None)
 
 
 def chosen(points: Sequence[Point], curves: Sequence[str], share: float, metric: str = "psnr_db") -> Point | None:
-    """Of those that cost no more than a share, the one that is nearest on the choosing seeds; None where none is."""
+    """The point that the choosing seeds prefer, of those on some curves that cost no more than a share, or None."""
     most = share + (_WHOLE_STEP if tuple(curves) == (FEWER,) else _ROUNDING)
     within = [point for point in points if point.curve in curves and point.share <= most]
     return max(within, key=lambda point: point.choosing[metric], default=None)
 
 
 def prediction(points: Sequence[Point], interval: int, of_macs: float = 1.0) -> Point | None:
-    """The prediction that is chosen at the cost of reuse at N = `interval`, or at a share of that."""
+    """The prediction that is chosen at the cost of reuse at N = `interval`, or at the share `of_macs` of this cost."""
     base = reuse(points, interval)
     return None if base is None else chosen(points, PREDICTED, of_macs * base.share)
 
 
 def gain(points: Sequence[Point], interval: int, statistic: Statistic, of_macs: float = 1.0) -> Difference | None:
-    """The chosen prediction's PSNR to the uncached images over reuse's at N = `interval`.
+    """What the chosen prediction gains over reuse at N = `interval`, in PSNR to the uncached images.
 
-    None where there are no such plans, or where reuse leaves nothing to gain.
+    Args:
+        points: the points of a panel.
+        interval: the interval of reuse.
+        statistic: the figure over seeds that is compared.
+        of_macs: the share of the MACs of reuse that the prediction may cost.
+
+    Returns:
+        The gain in dB, or None where there are no such plans or reuse leaves nothing to gain.
     """
     base, best = reuse(points, interval), prediction(points, interval, of_macs)
     if base is None or best is None:
@@ -84,9 +91,11 @@ def gain(points: Sequence[Point], interval: int, statistic: Statistic, of_macs: 
 
 
 def lead(points: Sequence[Point], share: float, metric: str = "psnr_db") -> float | None:
-    """The chosen prediction's median over that of the chosen fewer steps at a cost, in dB.
+    """By how many dB the median seed of the chosen prediction leads that of the chosen fewer steps at a cost.
 
-    Infinite where no fewer steps cost so little, minus infinity where no prediction does; None where neither.
+    Returns:
+        The lead; infinity where no fewer steps cost so little, minus infinity where no prediction does, None where
+        neither does.
     """
     best, fewer = (chosen(points, curves, share, metric) for curves in (PREDICTED, (FEWER,)))
     if best is None or fewer is None:
@@ -95,6 +104,6 @@ def lead(points: Sequence[Point], share: float, metric: str = "psnr_db") -> floa
 
 
 def least_lead(points: Sequence[Point], metric: str) -> float | None:
-    """The lead at the cost where it is least; None where no prediction costs as little as some fewer steps."""
+    """The smallest lead over all costs, or None where fewer steps reach a cost that no prediction reaches."""
     leads = [found for share in COSTS if (found := lead(points, share, metric)) is not None]
     return min(leads) if leads and np.isfinite(min(leads)) else None

@@ -1,4 +1,4 @@
-"""From the Pareto bench's results to tables of README and docs/plans.md: what there is at reuse's cost, and at any.
+"""Make the tables of README and docs/plans.md from the Pareto bench's results: at the cost of reuse, and at any cost.
 
 python -m tox -e pareto && python -m bench.pareto.equal_cost results.json
 """
@@ -16,7 +16,7 @@ import pandas as pd
 from bench.pareto.aims import FEWER, PREDICTED, Point, chosen, lead, prediction, reuse
 from deepcache.results.record import Record, read
 
-SHOWN = {"mini-ldm": "ddim 50", "mini-ddpm": "ddim 50", "mini-sd": "plms 50"}  # each by its own solver
+SHOWN = {"mini-ldm": "ddim 50", "mini-ddpm": "ddim 50", "mini-sd": "plms 50"}  # each model with its own solver
 INTERVALS = (2, 3, 5)
 COSTS = (0.25, 0.33, 0.4, 0.5, 0.6, 0.7)
 NEAREST = "psnr_median_db"
@@ -27,7 +27,7 @@ _CHOOSING = "choosing_"
 
 @dataclass(frozen=True)
 class Recorded(Point):
-    """A point that was read from results."""
+    """A point that was read from a file of results."""
 
     record: Record
 
@@ -52,7 +52,7 @@ def _point(record: Record) -> Recorded:
 
 
 def at_equal_cost(name: tuple[str, str], points: Sequence[Point], interval: int) -> dict[str, object]:
-    """Medians in dB at the cost of reuse, and the gain of the chosen prediction in the mean over seeds."""
+    """A row of the table at the cost of reuse: medians in dB, and what the chosen prediction gains in the mean."""
     base, best = reuse(points, interval), prediction(points, interval)
     assert base is not None
     assert best is not None
@@ -71,7 +71,7 @@ def at_equal_cost(name: tuple[str, str], points: Sequence[Point], interval: int)
 
 
 def at_any_cost(all_points: Sequence[Sequence[Point]]) -> list[dict[str, object]]:
-    """In how many panels the chosen prediction is nearer than the chosen fewer steps, and of which curve it is."""
+    """The table at any cost: how many panels prediction leads fewer steps in, and which curves are chosen."""
     rows: dict[str, dict[str, object]] = defaultdict(dict)
     for share in COSTS:
         found = [best for points in all_points if (best := chosen(points, PREDICTED, share))]
@@ -84,7 +84,7 @@ def at_any_cost(all_points: Sequence[Sequence[Point]]) -> list[dict[str, object]
 
 
 def nearer(all_points: Sequence[Sequence[Point]], interval: int) -> tuple[int, int]:
-    """In how many panels the prediction chosen at reuse's cost is nearer than reuse, and than fewer steps."""
+    """How many panels' chosen prediction is nearer than reuse, and than fewer steps, at the cost of reuse."""
     bases = [(points, base) for points in all_points if (base := reuse(points, interval))]
     gains = [prediction(points, interval).metrics[NEAREST] - base.metrics[NEAREST] for points, base in bases]
     return sum(gain > 0 for gain in gains), sum((lead(points, base.share) or 0) > 0 for points, base in bases)

@@ -1,7 +1,7 @@
-"""Cost against fidelity: for a model, a solver and its steps, the points of every curve, and what they are held to.
+"""Cost against fidelity: the points of every curve, for a model, a solver and its number of steps, and their picture.
 
-Some seeds choose, others score: which point of a curve is taken at a cost is decided on the former, and everything
-that is recorded is of the latter.
+Some seeds choose and other seeds score: the first decide which point of a curve is taken at a cost, and all that is
+recorded is measured on the second.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import deepcache
@@ -31,25 +33,35 @@ SOLVERS = ("ddim", "plms", "dpm-solver++")
 STEPS = (20, 25, 50)
 INTERVALS = (2, 3, 5, 10)
 SHARES = (0.7, 0.6, 0.5, 0.4, 0.33, 0.25)  # of the uncached steps
-CHEAP = SHARES[-2:]  # where a deep branch leaves no plan: optimal ones at branch 0
-FEWER, FEWER_INTERVALS = (0.7, 0.5), (2, 3)  # of predicted features over fewer steps, at branch 0
-CHOOSING, SCORING = 8, 16  # seeds, in this order
+CHEAP = SHARES[-2:]  # shares so small that only branch 0 leaves optimal plans
+FEWER, FEWER_INTERVALS = (0.7, 0.5), (2, 3)  # shares and intervals of predicted features over fewer steps, at branch 0
+CHOOSING, SCORING = 8, 16  # how many seeds choose, and how many seeds after these score
 SOLUTION = "ddim"
-SOLVED_BY = 20  # times the protocol's steps, at most the thousand that the models were trained on
+SOLVED_BY = 20  # times the protocol's steps; at most the thousand steps that the models were trained on
 TUNED_SEEDS = range(1_000_000, 1_000_018)
 CALIBRATED_SEEDS = TUNED_SEEDS[:8]
+STYLES = {  # for each curve a colour that colour-blind readers tell apart (Okabe and Ito), and a marker
+    "fewer steps": ("#000000", "x"),
+    "order 0": ("#D55E00", "s"),
+    "order 1": ("#56B4E9", "^"),
+    "order 2": ("#0072B2", "v"),
+    "optimal": ("#CC79A7", "D"),
+    "tuned": ("#009E73", "o"),
+    "fewer steps, order 1": ("#7F7F7F", "+"),
+}
+NAMES = {"order 0": "reuse (order 0)"}
 
 
 @dataclass(frozen=True)
 class Sampled(Point):
-    """A point that was sampled here."""
+    """A point whose samples were made in this session."""
 
     run: Run
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """The points of a solver at its steps; `uncached` is among them, as the one that costs all."""
+    """The points of a solver with a number of steps; the uncached run is one of them, with a share of 1."""
 
     workload: Workload
     uncached: Run
@@ -61,18 +73,18 @@ class Panel:
         return f"{self.uncached.scheduler} {self.uncached.num_steps}"
 
     def on(self, *curves: str) -> list[Sampled]:
-        """From the cheapest."""
+        """The points on some curves, the cheapest first."""
         return sorted((point for point in self.points if point.curve in curves), key=lambda point: point.share)
 
 
 def steps_of(workload: Workload, num_steps: int) -> int:
-    """As many, or as few as `--num-steps` asks for."""
+    """The given number of steps, or the smaller number that `--num-steps` asks for."""
     return min(num_steps, workload.protocol.num_steps)
 
 
 @cache
 def panel(workload: Workload, solver: str, num_steps: int) -> Panel:
-    """Sampled and measured once a session."""
+    """Sample and measure the points of a solver, once in a session."""
     uncached = workload.uncached(scheduler=solver, num_steps=num_steps)
     runs = [("uncached", "uncached", uncached), *_runs(workload, uncached)]
     with tqdm(runs, desc=f"{workload.model}, {solver} {num_steps}", unit="run", disable=None, leave=False) as bar:
@@ -81,12 +93,12 @@ def panel(workload: Workload, solver: str, num_steps: int) -> Panel:
 
 
 def choosing(workload: Workload) -> range:
-    """Seeds that decide."""
+    """The seeds that decide which point is taken."""
     return workload.seeds()[:CHOOSING]
 
 
 def scoring(workload: Workload) -> range:
-    """Seeds that are recorded."""
+    """The seeds on which recorded metrics are measured."""
     return workload.seeds(CHOOSING)[:SCORING]
 
 
@@ -116,7 +128,7 @@ def _fewer(uncached: Run, shares: Sequence[float]) -> list[int]:
 
 
 def _optimal(workload: Workload, uncached: Run) -> list[CachePlan]:
-    """As many full steps as the intervals have, at the model's branch; at branch 0 what the cheapest shares leave."""
+    """Optimal plans with the full steps of each interval at the model's branch, and of cheap shares at branch 0."""
     calls, branch = workload.num_calls(uncached), workload.protocol.branch
     wanted = [(branch, ceil(calls / interval)) for interval in INTERVALS]
     shallow = workload.cost.shallow(0, EVERYTHING) / workload.cost.full(EVERYTHING)
@@ -127,7 +139,7 @@ def _optimal(workload: Workload, uncached: Run) -> list[CachePlan]:
 
 @cache
 def calibration(workload: Workload, uncached: Run, branch: int) -> Calibration:
-    """From seeds that nothing is measured on."""
+    """Calibrate on seeds that nothing is measured on."""
     workload.pipe.scheduler = scheduler(uncached.scheduler, workload.pipe.scheduler.config)
     return calibrate(
         workload.pipe,
@@ -141,7 +153,7 @@ def calibration(workload: Workload, uncached: Run, branch: int) -> Calibration:
 
 @cache
 def tuned(workload: Workload, uncached: Run) -> Tuned:
-    """For the MACs of reuse at N = 3, from seeds that nothing is measured on."""
+    """Tune to the MACs of reuse at N = 3, on seeds that nothing is measured on."""
     plan = workload.every(3, scheduler=uncached.scheduler, num_steps=uncached.num_steps).plan
     assert isinstance(plan, CachePlan)
     workload.pipe.scheduler = scheduler(uncached.scheduler, workload.pipe.scheduler.config)
@@ -164,8 +176,8 @@ def _guidance(workload: Workload) -> dict[str, float]:
 
 
 def solution(workload: Workload, seeds: range) -> Samples:
-    """The samples of the converged differential equation."""
-    steps_offset = workload.pipe.scheduler.config.get("steps_offset", 0)  # the last timestep is 999
+    """The samples of the solved differential equation: so many steps that more would change nothing."""
+    steps_offset = workload.pipe.scheduler.config.get("steps_offset", 0)  # the last timestep may be at most 999
     num_steps = min(1000 - steps_offset, SOLVED_BY * workload.protocol.num_steps)
     run = workload.uncached(scheduler=SOLUTION, num_steps=num_steps)
     return workload.samples(run, seeds, f"{workload.model}, solution")
@@ -192,7 +204,7 @@ def _point(workload: Workload, uncached: Run, curve: str, name: str, run: Run) -
 
 
 def _compared(workload: Workload, uncached: Run, run: Run, seeds: range, name: str) -> dict[str, list[float]]:
-    """PSNR of each seed to the solution, and but for the uncached run itself to the uncached images."""
+    """The PSNR of each seed to the solution and, unless the run is the uncached one, to the uncached images."""
     images = workload.samples(run, seeds, name).images
     found = {"solved_db": psnr_each(images, solution(workload, seeds).images)}
     if run != uncached:
@@ -201,13 +213,60 @@ def _compared(workload: Workload, uncached: Run, run: Run, seeds: range, name: s
 
 
 def _share(workload: Workload, run: Run, uncached: Run) -> float:
-    """Of the uncached MACs of a sample, attention products counted: what plans are tuned for."""
+    """The share of a sample's uncached MACs, attention products included, as plans are tuned for."""
     calls = workload.num_calls(run) / workload.num_calls(uncached)
     return calls if run.plan is None else calls / workload.cost.ratio(run.plan)
 
 
 def _with_interval(name: str, statistic: Statistic, values: Sequence[float]) -> dict[str, float]:
-    """Its value over the seeds, and the ends of its bootstrap interval."""
+    """A statistic of a metric over the seeds, and the ends of its bootstrap interval, by their names in records."""
     each = np.asarray(values)
     low, high = bootstrap(statistic, each)
     return {name: float(statistic(each, axis=0)), f"{name}_low": low, f"{name}_high": high}
+
+
+def figure(rows: Sequence[Sequence[Panel]], metric: str, title: str) -> Figure:
+    """Draw the curves of a model as small panels: a row for each solver, a column for each number of steps.
+
+    Args:
+        rows: the panels of each solver.
+        metric: what is drawn over the share of the uncached MACs, with its bootstrap interval as bars.
+        title: the metric's title with its unit.
+    """
+    found = Figure(figsize=(11, 9), layout="constrained")
+    axes = found.subplots(len(rows), max(map(len, rows)), squeeze=False, sharex=True, sharey=True)
+    for line, panels in zip(axes, rows, strict=True):
+        for axis, panel in zip(line, panels, strict=False):
+            _draw(axis, panel, metric)
+    found.supxlabel("MACs of a sample, share of the uncached")
+    found.supylabel(title)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    found.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return found
+
+
+def _draw(axis: Any, panel: Panel, metric: str) -> None:
+    for curve, (colour, marker) in STYLES.items():
+        points = panel.on(curve)
+        if points:
+            ys = [point.metrics[metric] for point in points]
+            low = [y - point.metrics[f"{metric}_low"] for y, point in zip(ys, points, strict=True)]
+            high = [point.metrics[f"{metric}_high"] - y for y, point in zip(ys, points, strict=True)]
+            axis.errorbar(
+                [point.share for point in points],
+                ys,
+                yerr=[[max(0, end) for end in ends] for ends in (low, high)],
+                color=colour,
+                marker=marker,
+                markersize=5,
+                linewidth=1.3,
+                elinewidth=0.6,
+                capsize=2,
+                label=NAMES.get(curve, curve),
+            )
+    uncached = panel.on("uncached")[0].metrics.get(metric)
+    if uncached is not None:
+        axis.axhline(uncached, color="0.5", linewidth=0.8, linestyle="--")
+    axis.set_title(panel.name, fontsize=10)
+    axis.grid(color="0.92")
+    axis.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""From the Pareto bench's results to the plans that travel with the embedded models.
+"""Write the plans that are recommended for the embedded models, from the Pareto bench's results.
 
 python -m tox -e pareto && python -m bench.pareto.recommend results.json
 """
@@ -13,7 +13,7 @@ from bench.pareto.equal_cost import NEAREST, Recorded, panels
 from deepcache.models.recommendations import PLANS, path_of
 from deepcache.plan import CachePlan
 
-INTERVAL = 3  # of reuse, whose cost is the limit
+INTERVAL = 3  # a recommended plan costs no more than reuse at this interval
 OF_ALL_STEPS = ("order 1", "order 2", "optimal", "tuned")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import VQModel
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -13,8 +15,9 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from bench.training import fashion, mini_ldm
 from bench.training.cards import DATA, Card, num_parameters, trained
 from bench.training.trainer import Recipe, kept, seeded, train
-from deepcache.metrics import reference
 from deepcache.metrics.extractors import MiniExtractor, extract
+from deepcache.metrics.reference import NUM_FEATURES
+from deepcache.metrics.statistics import Statistics
 from deepcache.models import load, load_extractor
 from deepcache.models.embedded import MiniFeatures
 
@@ -80,7 +83,16 @@ def export(model: MiniFeatures, held_out: fashion.Painted, out: Path) -> None:
     """Write the classifier as the package ships it, and the statistics of the held-out images on it."""
     model.half().save_pretrained(out, variant="fp16", safe_serialization=True)
     features = extract(MiniExtractor(model.float().eval()), (held_out.images + 1) / 2)
-    reference.save(reference.from_features(features), out / "reference.safetensors")
+    save_reference(Statistics.of(features.split()), out / "reference.safetensors")
+
+
+def save_reference(found: Statistics, path: Path) -> None:
+    """Write a reference that is small enough to ship: moments in float32, and `NUM_FEATURES` features in float16."""
+    tensors = {"features": found.features[:NUM_FEATURES].astype(np.float16)}
+    for kind, moments in (("pooled", found.pooled.moments()), ("spatial", found.spatial.moments())):
+        tensors[f"{kind}.mean"] = moments.mean.astype(np.float32)
+        tensors[f"{kind}.covariance"] = moments.covariance.astype(np.float32)
+    save_file(tensors, str(path))
 
 
 def card(held_out: fashion.Painted, runs: Path) -> Card:

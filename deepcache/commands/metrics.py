@@ -1,4 +1,4 @@
-"""`metrics`: FID, sFID, IS, precision and recall of samples against real images."""
+"""The command `metrics`: FID, sFID, IS, precision and recall of samples against real images, and their CLIP score."""
 
 from __future__ import annotations
 
@@ -8,56 +8,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache.errors import DeepCacheError
+from deepcache.metrics.registry import METRICS
 
 if TYPE_CHECKING:
-    from deepcache.metrics.extractors import Extractor, Images
+    from deepcache.metrics.extractors import Extractor
+    from deepcache.metrics.images import Images
     from deepcache.metrics.statistics import Statistics
 
 MINI, INCEPTION = "mini-features", "inception"
-METRICS = {  # unit and direction
-    "fid": ("FID", "lower is better"),
-    "sfid": ("sFID", "lower is better"),
-    "is": ("IS", "higher is better"),
-    "precision": ("precision (%)", "higher is better"),
-    "recall": ("recall (%)", "higher is better"),
-    "clip_score": ("CLIP score", "0..100, higher is better"),
-}
 
 
 def add(commands: Any) -> None:
     command = commands.add_parser("metrics", help="FID, sFID, IS, precision, recall of samples against real images")
     add = command.add_argument
     add("samples", type=Path, help="a sample store, a folder of images, or an .npz with arr_0 (B, H, W, 3) of uint8")
-    add("--reference", type=Path, metavar="REF", help="an .npz of the ADM suite or of --save-statistics, or images")
-    add("--extractor", choices=(INCEPTION, MINI), default=INCEPTION, help=f"{MINI}: for the embedded models")
-    add("--inception", type=Path, metavar="FILE", help="its weights (default: torch.hub's cache)")
-    add(
-        "--prompts",
-        type=Path,
-        metavar="FILE",
-        help="of the samples in order, of a store by seed: adds their CLIP score",
-    )
+    add("--reference", type=Path, metavar="REF", help="real images, or the .npz of the ADM suite or --save-statistics")
+    add("--extractor", choices=(INCEPTION, MINI), default=INCEPTION, help=f"{MINI} is for the embedded models")
+    add("--inception", type=Path, metavar="FILE", help="the weights of Inception (default: torch.hub's cache)")
+    add("--prompts", type=Path, metavar="FILE", help="the samples' prompts, in order or by a store's seeds: CLIP score")
     add(
         "--clip",
         default="ViT-g-14",
         metavar="NAME",
-        help="with --prompts: mini-clip, or the paper's ViT-g-14 (default)",
+        help="the CLIP model: mini-clip, or ViT-g-14 (default)",
     )
-    add("--clip-weights", type=Path, metavar="FILE", help="its weights (default: the hub's cache)")
-    add(
-        "--num-features", type=int, metavar="N", help="precision and recall of N images a side, drawn with a fixed seed"
-    )
-    add("--batch-size", type=int, default=100, help="images at once (default 100)")
+    add("--clip-weights", type=Path, metavar="FILE", help="the weights of the CLIP model (default: the hub's cache)")
+    add("--num-features", type=int, metavar="N", help="images a side for precision and recall, drawn with a fixed seed")
+    add("--batch-size", type=int, default=100, help="how many images are measured at once (default 100)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    add("--save-statistics", type=Path, metavar="FILE", help="the samples' own, as a reference: an .npz")
-    add("--json", action="store_true", help="for machines")
+    add("--save-statistics", type=Path, metavar="FILE", help="write the samples' statistics, which --reference takes")
+    add("--json", action="store_true", help="print the metrics as JSON")
     command.set_defaults(run=run)
 
 
 def run(options: Namespace) -> str:
     from deepcache.metrics import reference as references
     from deepcache.metrics.fidelity import quality
-    from deepcache.metrics.image_sets import image_set
+    from deepcache.metrics.images import image_set
     from deepcache.models.loading import require_device, usual_device
 
     if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
@@ -70,30 +57,29 @@ def run(options: Namespace) -> str:
     require_device(options.device)
     images = image_set(options.samples)
     extractor = _extractor(options)
-    found = _measured(extractor, images, options, "samples")
+    found = _statistics(extractor, images, options, "samples")
     if options.save_statistics is not None:
         references.save_npz(found, options.save_statistics)
-    values = {"is": found.inception_score}
+    real = references.Reference()
     against = options.reference or (references.EMBEDDED if options.extractor == MINI else None)
     if against is not None:
-        known = references.find(against, lambda real: _measured(extractor, real, options, "reference"))
-        values = quality(found, known.on(options.device))
+        real = references.find(against, lambda images: _statistics(extractor, images, options, "reference"))
+    values = quality(found, real.on(options.device))
     if options.prompts is not None:
         values["clip_score"] = _clip_score(images, options)
     return _shown(values, found.count, extractor.name, options)
 
 
 def _extractor(options: Namespace) -> Extractor:
-    from deepcache.metrics.extractors import MiniExtractor
-    from deepcache.metrics.inception import load_inception
+    from deepcache.metrics.extractors import MiniExtractor, load_inception
 
     if options.extractor == MINI:
         return MiniExtractor.load(options.device)
     return load_inception(options.inception, device=options.device)
 
 
-def _measured(extractor: Extractor, images: Images, options: Namespace, name: str) -> Statistics:
-    """With a progress bar."""
+def _statistics(extractor: Extractor, images: Images, options: Namespace, name: str) -> Statistics:
+    """Gather the statistics of images under a progress bar with a name."""
     from tqdm import tqdm
 
     from deepcache.metrics.extractors import batches
@@ -120,13 +106,14 @@ def _clip_score(images: Images, options: Namespace) -> float:
 
 
 def _shown(values: dict[str, float], count: int, extractor: str, options: Namespace) -> str:
+    """The page, or JSON, that the command prints: all metrics of quality, with a dash for what was not measured."""
     if options.json:
         return json.dumps({"samples": count, "extractor": extractor, **values}, indent=2)
     lines = [f"{count} samples of {options.samples}, {extractor}, against {options.reference or 'the embedded images'}"]
-    for name, (title, direction) in METRICS.items():
-        value = f"{values[name]:.4f}" if name in values else "-"
-        if name in values or name != "clip_score":
-            lines.append(f"{title:<14} {value:>10}   {direction}")
+    for key, metric in METRICS.items():
+        if key in values or metric.inputs == "reference":
+            value = f"{values[key]:.4f}" if key in values else "-"
+            lines.append(f"{metric.title:<14} {value:>10}   {metric.direction}")
     if options.num_features is not None:
         lines.append(f"precision and recall: of at most {options.num_features} images a side, drawn with a fixed seed")
     return "\n".join(lines)

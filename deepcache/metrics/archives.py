@@ -1,4 +1,4 @@
-"""Arrays of an `.npz` from elsewhere: their shapes and types first, which bound what is then read."""
+"""Arrays in an `.npz` from elsewhere: their shapes and types are read first, and bound what is read afterwards."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError, first_line
 
 MOST_BYTES = 1 << 30  # of an array that is read whole: 130,000 features of Inception
-_WRITTEN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # how numpy compresses
-_DEFLATED = 1032  # bytes that deflate can make of one, at most
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those of numpy
+_MOST_INFLATED = 1032  # bytes that a byte of deflate's output can stand for
 _IS_ENCRYPTED = 1  # a bit of a member's flags
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the archive says of an array before its values."""
+    """What the archive says of an array before the array's values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -30,16 +31,16 @@ class Header:
 
     @property
     def num_bytes(self) -> int:
-        """Of all values."""
+        """The bytes that all values take."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def headers(path: Path) -> dict[str, Header]:
-    """The names of the arrays in an archive, and what it says of each. No values are read.
+    """The header of each array in an archive, by the array's name; no values are read.
 
     Raises:
-        DeepCacheError: no `.npz`, or an array that is encrypted, compressed in another way than numpy's, or larger than
-            its place in the archive.
+        DeepCacheError: the file is no `.npz`, or has an array that is encrypted, compressed in another way than
+            numpy's, or larger than its place in the archive.
     """
     with readable(path), zipfile.ZipFile(path) as archive:
         size = path.stat().st_size
@@ -47,11 +48,12 @@ def headers(path: Path) -> dict[str, Header]:
         return {member.filename.removesuffix(".npy"): _header(archive, member, size, path) for member in members}
 
 
-def array(path: Path, name: str) -> Any:
-    """An array of plain numbers, whole.
+def array(path: Path, name: str) -> NDArray[Any]:
+    """Read a whole array of plain numbers.
 
     Raises:
-        DeepCacheError: as `headers`; no such array; one of more than `MOST_BYTES` or with objects; a damaged one.
+        DeepCacheError: as `headers`, or the array is not there, is damaged, holds objects, or has more than
+            `MOST_BYTES`.
     """
     with readable(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
         if _read_header(stream).num_bytes > MOST_BYTES:
@@ -62,7 +64,7 @@ def array(path: Path, name: str) -> Any:
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """The values of an array, without its header, to be read part by part.
+    """Open the values of an array, without its header, to be read part by part.
 
     Raises:
         DeepCacheError: as `array`.
@@ -74,7 +76,7 @@ def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Tell in one line why an archive cannot be read.
+    """Turn what zipfile, zlib and numpy raise on an archive into an error of one line.
 
     Raises:
         DeepCacheError: the archive is truncated, damaged or something else.
@@ -83,23 +85,24 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except DeepCacheError:
         raise
-    except Exception as error:  # for altered bytes, zipfile, zlib and numpy raise a dozen kinds
+    except Exception as error:  # altered bytes raise a dozen kinds
         raise DeepCacheError(
             f"expected an .npz in {path}, which is truncated or something else: {first_line(error)}; get it again"
         ) from error
 
 
 def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, path: Path) -> Header:
+    """The header of an array in an archive of `size` bytes."""
     if member.flag_bits & _IS_ENCRYPTED:
         raise DeepCacheError(f"expected an .npz without a password in {path}, got {member.filename} encrypted")
-    if member.compress_type not in _WRITTEN:
+    if member.compress_type not in _COMPRESSIONS:
         raise DeepCacheError(
             f"expected an .npz of numpy.savez or savez_compressed in {path}, got {member.filename} compressed "
             "in another way; save it again"
         )
     with archive.open(member) as stream:
         found = _read_header(stream)
-        room = min(member.file_size, _DEFLATED * size) - stream.tell()
+        room = min(member.file_size, _MOST_INFLATED * size) - stream.tell()
     if found.num_bytes > room or min(found.shape, default=0) < 0:
         raise ValueError(f"{member.filename} says {found.dtype} {found.shape}, and has {max(room, 0):,} bytes")
     return found

@@ -1,4 +1,4 @@
-"""How well images show what their prompts say: the CLIP score, on mini-clip or on any model of open_clip."""
+"""The CLIP score: how well images show what their prompts say, by mini-clip or by any model of open_clip."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError, first_line, needs
-from deepcache.metrics.extractors import Images
-from deepcache.metrics.images import checked
+from deepcache.metrics.images import Images, as_bytes
 from deepcache.models.embedded import WEIGHTS
 
 MINI = "mini-clip"
-PAPER = ("ViT-g-14", "laion2b_s34b_b88k")  # architecture and tag of the weights, as open_clip names them
+PAPER = ("ViT-g-14", "laion2b_s34b_b88k")  # the paper's architecture and the tag of its weights, in open_clip's names
 _CONFIG, _WEIGHTS, _PICKLED = "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """An image and a text encoder into one space of D dimensions.
+    """An image encoder and a text encoder into one space of D dimensions.
 
     Attributes:
-        name: of the record: a score means nothing without it.
-        model: open_clip's.
-        preprocess: open_clip's, from a PIL image to the model's input; resizes and normalises as the weights ask for
-            (mini-clip: 32 x 32, -1..1).
-        tokenizer: from texts to tokens (B, context length).
+        name: the name that records keep, since a score means nothing without its model.
+        model: open_clip's model.
+        preprocess: open_clip's function from a PIL image to the model's input, which resizes and normalises as the
+            weights ask for (mini-clip: 32 x 32, -1..1).
+        tokenizer: a function from texts to tokens (B, context length).
     """
 
     name: str
@@ -42,19 +41,18 @@ class Clip:
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """Unit vectors (B, D), float32 on the CPU, of images (B, 3, H, W) in 0..1.
+        """Encode images (B, 3, H, W) in 0..1 as unit vectors (B, D), float32 on the CPU.
 
         The images are rounded to 8 bits first, as files hold them.
         """
         from torchvision.transforms.functional import to_pil_image
 
-        pictures = checked(images).mul(255).round().to("cpu", torch.uint8)
-        pixels = torch.stack([self.preprocess(to_pil_image(picture)) for picture in pictures])
+        pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in as_bytes(images).cpu()])
         return self._unit(self.model.encode_image(pixels.to(self._device)))
 
     @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> Tensor:
-        """Unit vectors (B, D), float32 on the CPU; a longer prompt than the context is cut."""
+        """Encode prompts as unit vectors (B, D), float32 on the CPU; a prompt longer than the context is cut."""
         return self._unit(self.model.encode_text(self.tokenizer(list(prompts)).to(self._device)))
 
     @property
@@ -67,27 +65,30 @@ class Clip:
 
 
 def clip_scores(clip: Clip, images: Images, prompts: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float64]:
-    """Of each image with its prompt: 100 * max(cos(image, text), 0). In 0..100, higher is closer.
+    """The CLIP score of each image with its prompt: 100 * max(cos(image, text), 0).
 
     Args:
-        clip: what `load_clip` gives.
-        images: (B, 3, H, W) in 0..1, a tensor or read part by part.
-        prompts: B of them.
-        batch_size: how many are encoded together; changes a score by no more than float rounding.
+        clip: a model that `load_clip` returns.
+        images: (B, 3, H, W) in 0..1, a tensor or images that are read part by part.
+        prompts: B prompts.
+        batch_size: how many images are encoded together; it changes a score by no more than float rounding.
 
     Returns:
-        (B,)
+        (B,) in 0..100; higher is closer.
+
+    Raises:
+        DeepCacheError: there are not as many prompts as images, or the images are of another shape or range.
 
     References:
         CLIPScore: A Reference-free Evaluation Metric for Image Captioning (Hessel et al., 2021),
-        https://arxiv.org/abs/2104.08718; the factor 100, for their 2.5, is DeepCache's
+        https://arxiv.org/abs/2104.08718; DeepCache has the factor 100 in place of their 2.5
     """
     if isinstance(prompts, str) or len(prompts) != len(images):
         got = "one string" if isinstance(prompts, str) else f"{len(prompts)} prompts for {len(images)} images"
         raise DeepCacheError(f"expected a list with a prompt for each image, got {got}")
     found = []
     for number, part in enumerate(images.split(batch_size)):
-        image = clip.image_features(checked(part))
+        image = clip.image_features(part)
         text = clip.text_features(prompts[number * batch_size :][: len(part)])
         found.append((image.double() * text.double()).sum(dim=1).clamp(min=0))
     return np.asarray(100 * torch.cat(found))
@@ -100,20 +101,20 @@ def load_clip(
     checkpoint: Path | None = None,
     device: str | torch.device = "cpu",
 ) -> Clip:
-    """A model for CLIP scores; nothing is ever downloaded.
+    """Load a model for CLIP scores; nothing is downloaded.
 
-        load_clip()                                                # mini-clip, part of the package
-        load_clip("ViT-g-14", pretrained="laion2b_s34b_b88k")      # the paper's, out of the hub's cache
+        load_clip()                                                # mini-clip, which comes with the package
+        load_clip("ViT-g-14", pretrained="laion2b_s34b_b88k")      # the paper's model, from the hub's cache
         load_clip("ViT-g-14", pretrained="laion2b_s34b_b88k", checkpoint=Path("open_clip_model.safetensors"))
 
     Args:
         name: "mini-clip", a folder in open_clip's format, or one of open_clip's architectures.
-        pretrained: for an architecture, open_clip's tag of its weights; decides the normalisation of images.
-        checkpoint: for an architecture, the file of its weights where they are not in the cache.
+        pretrained: open_clip's tag of an architecture's weights, which decides how images are normalised.
+        checkpoint: the file of an architecture's weights, if they are not in the hub's cache.
         device: where the model runs, in float32.
 
     Raises:
-        DeepCacheError: open_clip, the architecture, the tag or the weights are not there.
+        DeepCacheError: open_clip, the architecture, the tag or the weights are not there, or the weights do not fit.
     """
     with needs("a CLIP score", "metrics"):
         import open_clip
@@ -126,7 +127,7 @@ def load_clip(
 
 
 def load_named_clip(name: str, checkpoint: Path | None, device: str | torch.device) -> Clip:
-    """`load_clip` of a name alone: the paper's architecture has the paper's weights.
+    """Load a model by its name alone: the paper's architecture gets the paper's weights.
 
     Raises:
         DeepCacheError: as `load_clip`.
@@ -182,14 +183,14 @@ def _from_architecture(open_clip: Any, name: str, pretrained: str | None, checkp
 def _create(open_clip: Any, source: str, path: Path, **options: Any) -> tuple[Any, Callable[[Any], Tensor]]:
     try:
         return open_clip.create_model_from_pretrained(source, **options)  # type: ignore[no-any-return]
-    except Exception as error:  # torch's, safetensors' and pickle's have nothing else in common
+    except Exception as error:  # the errors of torch, safetensors and pickle have no narrower class in common
         raise DeepCacheError(
             f"expected weights of {source} in {path}, which do not fit ({first_line(error)})"
         ) from error
 
 
 def _cached(tag: dict[str, Any]) -> Path | None:
-    """Where the hub or open_clip keep the weights of a tag, if they do."""
+    """The file in which the hub or open_clip keeps the weights of a tag, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     places: list[Any] = []

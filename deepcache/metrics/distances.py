@@ -1,4 +1,4 @@
-"""Distances between sets of features, as pure functions of arrays."""
+"""Distances between sets of features, and the moments that a Fréchet distance needs, as pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -12,19 +12,103 @@ import torch
 from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.moments import Moments
 
 Array = NDArray[np.floating]
 _CELLS = 1_000_000  # distances held at once, 8 MB
-_ROWS = 128  # at least, so that columns are not converted again too often: 51 MB of 50,000
+_ROWS = 128  # rows of a block, at least, so that columns are not converted again too often: 51 MB of 50,000
 _COLUMNS = 2_000  # features that are float64 at once
 
 
-def frechet_distance(first: Moments, second: Moments) -> float:
-    """Between two Gaussians: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)). FID on pooled features, sFID on spatial.
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """The `mean` (D,) and the unbiased `covariance` (D, D) of a set of features, float64."""
 
-    In 0..inf, lower is closer. The trace of the root is the sum of the roots of the eigenvalues of
-    S1^(1/2) S2 S1^(1/2), which are real and not negative.
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RunningMoments:
+    """The moments of features that come in parts.
+
+    `count` features have the `mean` (D,) and the `scatter` (D, D), the sum of squares about the mean. These are
+    D (D + 1) numbers, however many features there are. Parts are joined about their own means, so that nothing cancels:
+
+        S = S_a + S_b + n_a n_b / (n_a + n_b) (m_b - m_a) (m_b - m_a)^T
+
+    References: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan et al., 1979)
+    """
+
+    count: int
+    mean: NDArray[np.float64]
+    scatter: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, features: Array) -> RunningMoments:
+        """The moments of features (B, D), B at least 1.
+
+        Raises:
+            DeepCacheError: the features have another shape, or a value that is no number.
+        """
+        if features.ndim != 2 or len(features) == 0:
+            raise DeepCacheError(f"expected features (B, D) of samples, got shape {features.shape}")
+        exact = np.asarray(features, np.float64)
+        mean = exact.mean(axis=0)
+        if not np.isfinite(mean).all():
+            raise DeepCacheError("expected finite features, got NaN or infinity; are the images finite?")
+        centered = exact - mean
+        return cls(len(exact), mean, centered.T @ centered)
+
+    def merge(self, other: RunningMoments) -> RunningMoments:
+        """The moments of both sets together."""
+        if self.mean.shape != other.mean.shape:
+            raise DeepCacheError(f"expected features of one length, got {self.mean.size} and {other.mean.size}")
+        count = self.count + other.count
+        between = other.mean - self.mean
+        apart = np.outer(between, between * (self.count * other.count / count))
+        return RunningMoments(count, self.mean + between * (other.count / count), self.scatter + other.scatter + apart)
+
+    def moments(self) -> Moments:
+        """The mean and the covariance.
+
+        Raises:
+            DeepCacheError: there are fewer than two features.
+        """
+        if self.count < 2:
+            raise DeepCacheError(f"expected features (B, D) of at least 2 samples, got {self.count}")
+        return Moments(self.mean, self.scatter / (self.count - 1))
+
+
+def moments(features: Array) -> Moments:
+    """The mean and the covariance of features (B, D), B at least 2, worked out in float64.
+
+    Raises:
+        DeepCacheError: the features have another shape, or a value that is no number.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise DeepCacheError(f"expected features (B, D) of at least 2 samples, got shape {features.shape}")
+    found = RunningMoments.of(features[:_COLUMNS])
+    for start in range(_COLUMNS, len(features), _COLUMNS):
+        found = found.merge(RunningMoments.of(features[start : start + _COLUMNS]))
+    return found.moments()
+
+
+def frechet_distance(first: Moments, second: Moments) -> float:
+    """The Fréchet distance between two Gaussians; FID on pooled features, sFID on spatial features.
+
+        |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))
+
+    The trace of the root is the sum of the roots of the eigenvalues of S1^(1/2) S2 S1^(1/2), which are real and not
+    negative.
+
+    Args:
+        first, second: moments of features of one length.
+
+    Returns:
+        The distance, 0..inf; a lower one is closer.
+
+    Raises:
+        DeepCacheError: the features differ in length.
 
     References:
         GANs Trained by a Two Time-Scale Update Rule (Heusel et al., 2017), https://arxiv.org/abs/1706.08500
@@ -44,9 +128,10 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Manifold:
-    """The union of balls around points (N, D), each as wide as the distance to its k-th nearest neighbour.
+    """The union of balls around points (N, D); a ball reaches from its point to the point's k-th nearest neighbour.
 
-    Precision is the share of samples within the real images' manifold, recall that of real images within the samples'.
+    Precision is the share of samples within the manifold of the real images, recall is the share of real images within
+    the manifold of the samples.
 
     References:
         Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019),
@@ -58,32 +143,39 @@ class Manifold:
 
     @classmethod
     def of(cls, features: Array, *, k: int = 3, device: str | torch.device = "cpu") -> Manifold:
-        """The manifold of features (N, D), N > k; k is 3 in the paper.
+        """The manifold of features.
 
-        Takes N D numbers and a block of distances, whatever N; worked out in float64 on the device.
+        Args:
+            features: (N, D), N > k. Memory holds the features and a block of distances, whatever N.
+            k: which neighbour a ball reaches; 3 in the paper.
+            device: where the distances are worked out, in float64.
+
+        Raises:
+            DeepCacheError: there are too few features.
         """
         if len(features) <= k:
             raise DeepCacheError(f"expected more than k = {k} features a side, got {len(features)}")
         centers = torch.as_tensor(np.asarray(features)).to(device)
         blocks = _squared_distances(centers, centers)
-        nearest = [block.kthvalue(k + 1).values.tolist() for block in blocks]  # tensors kept would tear the heap
+        nearest = [block.kthvalue(k + 1).values.tolist() for block in blocks]  # small tensors would fragment the heap
         return cls(centers, torch.tensor(list(chain(*nearest)), dtype=torch.float64, device=device))
 
     def share_within(self, features: Array) -> float:
-        """Share of the features (N, D) that lie within a ball, 0..1."""
+        """The share of features (N, D) that lie within a ball, 0..1."""
         rows = torch.as_tensor(np.asarray(features)).to(self.centers.device)
         within = [(block <= self.squared_radii).any(dim=1) for block in _squared_distances(rows, self.centers)]
         return torch.cat(within).double().mean().item()
 
 
 def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> Iterator[torch.Tensor]:
-    """|a - b|^2 = |a|^2 + |b|^2 - 2 a b, in float64, of some rows and all columns at a time, until the next ones.
+    """Give |a - b|^2 = |a|^2 + |b|^2 - 2 a b in float64, of some rows and all columns at a time.
 
-    Both are moved to the columns' mean first: what cancels is then no larger than the distances.
+    A block is overwritten by the next one. Both sides are moved to the columns' mean first, so that the terms that
+    cancel are no larger than the distances.
     """
     mean = columns.mean(dim=0, dtype=torch.float64)
     size = min(len(rows), max(_ROWS, _CELLS // len(columns)))
-    block = torch.empty(size, len(columns), dtype=torch.float64, device=columns.device)  # the same for all rows
+    block = torch.empty(size, len(columns), dtype=torch.float64, device=columns.device)
     for part in rows.split(size):
         centered = part.double() - mean
         squares = centered.square().sum(dim=1)[:, None]
@@ -96,5 +188,5 @@ def _squared_distances(rows: torch.Tensor, columns: torch.Tensor) -> Iterator[to
 
 
 def psnr(mse: float, *, peak: float = 1.0) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error: 10 log10(peak^2 / mse); infinite for 0."""
+    """The peak signal-to-noise ratio in dB of a mean squared error: 10 log10(peak^2 / mse); infinite for 0."""
     return math.inf if mse == 0 else 10 * math.log10(peak**2 / mse)

@@ -1,9 +1,12 @@
-"""From images to features: what every extractor gives, and mini-features, Inception's stand-in for embedded models."""
+"""Extractors turn images into features: Inception, and mini-features, which stands in for it on embedded models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,35 +14,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, first_line, needs
+from deepcache.metrics.images import Images, as_bytes
+from deepcache.metrics.registry import INCEPTION_URL, inception_in_cache
+from deepcache.models.checkpoint import weights
 from deepcache.models.embedded import EXTRACTOR, SIZE, MiniFeatures, load_extractor
 
-_BLOCK = 2_000
-
-
-class Images(Protocol):
-    """(B, 3, H, W) in 0..1: a tensor, or what reads parts from somewhere."""
-
-    def __len__(self) -> int: ...
-
-    def split(self, size: int) -> Iterable[Tensor]:
-        """`size` of them at a time, in order."""
+SPATIAL_CHANNELS = 7  # of 192, at 17 x 17: 2023 values
+_BLOCK = 2_000  # images whose features are converted to float64 at once
+_LAYERS = ["2048", "logits_unbiased"]  # torch-fidelity's names of pool_3 and of the logits without bias
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Of B images: `pooled` (B, D) and `spatial` (B, S), float32; class `probabilities` (B, K)."""
+    """The features of B images: `pooled` (B, D), `spatial` (B, S), and class `probabilities` (B, K), all float32."""
 
     pooled: NDArray[np.float32]
     spatial: NDArray[np.float32]
     probabilities: NDArray[np.float32]
 
     def first(self, count: int) -> Features:
-        """Of the first images."""
+        """The features of the first `count` images."""
         return self._part(slice(count))
 
     def split(self, size: int = _BLOCK) -> Iterator[Features]:
-        """`size` of them at a time: whatever takes them in float64 then takes no more at once."""
+        """Give the features of `size` images at a time, so that no more of them are converted to float64 at once."""
         for start in range(0, len(self.pooled), size):
             yield self._part(slice(start, start + size))
 
@@ -48,25 +47,25 @@ class Features:
 
 
 class Extractor(Protocol):
-    """A network under a name that a record keeps."""
+    """A network that turns images into features, under a name that records keep."""
 
     @property
     def name(self) -> str: ...
 
     def __call__(self, images: Tensor) -> Features:
-        """Of images (B, 3, H, W) in 0..1, all at once."""
+        """Extract the features of images (B, 3, H, W) in 0..1, all at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class MiniExtractor:
-    """mini-features, on images of 32 x 32."""
+    """mini-features, a small classifier of garments, for images of 32 x 32."""
 
     model: MiniFeatures
     name: str = EXTRACTOR
 
     @classmethod
     def load(cls, device: str | torch.device = "cpu") -> MiniExtractor:
-        """The embedded one."""
+        """Load the embedded weights onto a device."""
         return cls(load_extractor().to(device))
 
     @torch.no_grad()
@@ -77,21 +76,96 @@ class MiniExtractor:
                 f"expected images of 32 x 32 for {self.name}, got {size}; larger ones are for Inception"
             )
         found = self.model(images.to(self.model.device) * 2 - 1)
-        return Features(*(as_array(part) for part in (found.pooled, found.spatial, found.garment.softmax(dim=1))))
+        return Features(_array(found.pooled), _array(found.spatial), _array(found.garment.softmax(dim=1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Inception:
+    """The Inception network of 2015 by which FID is defined, in torch-fidelity's port.
+
+    `pooled` is pool_3 (B, 2048); `probabilities` (B, 1008) are the softmax of the logits without bias, as in the
+    original Inception score. `spatial` (B, 2023) are sFID's features: `mixed_6/conv` of the original graph is the 1x1
+    branch of `Mixed_6d` here; its first 7 channels are kept in the order (height, width, channel) of that graph's
+    tensors, in which references hold them.
+
+    References: Generating Images with Sparse Representations (Nash et al., 2021), https://arxiv.org/abs/2103.03841
+    """
+
+    network: Any
+    device: torch.device
+    name: str = "Inception"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        with _kept_spatial(self.network) as kept, _float32():
+            pooled, logits = self.network(as_bytes(images).to(self.device))
+        spatial = kept[0][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 2023)
+        return Features(_array(pooled), _array(spatial), _array(logits.softmax(dim=1)))
+
+
+def load_inception(path: Path | None = None, *, device: str | torch.device = "cpu") -> Inception:
+    """Load Inception; nothing is downloaded.
+
+    Args:
+        path: torch-fidelity's file of the weights; if not given, the file in torch.hub's cache.
+        device: where the network runs.
+
+    Raises:
+        DeepCacheError: torch-fidelity is not installed, or the weights are not there or do not fit.
+    """
+    with needs("Inception", "metrics"):
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    path = path or inception_in_cache()
+    if not os.path.isfile(path):
+        raise DeepCacheError(
+            f"expected Inception's weights in {path}, where they are not; get them from {INCEPTION_URL}"
+        )
+    weights(path)  # refuses a file that carries code; torch-fidelity then reads the file without this care
+    try:
+        network = FeatureExtractorInceptionV3("inception", _LAYERS, feature_extractor_weights_path=str(path))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise DeepCacheError(
+            f"expected Inception's weights in {path}, which do not fit ({first_line(error)})"
+        ) from error
+    return Inception(network.to(device), torch.device(device))
 
 
 def batches(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Iterator[Features]:
-    """Features of one batch after another: no more is in memory."""
+    """Extract the features of one batch of images after another; only one batch is in memory."""
     for part in images.split(batch_size):
         yield extractor(part)
 
 
 def extract(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Features:
-    """Features of all images."""
+    """Extract the features of all images, `batch_size` images at a time."""
     found = list(batches(extractor, images, batch_size=batch_size))
     return Features(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(Features)))
 
 
-def as_array(values: Tensor) -> Any:
-    """float32, on the CPU."""
+def _array(values: Tensor) -> NDArray[np.float32]:
     return values.float().cpu().numpy()
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Have GPUs multiply float32 as such; from Ampere on, convolutions would round their inputs to TF32's ten bits."""
+    backends: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+@contextmanager
+def _kept_spatial(network: Any) -> Iterator[list[Tensor]]:
+    """Collect in a list what the 1x1 branch of `Mixed_6d` puts out."""
+    kept: list[Tensor] = []
+    handle = network.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, output: kept.append(output))  # noqa: ARG005
+    try:
+        yield kept
+    finally:
+        handle.remove()

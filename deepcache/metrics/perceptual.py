@@ -1,4 +1,4 @@
-"""How different two images look: LPIPS where its backbone's weights are at hand, else the same on mini-features."""
+"""Perceptual distances: LPIPS if the weights of its backbone are found, else the same construction on mini-features."""
 
 from __future__ import annotations
 
@@ -19,26 +19,36 @@ from deepcache.models.checkpoint import contents
 from deepcache.models.embedded import SIZE, MiniFeatures
 
 MINI = "mini-features perceptual"
-BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # what lpips calls a backbone: what torchvision does
-_BATCH = 32  # pairs compared at once
+BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # a backbone's name in lpips, and its name in torchvision
+_BATCH = 32  # pairs of images that are compared at once
 
 
 class Perceptual(Protocol):
-    """A distance between images, under a name that a record keeps."""
+    """A distance between images, under a name that records keep."""
 
     @property
     def name(self) -> str: ...
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        """(B,) float32 on the CPU, of images (B, 3, H, W) in 0..1 and as many others; 0 for equal ones."""
+        """Measure each pair of images.
+
+        Args:
+            first, second: (B, 3, H, W) in 0..1.
+
+        Returns:
+            (B,) float32 on the CPU; 0 for equal images, lower is closer.
+
+        Raises:
+            DeepCacheError: the batches differ in shape, or are of a shape or range that is not measured.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class Lpips:
-    """LPIPS of the lpips package, version 0.1. From 0, most pairs below 1; lower is closer.
+    """LPIPS, version 0.1, by the package lpips. Distances begin at 0, and most pairs stay below 1.
 
-    The package takes images in -1..1 and then normalises each channel by ImageNet's mean and deviation; `distance`
-    takes 0..1 and has the package do both.
+    The package takes images in -1..1 and normalises each channel by ImageNet's mean and deviation; `distance` takes
+    images in 0..1 and has the package do both.
 
     References:
         The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (Zhang et al., 2018),
@@ -51,7 +61,7 @@ class Lpips:
     @torch.no_grad()
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
         device = next(iter(self.model.parameters())).device
-        pairs = zip(*(x.split(_BATCH) for x in _pair(first, second)), strict=True)
+        pairs = zip(*(images.split(_BATCH) for images in _alike(first, second)), strict=True)
         found = [self.model(a.float().to(device), b.float().to(device), normalize=True).flatten() for a, b in pairs]
         return torch.cat(found).cpu()
 
@@ -60,12 +70,13 @@ class Lpips:
 class MiniPerceptual:
     """The construction of LPIPS (Zhang et al., 2018) on mini-features, with no learned weights on its channels.
 
-    With f_l (C_l, H_l, W_l) the map after residual block l of 3, each position's vector made one of length 1:
+    f_l (C_l, H_l, W_l) is the map after residual block l of 3, in which the vector at each position has length 1:
 
         d(a, b) = sum_l mean_{h, w} sum_c (f_l(a) - f_l(b))_{c, h, w}^2
 
-    In 0..6 (a block ends in a ReLU, so two unit vectors are at most the root of 2 apart), lower is closer. The network
-    takes images in -1..1; `distance` takes (B, 3, 32, 32) in 0..1. Comparable with itself alone, never with LPIPS.
+    Distances lie in 0..6: a block ends in a ReLU, so that two unit vectors are at most the root of 2 apart. The network
+    takes images in -1..1; `distance` takes images (B, 3, 32, 32) in 0..1. These distances cannot be compared with
+    LPIPS.
     """
 
     model: MiniFeatures
@@ -78,7 +89,7 @@ class MiniPerceptual:
                 f"expected images of 32 x 32 for {self.name}, got shape {tuple(first.shape)}; larger ones are for "
                 "LPIPS: give load_perceptual the file of torchvision's AlexNet weights"
             )
-        pairs = zip(*(x.split(_BATCH) for x in _pair(first, second)), strict=True)
+        pairs = zip(*(images.split(_BATCH) for images in _alike(first, second)), strict=True)
         return torch.cat([self._between(a, b) for a, b in pairs]).cpu()
 
     def _between(self, first: Tensor, second: Tensor) -> Tensor:
@@ -87,7 +98,7 @@ class MiniPerceptual:
         return torch.stack(layers).sum(dim=0)
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        """Of each block, (B, C, H, W), a unit vector everywhere; zero where all channels are."""
+        """The map (B, C, H, W) of each block, with a unit vector (or zero, if all channels are) at each position."""
         hidden, found = self.model.stem(images.to(self.model.device, torch.float32) * 2 - 1), []
         for block in self.model.blocks:
             hidden = block(hidden)
@@ -98,16 +109,17 @@ class MiniPerceptual:
 def load_perceptual(
     backbone: Path | None = None, *, net: str = "alex", device: str | torch.device = "cpu"
 ) -> Perceptual:
-    """LPIPS where the backbone's weights are found, else `MiniPerceptual`; nothing is ever downloaded.
+    """Load LPIPS if the weights of its backbone are found, else `MiniPerceptual`; nothing is downloaded.
 
     Args:
-        backbone: the file that torchvision keeps its ImageNet weights in; if not given, torch.hub's cache is looked
-            at. LPIPS's own learned weights come with its package.
-        net: "alex" or "vgg".
+        backbone: torchvision's file of the backbone's ImageNet weights; if not given, the file in torch.hub's cache.
+            The weights that LPIPS learned itself come with its package.
+        net: the backbone, "alex" or "vgg".
         device: where the network runs.
 
     Raises:
-        DeepCacheError: no such net; or a file was given and lpips is not installed, or the file does not fit.
+        DeepCacheError: there is no such net; or a file was given, and lpips is not installed or the file is not there
+            or does not fit.
     """
     if net not in BACKBONES:
         raise DeepCacheError(f"expected a net out of {', '.join(BACKBONES)}; got {net!r}")
@@ -134,11 +146,11 @@ def _mini(device: str | torch.device) -> MiniPerceptual:
 
 def _lpips(lpips: Any, net: str, path: Path) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")  # of how lpips calls it
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")  # lpips calls it in an old way
         model: Any = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     given = contents(path)
     try:
-        # lpips cuts torchvision's `features` into slices, and keeps their numbers: slice2.3.bias is features.3.bias
+        # lpips cuts torchvision's `features` into slices and keeps their numbers: slice2.3.bias is features.3.bias
         named = {key: given[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
         model.net.load_state_dict(named)
     except (KeyError, RuntimeError, TypeError, IndexError) as error:
@@ -148,7 +160,7 @@ def _lpips(lpips: Any, net: str, path: Path) -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     if first.shape != second.shape:
         raise DeepCacheError(f"expected two batches of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     return checked(first), checked(second)

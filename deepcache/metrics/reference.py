@@ -1,9 +1,9 @@
-"""What samples are compared with: moments and features of real images."""
+"""References: the moments and features of real images, with which samples are compared."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,81 +12,60 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from deepcache.errors import DeepCacheError, first_line, on_one_line
 from deepcache.files import whole_file
 from deepcache.metrics import archives
-from deepcache.metrics.distances import Manifold
-from deepcache.metrics.extractors import Features, Images
-from deepcache.metrics.image_sets import ARRAY, array_images, image_set
-from deepcache.metrics.moments import Moments, moments
+from deepcache.metrics.distances import Manifold, Moments
+from deepcache.metrics.images import ARRAY, Images, array_images, image_set
 from deepcache.metrics.statistics import Statistics
 from deepcache.models.embedded import EXTRACTOR, WEIGHTS
 
-EMBEDDED = WEIGHTS / EXTRACTOR / "reference.safetensors"  # of the held-out images, on mini-features
-NUM_FEATURES = 2_000  # pooled features kept for precision and recall
-_POOLED, _SPATIAL, _FEATURES = ("mu", "sigma"), ("mu_s", "sigma_s"), "features"  # as the ADM suite names them
+EMBEDDED = WEIGHTS / EXTRACTOR / "reference.safetensors"  # the held-out images, measured with mini-features
+NUM_FEATURES = 2_000  # pooled features in the embedded reference
+_POOLED, _SPATIAL, _FEATURES = ("mu", "sigma"), ("mu_s", "sigma_s"), "features"  # the ADM suite's names
 _WIDEST = 8_192  # features of an image; Inception has 2,048
-_ROUNDING = 1e-4  # of the largest variance: how far rounding to float32 moves an eigenvalue, and more
-Measured = Callable[[Images], Statistics]  # by an extractor
+_ROUNDING = 1e-4  # how far rounding to float32 moves an eigenvalue at most, as a share of the largest variance
+Arrays = Mapping[str, NDArray[Any]]  # the arrays of a file, by name
+Measured = Callable[[Images], Statistics]  # gathers the statistics of images with an extractor
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Moments of the `pooled` and `spatial` features of real images, and some pooled `features` (M, D).
+    """What is known of real images.
 
-    A part is None where a file has none of it; what needs it is not measured. `device` is where the distances between
-    features are worked out.
+    Attributes:
+        pooled, spatial: the moments of their features; None where a file has none, so that no metric needs them.
+        features: some of their pooled features (M, D), or None.
+        device: where the distances between features are worked out.
     """
 
-    pooled: Moments | None
-    spatial: Moments | None
-    features: NDArray[np.float32] | None
+    pooled: Moments | None = None
+    spatial: Moments | None = None
+    features: NDArray[np.float32] | None = None
     device: str | torch.device = "cpu"
 
     @cached_property
     def manifold(self) -> Manifold | None:
-        """Of `features`, for precision; worked out once."""
+        """The manifold of `features`, worked out once."""
         return None if self.features is None else Manifold.of(self.features, device=self.device)
 
     def on(self, device: str | torch.device) -> Reference:
-        """The same with its distances worked out there if it has float64, as CUDA's have, else on the CPU."""
+        """The same reference, with distances worked out on a device that has float64, as CUDA's do, or on the CPU."""
         return replace(self, device=device if torch.device(device).type == "cuda" else "cpu")
 
 
-def from_features(features: Features) -> Reference:
-    """Moments over all images, and the first `NUM_FEATURES` pooled features."""
-    return Reference(moments(features.pooled), moments(features.spatial), features.pooled[:NUM_FEATURES])
-
-
 def from_statistics(found: Statistics) -> Reference:
-    """Of images that were read batch by batch."""
-    assert found.pooled is not None
-    assert found.spatial is not None
+    """The moments and features of images that were read batch by batch."""
     return Reference(found.pooled.moments(), found.spatial.moments(), found.features)
 
 
-def save(reference: Reference, path: Path) -> None:
-    """As safetensors: moments in float32, features in float16: small enough to ship with a model."""
-    assert reference.pooled is not None
-    assert reference.spatial is not None
-    assert reference.features is not None
-    tensors: dict[str, NDArray[Any]] = {
-        "pooled.mean": reference.pooled.mean.astype(np.float32),
-        "pooled.covariance": reference.pooled.covariance.astype(np.float32),
-        "spatial.mean": reference.spatial.mean.astype(np.float32),
-        "spatial.covariance": reference.spatial.covariance.astype(np.float32),
-        "features": reference.features.astype(np.float16),
-    }
-    save_file(tensors, str(path))
-
-
 def load(path: Path = EMBEDDED) -> Reference:
-    """Read what `save` wrote; the statistics that ship with mini-features if no path is given.
+    """Read a reference in safetensors; without a path, the statistics that ship with mini-features.
 
     Raises:
-        DeepCacheError: no such file, one of something else, or values that are no statistics.
+        DeepCacheError: there is no such file, or it is something else or has values that are no statistics.
     """
     if not path.exists():
         raise DeepCacheError(f"expected the reference statistics {path}, which is missing; reinstall the package")
@@ -103,36 +82,37 @@ def load(path: Path = EMBEDDED) -> Reference:
 
 
 def save_npz(found: Statistics, path: Path) -> None:
-    """Under the names of the ADM suite's references, in float64, and the pooled `features` that were kept.
+    """Write statistics as a reference: float64 moments under the ADM suite's names, and the kept pooled `features`.
 
     Raises:
         DeepCacheError: the file cannot be written.
     """
-    reference = from_statistics(found)
-    assert reference.pooled is not None
-    assert reference.spatial is not None
-    assert reference.features is not None
+    pooled, spatial = found.pooled.moments(), found.spatial.moments()
     with whole_file(path) as file:
         np.savez(
             file,
-            mu=reference.pooled.mean,
-            sigma=reference.pooled.covariance,
-            mu_s=reference.spatial.mean,
-            sigma_s=reference.spatial.covariance,
-            features=reference.features,
+            mu=pooled.mean,
+            sigma=pooled.covariance,
+            mu_s=spatial.mean,
+            sigma_s=spatial.covariance,
+            features=found.features,
         )
 
 
 def find(path: Path, measured: Measured) -> Reference:
-    """A reference from a file or folder.
+    """Take a reference from a file or a folder.
 
     Args:
-        path: an `.npz` of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`) or of `save_npz`, a `.safetensors`
-            of `save`, or images (`image_set`).
-        measured: what images are measured with, where there are any.
+        path: an `.npz` of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`) or of `save_npz`, a `.safetensors`,
+            or images (`image_set`).
+        measured: gathers the statistics of the images, if `path` has images.
+
+    Returns:
+        The reference. Moments in a file win over the moments of the images beside them: they are of the whole data set.
 
     Raises:
-        DeepCacheError: none of these, an `.npz` with neither images nor moments, or values that no set of features has.
+        DeepCacheError: the path is none of these, an `.npz` has neither images nor moments, or the values are none
+            that a set of features has.
     """
     is_file, suffix = os.path.isfile(path), path.suffix.lower()
     if suffix == ".safetensors" and is_file:
@@ -147,17 +127,13 @@ def find(path: Path, measured: Measured) -> Reference:
             f"expected mu and sigma, or images as {ARRAY}, in {path}, "
             f"which has {on_one_line(', '.join(sorted(known))) or 'nothing'}; get it again"
         )
-    own = from_statistics(measured(array_images(path))) if ARRAY in known else Reference(None, None, None)
+    own = from_statistics(measured(array_images(path))) if ARRAY in known else Reference()
     pooled, spatial = moments_of[0] or own.pooled, moments_of[1] or own.spatial
     return Reference(pooled, spatial, own.features if _FEATURES not in stored else _features(path, stored, pooled))
 
 
-def _moments(path: Path, stored: dict[str, Any], mean: str, covariance: str) -> Moments | None:
-    """Mean and covariance out of a file's arrays, None where it has neither.
-
-    Raises:
-        DeepCacheError: one of them alone, or values that no set of features has.
-    """
+def _moments(path: Path, stored: Arrays, mean: str, covariance: str) -> Moments | None:
+    """The moments in a file's arrays of these names, or None where the file has neither array."""
     if mean not in stored and covariance not in stored:
         return None
     missing = [name for name in (mean, covariance) if name not in stored]
@@ -178,12 +154,8 @@ def _moments(path: Path, stored: dict[str, Any], mean: str, covariance: str) -> 
     return Moments(center, spread)
 
 
-def _features(path: Path, stored: dict[str, Any], pooled: Moments | None) -> NDArray[np.float32]:
-    """Pooled features (M, D), as wide as their moments.
-
-    Raises:
-        DeepCacheError: none, or of another shape.
-    """
+def _features(path: Path, stored: Arrays, pooled: Moments | None) -> NDArray[np.float32]:
+    """The pooled features (M, D) in a file, as long as their moments."""
     if _FEATURES not in stored:
         raise DeepCacheError(f"expected {_FEATURES} in {path}, which has none; get it again")
     found = _real(path, stored, _FEATURES, np.float32)
@@ -195,8 +167,8 @@ def _features(path: Path, stored: dict[str, Any], pooled: Moments | None) -> NDA
     return found
 
 
-def _real(path: Path, stored: dict[str, Any], name: str, dtype: type[np.floating]) -> NDArray[Any]:
-    """An array of real numbers that are finite in float32."""
+def _real(path: Path, stored: Arrays, name: str, dtype: type[np.floating]) -> NDArray[Any]:
+    """An array of a file as floating-point numbers; all values must be real, and finite in float32."""
     found = np.asarray(stored[name])
     if found.dtype.kind not in "fiu":
         raise DeepCacheError(f"expected real numbers as {name} in {path}, got {found.dtype}; get it again")
@@ -210,7 +182,7 @@ def _real(path: Path, stored: dict[str, Any], name: str, dtype: type[np.floating
 def _is_covariance(matrix: NDArray[np.float64]) -> bool:
     """Whether a matrix is symmetric without a negative eigenvalue, up to rounding.
 
-    Cholesky's decomposition tells it with far less work than the eigenvalues.
+    Cholesky's decomposition, which exists for positive eigenvalues alone, takes far less work than the eigenvalues.
     """
     room = _ROUNDING * abs(matrix).max()
     if abs(matrix - matrix.T).max() > room:

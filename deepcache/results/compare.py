@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepcache.metrics.bootstrap import bootstrap
 from deepcache.results.record import COUNTS, Record
 
 REGRESSION, INCOMPARABLE, NOTE = "regression", "cannot be compared", "note"
 
 CONFIDENCE = 0.99
-RESAMPLES = 2000
 NUM_NAMED = 3  # seeds that one finding names
 
 
@@ -106,14 +106,8 @@ def untimed(base: Record, found: Record) -> bool:
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Where the mean of paired differences lies: percentile bootstrap at `CONFIDENCE`, from a fixed seed.
-
-    Source: An Introduction to the Bootstrap (Efron and Tibshirani, 1993), chapter 13.
-    """
-    values, generator = np.asarray(differences, dtype=np.float64), np.random.default_rng(0)
-    means = [values[generator.integers(values.size, size=values.size)].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    """The interval in which the mean of paired differences lies, at `CONFIDENCE`."""
+    return bootstrap(np.mean, np.asarray(differences, dtype=np.float64), (1 - CONFIDENCE) / 2)
 
 
 def _exact(base: Record, found: Record) -> Iterator[Finding]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from bench.training.mini_features import save_reference
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
-from deepcache.metrics.extractors import Images, MiniExtractor, batches
-from deepcache.metrics.image_sets import image_set
+from deepcache.metrics.extractors import Features, MiniExtractor, batches
+from deepcache.metrics.images import Images, image_set
 from deepcache.metrics.statistics import Statistics
-from deepcache.sampling.store import Store
-from tests.stores import make, manifest
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
@@ -32,6 +27,12 @@ MINI = ["--extractor", "mini-features"]
 @pytest.fixture(scope="module")
 def extractor() -> MiniExtractor:
     return MiniExtractor.load()
+
+
+@pytest.fixture
+def features() -> Features:
+    rng = np.random.default_rng(0)
+    return Features(rng.normal(size=(100, 6)), rng.normal(size=(100, 8)), rng.dirichlet(np.ones(10), size=100))
 
 
 @pytest.fixture
@@ -221,82 +222,16 @@ def test_our_own_references_are_checked_as_any_other(tmp_path, change):
         references.load(path)
 
 
-def test_samples_that_are_the_reference_are_perfect(images, capsys):
-    assert main(["metrics", str(images), "--reference", str(images), *MINI, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["samples"] == 24
-    assert found["extractor"] == "mini-features"
-    assert found["fid"] == pytest.approx(0, abs=1e-6)
-    assert found["sfid"] == pytest.approx(0, abs=1e-6)
-    assert (found["precision"], found["recall"]) == (100, 100)
+def test_a_saved_reference_comes_back(features, tmp_path):
+    before = Statistics.of([features])
+    save_reference(before, tmp_path / "reference.safetensors")
+    after = references.load(tmp_path / "reference.safetensors")
+    # moments are kept in float32, features in float16
+    np.testing.assert_allclose(after.pooled.covariance, before.pooled.moments().covariance, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(after.spatial.mean, before.spatial.mean, rtol=1e-6)
+    np.testing.assert_allclose(after.features, before.features, rtol=1e-3, atol=1e-7)
 
 
-def test_the_table_has_unit_and_direction_and_a_dash_for_what_is_not_there(images, tmp_path, capsys):
-    np.savez(tmp_path / "reference.npz", mu=np.zeros(128), sigma=np.eye(128))
-    assert main(["metrics", str(images), "--reference", str(tmp_path / "reference.npz"), *MINI]) == 0
-    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert lines["sFID"].split()[1:] == ["-", "lower", "is", "better"]
-    assert float(lines["FID"].split()[1]) > 0
-    assert "higher is better" in lines["precision (%)"]
-
-
-def test_the_number_of_features_is_said(images, capsys):
-    assert main(["metrics", str(images), *MINI, "--num-features", "8"]) == 0
-    assert "precision and recall: of at most 8 images a side, drawn with a fixed seed" in capsys.readouterr().out
-
-
-def test_prompts_add_the_clip_score(images, tmp_path, capsys):
-    (tmp_path / "prompts.txt").write_text("a red sneaker on a blue background\n")
-    options = [*MINI, "--prompts", str(tmp_path / "prompts.txt"), "--clip", "mini-clip", "--json"]
-    assert main(["metrics", str(images), *options]) == 0
-    assert 0 <= json.loads(capsys.readouterr().out)["clip_score"] <= 100
-
-
-def test_noise_is_never_measured(images, tmp_path, capsys):
-    """As samples and as a reference alike."""
-    Store.create(tmp_path / "noise", manifest(weights="random sha256:00")).fill(range(4), make)
-    for options in ([str(tmp_path / "noise")], [str(images), "--reference", str(tmp_path / "noise")]):
-        assert main(["metrics", *options, *MINI]) == 2
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        assert shown.err.count("\n") == 1
-        assert "expected samples of trained weights" in shown.err
-
-
-def test_inception_asks_for_a_reference(images, capsys):
-    assert main(["metrics", str(images)]) == 2
-    assert "expected --reference REF" in capsys.readouterr().err
-
-
-PEAK = """
-import resource, sys
-from deepcache.__main__ import main
-for path in sys.argv[1:]:
-    assert main(["metrics", path, "--extractor", "mini-features"]) == 0
-    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def written(folder: Path, kind: str, count: int) -> Path:
-    """So many images of noise, in an array or in a store's shards."""
-
-    def pixels(seeds: range) -> np.ndarray:
-        return RNG.integers(0, 256, (len(seeds), 32, 32, 3), dtype=np.uint8)
-
-    path = folder / f"{count}.{kind}"
-    if kind == "npz":
-        np.savez(path, pixels(range(count)))
-    else:
-        Store.create(path, manifest(image_size=[32, 32], shard_size=250)).fill(range(count), pixels)
-    return path
-
-
-def test_ten_times_the_images_take_no_more_memory(tmp_path):
-    """The peak of one process, after 300 images of either kind and after 3,000, whose float32 alone is 37 MB."""
-    paths = [str(written(tmp_path, kind, count)) for count in (300, 3_000) for kind in ("npz", "store")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PEAK, *paths]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    _, few, *many = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak"))
-    assert len(many) == 2
-    assert max(many) < 1.1 * few
+def test_a_missing_reference_is_one_clear_line(tmp_path):
+    with pytest.raises(DeepCacheError, match=r"expected the reference statistics .* which is missing"):
+        references.load(tmp_path / "none.safetensors")

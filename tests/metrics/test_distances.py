@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import distances
-from deepcache.metrics.distances import Manifold, frechet_distance, psnr
-from deepcache.metrics.moments import Moments, moments
+from deepcache.metrics.distances import Manifold, Moments, frechet_distance, moments, psnr
 
 
 def gaussian_features(seed: int, count: int = 300, size: int = 12) -> np.ndarray:

@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn.functional import batch_norm, conv2d
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.images import as_bytes
-from deepcache.metrics.inception import Inception, load_inception
-from deepcache.metrics.sources import INCEPTION_FILE, inception_in_cache
+from deepcache.metrics.extractors import Inception, load_inception
+from deepcache.metrics.registry import INCEPTION_FILE, inception_in_cache
 
 torch_fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
@@ -80,11 +79,6 @@ def test_convolutions_are_not_rounded_to_tf32_and_the_setting_is_kept(extractor)
     assert inside == ["ieee"]
     assert conv.fp32_precision == before != "ieee"
     assert torch.backends.cudnn.allow_tf32  # its default, by the older name
-
-
-def test_bytes_come_back_as_they_were():
-    pixels = torch.arange(256).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
-    assert torch.equal(as_bytes(pixels / 255), pixels.to(torch.uint8))
 
 
 def test_missing_weights_are_one_line_that_says_where_from(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Ways to run a U-Net over the steps of a generation: uncached, by the older package, by this library."""
+"""The race: ways to run a U-Net over the steps of a generation, uncached, by the older package and by this library."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from DeepCache import DeepCacheSDHelper
 from diffusers import DDIMScheduler
+from matplotlib.figure import Figure
 
 from bench.harness.memory import PeakMemory
 from deepcache.cache.caching import cached
@@ -24,13 +25,17 @@ from deepcache.unets.diffusers.inputs import example
 
 UNCACHED, OLDER, OURS = "uncached", "DeepCache 0.1.1", "this library"
 COMPILED: dict[str, Any] = {"compile": "default"}
-GRAPHS: dict[str, Any] = {"compile": "reduce-overhead"}  # captured by torch, as CUDA graphs
+GRAPHS: dict[str, Any] = {"compile": "reduce-overhead"}  # torch captures CUDA graphs
 CHANNELS_LAST: dict[str, Any] = {"memory_format": torch.channels_last}
+OUR_COLOUR, OLDER_COLOUR = "#0072B2", "#D55E00"  # as in the Pareto plots
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A way to run, and the uncached one of the same compilation and layout that it is measured against."""
+    """A way to run, with the name of its base: the uncached way of the same compilation and layout.
+
+    `order` is the prediction's; `how` holds the options of compilation or the memory layout.
+    """
 
     name: str
     base: str
@@ -47,27 +52,25 @@ class Entry:
 
     @property
     def exact(self) -> str:
-        """The entry that gives the same outputs but for rounding: the eager one of the same plan and order."""
+        """The name of the eager entry of the same plan and order, which gives the same outputs but for rounding."""
         if self.base == self.name:
             return UNCACHED
         return f"{OURS}, order {self.order}" if self.order else OURS
 
 
 def entries(device: torch.device) -> list[Entry]:
-    """What can run there."""
+    """All entries that can run on a device."""
+    kinds = (UNCACHED, OURS)
     hows: dict[str, dict[str, Any]] = {"": {}, ", channels last": CHANNELS_LAST, ", compiled": COMPILED}
     if device.type == "cuda":
         hows |= {", compiled, CUDA graphs": GRAPHS}
-    both = [Entry(f"{kind}{suffix}", f"{UNCACHED}{suffix}", 0, how) for suffix, how in hows.items() for kind in _KINDS]
+    both = [Entry(f"{kind}{suffix}", f"{UNCACHED}{suffix}", 0, how) for suffix, how in hows.items() for kind in kinds]
     return [*both[:2], Entry(f"{OURS}, order 1", UNCACHED, 1), Entry(OLDER, UNCACHED), *both[2:]]
-
-
-_KINDS = (UNCACHED, OURS)
 
 
 @dataclass(eq=False)
 class Racer:
-    """An entry on a U-Net of its own that shares its weights, within `entered`."""
+    """An entry that runs, within `entered`, on a U-Net of its own; the weights are shared with the other racers."""
 
     entry: Entry
     plan: CachePlan
@@ -81,47 +84,47 @@ class Racer:
             yield self
 
     def outputs(self) -> Iterator[torch.Tensor]:
-        """Of every step of a generation, all on the same input; none is kept here."""
+        """Give the output of each step of a generation, all on the same input; no output is kept here."""
         (sample, _, *rest), kwargs = self.call
         self.pipe.scheduler.set_timesteps(self.plan.num_steps, device=sample.device if sample.is_cuda else None)
         for t in self.pipe.scheduler.timesteps:
             yield self.pipe.unet(sample, t, *rest, **kwargs).sample
 
     def generation(self) -> None:
-        """All steps."""
+        """Run all steps of a generation."""
         for _ in self.outputs():
             pass
 
     def error(self, exact: list[torch.Tensor]) -> float:
-        """The largest difference to the outputs of another, relative to the largest of them."""
+        """The largest difference to the exact outputs, relative to the largest value of the exact output."""
         pairs = zip(self.outputs(), exact, strict=True)
         return max(float((found - other).abs().max() / other.abs().max()) for found, other in pairs)
 
     def seconds(self) -> float:
-        """Of a generation, until the device has done it."""
+        """The seconds of a generation, until the device has finished it."""
         start = _now(self.call[0][0].device)
         self.generation()
         return _now(self.call[0][0].device) - start
 
     def feature_bytes(self) -> int:
-        """What is kept from step to step."""
+        """The bytes that are kept from step to step."""
         if self.entry.name == OLDER:
             kept = [part for value in self.handle.cached_output.values() for part in _tensors(value)]
             return sum({part.untyped_storage().data_ptr(): part.nbytes for part in kept}.values())
         return self.handle.generations[-1].feature_bytes if self.entry.is_ours else 0
 
     def num_features(self) -> int:
-        """Tensors that are kept."""
+        """How many tensors are kept from step to step."""
         if self.entry.name == OLDER:
             return len({part.data_ptr() for value in self.handle.cached_output.values() for part in _tensors(value)})
         return self.entry.order + 1 if self.entry.is_ours else 0
 
     def peak_bytes(self) -> int | None:
-        """The most that a generation holds at once beside the weights; None where that cannot be seen."""
+        """The most bytes that a generation holds at once beside the weights, or None where they cannot be counted."""
         device = self.call[0][0].device
         if device.type == "cuda":
             if self.entry.name == OLDER:
-                self.handle.cached_output.clear()  # what it holds from the last generation is its own
+                self.handle.cached_output.clear()  # these tensors of the last generation are counted as the next one's
             before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
             self.generation()
@@ -153,7 +156,7 @@ def _older(pipe: Any, plan: CachePlan) -> Iterator[Any]:
 
 
 def racer(entry: Entry, unet: Any, plan: CachePlan, call: Call) -> Racer:
-    """On a copy of the U-Net's modules, whose weights are the U-Net's own, unless they lie in another layout."""
+    """An entry on a copy of the U-Net's modules; the weights are the U-Net's own, unless the layout is another."""
     layout = (entry.how or {}).get("memory_format")
     weights = {} if layout else {id(each): each for each in chain(unet.parameters(), unet.buffers())}
     copy = deepcopy(unet, weights)
@@ -163,13 +166,19 @@ def racer(entry: Entry, unet: Any, plan: CachePlan, call: Call) -> Racer:
 
 
 def call_of(unet: Any, tokens: int | None, batch: int) -> Call:
-    """A batch of random inputs."""
+    """The arguments of a U-Net's call, as a batch of random inputs.
+
+    Args:
+        unet: the U-Net.
+        tokens: how many tokens a prompt has, or None for a U-Net without prompts.
+        batch: the batch size.
+    """
     args, kwargs = example(unet, context_tokens=tokens)
     return torch.utils._pytree.tree_map_only(torch.Tensor, lambda value: _filled(value, unet, batch), (args, kwargs))
 
 
 def host_seconds(one: Racer, rounds: int) -> float | None:
-    """What a step takes of the host, in s: launching it. None where the host is the device."""
+    """The seconds of the host's time to launch a step, the median over rounds; None where the host is the device."""
     device = one.call[0][0].device
     if device.type != "cuda":
         return None
@@ -182,8 +191,35 @@ def host_seconds(one: Racer, rounds: int) -> float | None:
 
 
 def interleaved(racers: Sequence[Racer]) -> dict[str, float]:
-    """A round: seconds of each."""
+    """Run one round, and return the seconds of each racer's generation by its entry's name."""
     return {one.entry.name: one.seconds() for one in racers}
+
+
+def figure(speedups: Mapping[str, float], bound: float) -> Figure:
+    """Draw speedups as bars, with the bound that the plan's MACs set.
+
+    Args:
+        speedups: by an entry's name, over the uncached U-Net of the same compilation and layout; uncached entries are
+            left out.
+        bound: the speedup if time went by MACs alone.
+    """
+    shown = {name: value for name, value in speedups.items() if not name.startswith(UNCACHED)}
+    found = Figure(figsize=(6.4, 0.42 * len(shown) + 1.0), layout="constrained")
+    axis = found.subplots()
+    bars = axis.barh(
+        list(shown), list(shown.values()), color=[OLDER_COLOUR if name == OLDER else OUR_COLOUR for name in shown]
+    )
+    labels = axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    for label in labels:  # the line of the bound may run through a label
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+    axis.axvline(bound, color="0.3", linestyle="--", linewidth=1)
+    above = {"xycoords": ("data", "axes fraction"), "xytext": (0, 4), "textcoords": "offset points"}
+    axis.annotate(f"bound by MACs {bound:.2f}", (bound, 1), ha="center", va="bottom", fontsize=8, color="0.3", **above)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.12 * max(bound, *shown.values()))
+    axis.tick_params(labelsize=8)
+    axis.set_xlabel("times faster than the uncached U-Net of the same compilation and layout", fontsize=8)
+    return found
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

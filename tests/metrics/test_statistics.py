@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
+from deepcache.metrics.distances import RunningMoments, moments
 from deepcache.metrics.extractors import Features
-from deepcache.metrics.moments import RunningMoments, moments
 from deepcache.metrics.statistics import Statistics, drawn
 
 COUNT = 60

@@ -1,24 +1,128 @@
-"""Pictures are read as a viewer shows them, or refused by name (exact; Pillow and numpy write the files)."""
+"""Images come from stores, arrays and pictures as they were saved and as a viewer shows them; others are refused.
+
+The tests are exact; Pillow and numpy write the files.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.image_sets import image_set
-from deepcache.metrics.picture_files import pictures_in, pixels
+from deepcache.metrics.images import as_bytes, image_set, pictures_in, pixels
+from deepcache.sampling.store import Store
+from tests.stores import MANIFEST, make, manifest
 
 RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (11, 6, 4, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, (8, 6), np.uint8)
 COLOURS = RNG.integers(0, 256, (8, 6, 3), np.uint8)
+
+
+def whole(path: Path, size: int) -> torch.Tensor:
+    return torch.cat(list(image_set(path).split(size)))
+
+
+def expected(values: np.ndarray = PIXELS) -> torch.Tensor:
+    return torch.from_numpy(values).permute(0, 3, 1, 2).float() / 255
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    for number, values in enumerate(PIXELS):
+        Image.fromarray(values).save(path / f"{number:03d}.png")
+    return path
+
+
+@pytest.mark.parametrize("size", [1, 4, 11, 50])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_array_is_read_as_it_was_saved(tmp_path, size, save):
+    save(tmp_path / "a.npz", PIXELS)
+    assert len(image_set(tmp_path / "a.npz")) == 11
+    assert torch.equal(whole(tmp_path / "a.npz", size), expected())
+
+
+@pytest.mark.parametrize("size", [3, 50])
+def test_a_folder_is_read_in_the_order_of_its_names(tmp_path, size):
+    assert torch.equal(whole(folder(tmp_path / "images"), size), expected())
+
+
+def test_numbers_in_names_count_by_their_size(tmp_path):
+    for number in (10, 2, 1):
+        Image.fromarray(PIXELS[number]).save(tmp_path / f"{number}.png")
+    assert torch.equal(whole(tmp_path, 5), expected(PIXELS[[1, 2, 10]]))
+
+
+def test_a_store_is_read_in_the_order_of_its_seeds(tmp_path):
+    Store.create(tmp_path, MANIFEST).fill(range(3, 16), make)
+    assert torch.equal(whole(tmp_path, 5), expected(make(range(3, 16))))
+
+
+def refusal(read: Callable[[Path], object], path: Path) -> str:
+    with pytest.raises(DeepCacheError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def refused_set(path: Path) -> str:
+    return refusal(lambda place: list(image_set(place).split(4)), path)
+
+
+def test_samples_of_random_weights_are_refused(tmp_path):
+    Store.create(tmp_path, manifest(weights="random sha256:00")).fill(range(4), make)
+    assert "got those of random ones" in refused_set(tmp_path)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    assert "has none" in refused_set(tmp_path)
+
+
+def test_images_of_two_sizes_are_refused_by_name(tmp_path):
+    path = folder(tmp_path / "images")
+    Image.fromarray(PIXELS[0][:3]).save(path / "007.png")
+    assert "4 x 6 as 000.png" in refused_set(path)
+    assert "007.png is 4 x 3" in refused_set(path)
+
+
+def test_a_broken_image_is_refused_by_name(tmp_path):
+    path = folder(tmp_path / "images")
+    (path / "004.png").write_bytes((path / "004.png").read_bytes()[:40])
+    assert "004.png" in refused_set(path)
+
+
+def test_a_truncated_array_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", PIXELS)
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
+    assert "truncated or something else" in refused_set(tmp_path / "a.npz")
+
+
+def test_an_archive_without_images_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3))
+    assert "expected images as arr_0" in refused_set(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("values", [PIXELS.astype(np.float32), PIXELS[..., :1], PIXELS[0], PIXELS[:0]])
+def test_arrays_that_are_no_images_are_refused(tmp_path, values):
+    np.savez(tmp_path / "a.npz", values)
+    assert "uint8 (B, H, W, 3)" in refused_set(tmp_path / "a.npz")
+
+
+def test_a_missing_path_is_refused(tmp_path):
+    assert "got none" in refused_set(tmp_path / "nothing")
+
+
+def test_bytes_come_back_as_they_were():
+    values = torch.arange(256).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(as_bytes(values / 255), values.to(torch.uint8))
 
 
 def grey(found: np.ndarray) -> np.ndarray:
@@ -26,18 +130,12 @@ def grey(found: np.ndarray) -> np.ndarray:
     return found[..., 0]
 
 
-def refusal(call: Any, *arguments: Any) -> str:
-    with pytest.raises(DeepCacheError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png(values: np.ndarray, kind: int) -> bytes:
     """A PNG of 16 bits a channel, by the standard: Pillow writes grey alone."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -146,9 +244,6 @@ def test_a_moving_picture_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("side", [6_000, 12_000, 20_000])
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side):
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     start = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     assert "pixels" in refusal(pixels, tmp_path / "a.png")
