@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from tests.examples import RECORDS
+from tests.examples import RECORDS, entries
 
 BENCH, METRICS = "pip install 'deepcache-bench[bench]'", "pip install 'deepcache-bench[metrics]'"
 TUNE = ("tune", "--model", "mini-sd", "--num-steps", "4")
@@ -65,7 +65,7 @@ for package, _, command in json.loads(sys.argv[1]):
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
     """The exit status and the standard error of each case."""
     folder = tmp_path_factory.mktemp("packages")
-    (folder / "results.jsonl").write_text("".join(json.dumps(record.as_dict()) + "\n" for record in RECORDS))
+    (folder / "results.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries(RECORDS)))
     (folder / "prompts.txt").write_text("a red coat\n")
     (folder / "images").mkdir()
     for number in range(4):

@@ -75,11 +75,11 @@ def main() -> int:
             run("--benchmark-json", str(file))
         subprocess.run([*DEEPCACHE, "gate", "--update", str(baseline), *map(str, files)], check=True)
         started = time.monotonic()
-        honest = [run("--gate", str(baseline)) for _ in range(HONEST_RUNS)]
+        honest = [run("--paper-gate", str(baseline)) for _ in range(HONEST_RUNS)]
         minutes = (time.monotonic() - started) / 60
         lines = [verdict(f"honest run {number}", found) for number, found in enumerate(honest, 1)]
         broken = [
-            run("--gate", str(baseline), "-p", "bench.gate.broken", "--break", how)
+            run("--paper-gate", str(baseline), "-p", "bench.gate.broken", "--break", how)
             for how in ("zeros", "stage", "slow")
         ]
         names = ("features replaced by zeros", "one stage more than needed", "shallow steps slower by a fifth")

@@ -17,6 +17,7 @@ from deepcache.metrics.fidelity import Errors, drift, psnr_of, quality, squared_
 from deepcache.metrics.reference import Reference
 from deepcache.metrics.statistics import Statistics
 from deepcache.plan import CachePlan
+from deepcache.results.layout import Layout
 
 NOT_MEASURED = "not measured: pytest-benchmark is disabled, as it is where tests run in parallel"
 
@@ -36,7 +37,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Measure:
-    """The fixture: `measure(experiment=..., row=..., workload=..., run=..., uncached=..., seeds=...)`.
+    """The fixture: `measure(TABLE, key, workload, run, uncached, seeds)` keeps the record of a row of a table.
+
+    `table` is the layout of the table and `key` what tells the row from its other rows; `label` is the printed name.
 
     `timed` is whether speed is measured: rows that differ in what they predict or show alone need not be. `against` is
     the workload whose uncached run is timed beside, where it is another model's. `with_quality` is whether the samples
@@ -51,20 +54,21 @@ class Measure:
 
     def __call__(
         self,
-        experiment: str,
-        row: str,
+        table: Layout,
+        key: dict[str, Any],
         workload: Workload,
         run: Run,
         uncached: Run,
         seeds: range,
         *,
+        label: str = "",
         timed: bool = True,
         against: Workload | None = None,
         with_quality: bool = False,
         settings: Mapping[str, Any] | None = None,
         metrics: Callable[[Samples, Samples], dict[str, Any]] | None = None,
     ) -> Found:
-        self.benchmark.group = experiment
+        self.benchmark.group = table.name
         timing = None
         if timed:
             timing = interleaved(self.benchmark, self.rounds, workload, run, against or workload, uncached)
@@ -73,7 +77,7 @@ class Measure:
         per_seed: dict[str, list[float]] = {}
         if workload.is_trained:
             base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
-            samples = workload.samples(run, seeds, row)
+            samples = workload.samples(run, seeds, label or table.name)
             fidelity, per_seed = self._scores(workload, samples, with_quality=with_quality)
             if run != uncached:
                 fidelity |= self.change(samples, base)
@@ -83,8 +87,9 @@ class Measure:
         cache = samples.cache if samples else timing.cache if timing else None
         found = {**costs(workload, run, uncached, cache), **_speed(timing, workload), **fidelity}
         self.record(
-            experiment=experiment,
-            row=row,
+            table=table,
+            key=key,
+            label=label,
             settings={
                 **describe(workload, run, uncached, seeds),
                 **({"timing": self._timing(timing, workload)} if timed else {}),

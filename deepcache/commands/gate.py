@@ -10,7 +10,7 @@ from deepcache.errors import DeepCacheError
 
 
 def add(commands: Any) -> None:
-    from deepcache.results.conditions import ALLOWANCES, HELP
+    from deepcache.results.compare import ALLOWANCES, HELP
 
     command = commands.add_parser(
         "gate",

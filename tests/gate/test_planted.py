@@ -12,6 +12,7 @@ from deepcache.__main__ import main
 
 BENCH = Path(planted.__file__).parents[1]
 HONEST = [json.loads(line) for line in (BENCH / "results/bench/records.jsonl").read_text().splitlines()]
+NUM_RECORDS = sum("layout" not in entry for entry in HONEST)
 PLANTED = {name: (code, entries) for name, code, entries in planted.planted(HONEST)}
 
 
@@ -27,7 +28,7 @@ def exit_code(tmp_path):
 
 def test_the_committed_records_pass_the_committed_baseline(exit_code, capsys):
     assert exit_code(HONEST) == 0
-    assert f"{len(HONEST)} records compared, 0 regressions" in capsys.readouterr().out
+    assert f"{NUM_RECORDS} records compared, 0 regressions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", PLANTED)
