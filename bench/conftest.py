@@ -108,19 +108,23 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what runs only by name; at the paper's scale, say on one page what the selected experiments lack."""
     if not config.getoption("all"):
-        named = {Path(config.invocation_params.dir, str(argument).split("::")[0]) for argument in config.args}
-        left_out = [item for item in items if item.get_closest_marker("named_alone") and item.path not in named]
+        named = {Path(config.invocation_params.dir, str(each).split("::")[0]).resolve() for each in config.args}
+        left_out = [
+            each for each in items if each.get_closest_marker("named_alone") and each.path.resolve() not in named
+        ]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    asked = {item.path: _needs_of(item) for item in items}
     if config.getoption("scale") == "paper" and config.getoption("weights") == "trained":
-        asked = {item.path: _needs_of(item) for item in items if hasattr(getattr(item, "module", None), "NEEDS")}
         page = requirements.page([*asked.values()], config)
         if page:
             pytest.exit(page, returncode=2)
 
 
 def _needs_of(item: Any) -> Needs:
-    found: Needs = item.module.NEEDS
+    found = getattr(item.module, "NEEDS", None)
+    if not isinstance(found, Needs):
+        raise pytest.UsageError(f"expected NEEDS = Needs(...) in {item.path}; say what the experiment needs")
     return found
 
 
@@ -151,6 +155,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if name in metafunc.fixturenames:
             values = metafunc.config.getoption(option)
             metafunc.parametrize(name, values, scope="session", ids=lambda value, name=name: f"{name}={value}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Remember what the running experiment said that it needs; a workload that it did not name is refused."""
+    item.config.stash[_NEEDS] = _needs_of(item)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -188,12 +198,6 @@ def judge() -> Judge:
     from bench.harness.laws import Judge
 
     return Judge()
-
-
-@pytest.fixture(autouse=True)
-def needs_are_known(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
-    """Remember what the running experiment said that it needs; a workload that it did not name is refused."""
-    pytestconfig.stash[_NEEDS] = _needs_of(request.node)
 
 
 @pytest.fixture(autouse=True)

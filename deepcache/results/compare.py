@@ -145,7 +145,10 @@ def interval(changes: Sequence[float]) -> tuple[float, float]:
     import numpy as np  # slow to import, and a pytest session without a gate needs none of it
 
     values, generator = np.asarray(changes, dtype=np.float64), np.random.default_rng(0)
-    means = [values[generator.integers(values.size, size=values.size)].mean() for _ in range(RESAMPLES)]
+    rows = max(1, 1_000_000 // values.size)  # resamples that are in memory at a time
+    counts = [min(rows, RESAMPLES - done) for done in range(0, RESAMPLES, rows)]
+    drawn = (values[generator.integers(values.size, size=(count, values.size))] for count in counts)
+    means = np.concatenate([resamples.mean(axis=1) for resamples in drawn])
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 

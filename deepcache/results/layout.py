@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 from deepcache.errors import DeepCacheError, first_line, shown
@@ -149,12 +150,20 @@ def layout_from(entry: object) -> Layout:
     Raises:
         DeepCacheError: the entry is no layout.
     """
-    from pydantic import TypeAdapter, ValidationError  # slow to import, and a session without records needs none of it
+    from pydantic import ValidationError  # slow to import, and a session without records needs none of it
 
     try:
-        return TypeAdapter(Layout).validate_python(entry)
+        found: Layout = _adapter().validate_python(entry)
+        return found
     except ValidationError as error:
         raise DeepCacheError(f"expected the layout of a table ({in_words(error)}); run the benches again") from error
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Layout)
 
 
 def in_words(error: Any) -> str:

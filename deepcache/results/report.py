@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def _section(layout: Layout, records: Sequence[Record]) -> Section:
         anchor=layout.name,
         title=layout.title,
         headers=tuple(column.title for column in layout.columns),
-        rows=tuple(_row(layout, record) for record in records) if has_table else (),
+        rows=tuple(_rows(layout, records)) if has_table else (),
         notes=tuple(_halves(note) for note in tables.notes(layout, records)) if has_table else (),
         plot=Markup(plot),  # matplotlib's XML, serialised by ElementTree
         plot_title=" over ".join(reversed(figures.titles(layout))) if plot else "",
@@ -138,17 +138,21 @@ def _section(layout: Layout, records: Sequence[Record]) -> Section:
     )
 
 
-def _row(layout: Layout, record: Record) -> Row:
-    table = tables.build(layout, [record])
+def _rows(layout: Layout, records: Sequence[Record]) -> Iterator[Row]:
+    """Yield every record with its lines: measured, and where there is a published row, published and difference."""
+    table = tables.build(layout, records)
     printed = tables.printed(layout, table)
-    kinds = ["measured", *("published" for _ in range(len(table) - 1))]
-    lines = []
-    for i, source in enumerate(table["source"]):
-        kind = tables.DIFFERENCE if source == tables.DIFFERENCE else kinds[i]
-        lines.append(Line(kind, source, tuple(printed.iloc[i, 2:])))
-    measured = (table[column.metric].iloc[0] for column in layout.columns)
-    values = tuple(None if pd.isna(value) else float(value) for value in measured)
-    return Row(record.label, record.outcome, tuple(lines), values)
+    start = 0
+    for record in records:
+        kinds = ("measured",) if layout.beside(record.key) is None else ("measured", "published", "difference")
+        lines = tuple(
+            Line(kind, table["source"].iloc[start + i], tuple(printed.iloc[start + i, 2:]))
+            for i, kind in enumerate(kinds)
+        )
+        measured = (table[column.metric].iloc[start] for column in layout.columns)
+        values = tuple(None if pd.isna(value) else float(value) for value in measured)
+        yield Row(record.label, record.outcome, lines, values)
+        start += len(kinds)
 
 
 def _picture(record: Record, entry: dict[str, str]) -> Picture:

@@ -130,9 +130,9 @@ def test_the_seeds_that_fell_farthest_are_named_by_their_number():
 
 
 def test_the_interval_holds_the_true_mean_as_often_as_it_says():
-    draws = np.random.default_rng(3).exponential(1.0, (80, SEEDS))
+    draws = np.random.default_rng(3).exponential(1.0, (200, SEEDS))
     held = sum(low <= 1.0 <= high for low, high in map(interval, draws))
-    assert held >= 76  # of 80; exponential differences are skewed, which costs the bootstrap a percent or two
+    assert held >= 190  # of 200; exponential differences are skewed, which costs the bootstrap a percent or two
     assert interval(draws[0]) == interval(draws[0])
 
 

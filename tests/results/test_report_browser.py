@@ -110,8 +110,7 @@ def test_nothing_overflows_and_a_wide_table_scrolls_by_itself(opened, width):
     assert table > region
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1200, "dark")])
 def test_the_page_of_all_results_is_silent_and_fits(opened, whole, width, scheme):
     page = opened(whole, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert page.locator("section").count() > 10
