@@ -1,7 +1,4 @@
-"""Fixtures of the benches: workloads by part, references, `measure`, and the options as parameters.
-
-What is slow to import is imported where it is used: what is missing at paper scale is said before.
-"""
+"""Options and fixtures of the experiments: workloads by part, references, `measure`, `judge`, options as parameters."""
 
 from __future__ import annotations
 
@@ -16,18 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.harness import requirements
-from bench.harness.needs import NAMED_ALONE
+from bench.harness.requirements import Needs
 from bench.harness.scales import SCALES, device_of, scale_of
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.limits import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 if TYPE_CHECKING:
+    from bench.harness.laws import Judge
     from bench.harness.measure import Measure
     from bench.harness.workload import Workload
 
 MOST_ROUNDS = 10_000
 MOST_BRANCHES = 1_000
-FIRST_SEED = whole(at_least=0, at_most=END_OF_SEEDS - MOST_SAMPLES)  # of a block of at most as many
+FIRST_SEED = whole(at_least=0, at_most=END_OF_SEEDS - MOST_SAMPLES)  # the last block must end where seeds end
+NOT_JUDGED = "not judged"  # the outcome of a test that recorded a row to which no threshold applies
+_NEEDS = pytest.StashKey[Needs]()  # of the session: what the experiment that runs now needs
 DTYPES = ("fp32", "fp16", "bf16")
 
 
@@ -65,17 +65,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--seeds", type=_list(FIRST_SEED), default=[0], help="first seed of each block of samples (default 0)")
     add("--prompts", type=Path, metavar="FILE", help="prompts of the workflows and of prompted models at paper scale")
     add("--images-dir", type=Path, metavar="DIR", help="where the workflows' images go (default: nowhere)")
-    add("--all", action="store_true", help="with the benches that else run where they are named alone")
+    add("--all", action="store_true", help="run also the experiments that otherwise run only if their file is named")
     add("--store", type=Path, metavar="DIR", help="sample stores, one a run, read and filled (paper scale: samples)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Say what is missing; share the machine among workers: a GPU each where there are several, and the cores."""
-    config.addinivalue_line("markers", "shows_images: skipped with --weights random, whose images are noise")
-    if config.getoption("scale") == "paper" and config.getoption("weights") == "trained":
-        page = requirements.page(config)
-        if page:
-            pytest.exit(page, returncode=2)
+    """Share the machine among workers: every worker gets its share of the cores, and a GPU where there are several."""
     _require_places(config)
     worker = getattr(config, "workerinput", None)
     if worker is None:
@@ -90,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _require_places(config: pytest.Config) -> None:
-    """What the last bench reads and writes is looked at before the first one."""
+    """Look at what the last experiment reads and writes before the first experiment runs."""
     prompts, folder = (config.getoption(name) for name in ("prompts", "images_dir"))
     try:
         if prompts is not None:
@@ -109,9 +104,28 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"deepcache: {config.getoption('scale')} scale, models on {device_of(config)}"
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Some take as long as all others together; pytest does not ask for files that are named."""
-    return True if collection_path.stem in NAMED_ALONE and not config.getoption("all") else None
+@pytest.hookimpl(trylast=True)  # after pytest's own selection by -k and -m
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what runs only by name; at the paper's scale, say on one page what the selected experiments lack."""
+    if not config.getoption("all"):
+        named = {Path(config.invocation_params.dir, str(each).split("::")[0]).resolve() for each in config.args}
+        left_out = [
+            each for each in items if each.get_closest_marker("named_alone") and each.path.resolve() not in named
+        ]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    asked = {item.path: _needs_of(item) for item in items}
+    if config.getoption("scale") == "paper" and config.getoption("weights") == "trained":
+        page = requirements.page([*asked.values()], config)
+        if page:
+            pytest.exit(page, returncode=2)
+
+
+def _needs_of(item: Any) -> Needs:
+    found = getattr(item.module, "NEEDS", None)
+    if not isinstance(found, Needs):
+        raise pytest.UsageError(f"expected NEEDS = Needs(...) in {item.path}; say what the experiment needs")
+    return found
 
 
 def _num_steps(text: str) -> int:
@@ -143,32 +157,69 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, values, scope="session", ids=lambda value, name=name: f"{name}={value}")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Remember what the running experiment said that it needs; a workload that it did not name is refused."""
+    item.config.stash[_NEEDS] = _needs_of(item)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    """What a user can mend is one line, too, where it comes up in the middle of a bench."""
+    """Report a user's mistake in one line also where it comes up in the middle of an experiment."""
     try:
         return (yield)
     except DeepCacheError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
+    """Mark the report of a test that asked for `judge` and to which no threshold applied."""
+    report: pytest.TestReport = yield
+    judge = getattr(item, "funcargs", {}).get("judge")
+    if call.when == "call" and report.passed and judge is not None and not judge.has_judged:
+        report.user_properties.append((NOT_JUDGED, "recorded; no threshold applies to it"))
+    return report
+
+
+def pytest_report_teststatus(report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """Count and print such a test as not judged, and not as passed."""
+    if report.when == "call" and report.passed and any(name == NOT_JUDGED for name, _ in report.user_properties):
+        return NOT_JUDGED, "n", ("NOT JUDGED", {"yellow": True})
+    return None
+
+
+@pytest.fixture
+def judge() -> Judge:
+    """Say whether the thresholds of a row apply: `if judge(workload): assert ...`.
+
+    A test that asks for `judge` and to which no threshold applied ends as "not judged".
+    """
+    from bench.harness.laws import Judge
+
+    return Judge()
+
+
 @pytest.fixture(autouse=True)
 def progress_is_seen(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Progress bars reach the terminal, which pytest would capture."""
+    """Let progress bars reach the terminal, which pytest would capture."""
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         yield
 
 
 @pytest.fixture(autouse=True)
 def images_mean_something(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
-    """Nothing computed from noise is shown as fidelity."""
+    """Skip a test that shows images where random weights make them noise."""
     if pytestconfig.getoption("weights") == "random" and request.node.get_closest_marker("shows_images"):
         pytest.skip("shows images, which random weights make noise")
 
 
 @pytest.fixture(scope="session")
 def workload(pytestconfig: pytest.Config) -> Callable[[str], Workload]:
-    """`workload("prompted")`: by part or by name, loaded once a session, as its protocol and the options say."""
+    """Return `workload("prompted")`, which loads a model by its part or name, once a session.
+
+    The model is sampled as its protocol and the options say.
+    """
     from bench.harness.loading import load_workload
 
     scale = scale_of(pytestconfig)
@@ -178,12 +229,21 @@ def workload(pytestconfig: pytest.Config) -> Callable[[str], Workload]:
         with _told():
             return load_workload(model, pytestconfig)
 
-    return lambda name: load(getattr(scale, name, name))
+    def find(name: str) -> Workload:
+        model = getattr(scale, name, name)
+        declared = pytestconfig.stash[_NEEDS]
+        if model not in declared.models(scale):
+            raise LookupError(
+                f"expected {model} among the models of NEEDS, got the parts {declared.parts}; add its part"
+            )
+        return load(model)
+
+    return find
 
 
 @pytest.fixture(scope="session")
 def class_conditional(workload: Callable[[str], Workload], pytestconfig: pytest.Config) -> Workload:
-    """LDM-4-G or its stand-in."""
+    """Return LDM-4-G, or the embedded model in its place."""
     from deepcache.unets.family import require_branch
 
     found = workload("class_conditional")
@@ -195,13 +255,13 @@ def class_conditional(workload: Callable[[str], Workload], pytestconfig: pytest.
 
 @pytest.fixture(scope="session")
 def prompted(workload: Callable[[str], Workload]) -> Workload:
-    """Stable Diffusion or its stand-in."""
+    """Return Stable Diffusion, or the embedded model in its place."""
     return workload("prompted")
 
 
 @pytest.fixture(scope="session")
 def reference(pytestconfig: pytest.Config) -> Callable[[str], Any]:
-    """`reference(model)`: statistics of the real images that a model was trained on."""
+    """Return `reference(model)`, which loads the statistics of the real images that a model was trained on."""
     from bench.harness.loading import load_reference
 
     @cache
@@ -216,7 +276,7 @@ def reference(pytestconfig: pytest.Config) -> Callable[[str], Any]:
 def measure(
     benchmark: Any, record: Callable[..., None], reference: Callable[[str], Any], pytestconfig: pytest.Config
 ) -> Measure:
-    """Samples a row and its uncached counterpart, times both, keeps the record."""
+    """Return what samples a row and its uncached counterpart, times both, and keeps the record."""
     from bench.harness.measure import Measure
 
     return Measure(benchmark, record, reference, pytestconfig.getoption("rounds"))
@@ -224,7 +284,7 @@ def measure(
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """A user's mistake ends the session with its one line."""
+    """End the session with one line on a user's mistake."""
     try:
         yield
     except DeepCacheError as error:

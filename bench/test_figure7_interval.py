@@ -8,13 +8,23 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.harness.laws import assert_falls, is_judged
+from bench.harness.columns import CLIP, MACS, MEDIAN, NEAREST, PSNR, TIPPED
+from bench.harness.laws import Judge, assert_falls
 from bench.harness.measure import Measure, describe
 from bench.harness.pictures import grid
+from bench.harness.requirements import Needs
 from bench.harness.workload import Workload
 from deepcache.metrics.fidelity import psnr_each
-from deepcache.results.picture import picture
+from deepcache.results.figures import picture
+from deepcache.results.layout import Layout, Plot
 
+NEEDS = Needs(("prompted",))
+TABLE = Layout(
+    "figure7",
+    title="Figure 7: evolution with the interval",
+    columns=(MACS, CLIP, PSNR, MEDIAN, TIPPED),
+    plot=Plot("macs", "psnr_median_db", "MACs", NEAREST),
+)
 INTERVALS = range(1, 21)
 STRIDES = (2, 5, 10, 20)
 SEEDS = range(5)
@@ -22,23 +32,25 @@ SEEDS = range(5)
 pytestmark = pytest.mark.shows_images
 
 
+@pytest.mark.usefixtures("judge")  # the grid is judged, and not the single row
 @pytest.mark.parametrize("interval", INTERVALS, ids="N={}".format)
 def test_figure7(measure: Measure, prompted: Workload, interval: int) -> None:
     uncached = prompted.uncached()
     run = uncached if interval == 1 else prompted.every(interval)
     measure(
-        "figure7",
-        f"N={interval}",
+        TABLE,
+        {"interval": interval},
         prompted,
         run,
         uncached,
         SEEDS,
+        label=f"N={interval}",
         timed=False,
         settings={"interval": interval, "curve": "order 0"},
     )
 
 
-def test_figure7_grid(record: Callable[..., None], prompted: Workload) -> None:
+def test_figure7_grid(record: Callable[..., None], prompted: Workload, judge: Judge) -> None:
     uncached = prompted.uncached()
     runs = [uncached, *(prompted.every(interval) for interval in INTERVALS[1:])]
     columns = [prompted.pictures(run, SEEDS) for run in runs]
@@ -55,11 +67,12 @@ def test_figure7_grid(record: Callable[..., None], prompted: Workload) -> None:
         f"of the median prompt is {medians_db[1]:.0f} dB at N = 2 and {medians_db[-1]:.0f} dB at N = 20."
     )
     record(
-        experiment="figure7",
-        row="grid",
+        table=TABLE,
+        key={"picture": "grid"},
+        label="grid",
         settings=describe(prompted, uncached, uncached, SEEDS),
         metrics={},
         pictures=[picture("figure7", alt, figure)],
     )
-    if is_judged(prompted):
+    if judge(prompted):
         assert_falls(medians_db[INTERVALS.index(interval)] for interval in STRIDES)

@@ -7,9 +7,23 @@ from collections.abc import Callable, Iterator
 import pytest
 from matplotlib.figure import Figure
 
+from bench.harness.requirements import Needs
 from deepcache.costs.macs import EVERYTHING, Convention, Cost, StageCost
 from deepcache.models.architectures import ARCHITECTURES, architecture
-from deepcache.results.picture import picture
+from deepcache.results.figures import picture
+from deepcache.results.layout import Column, Layout
+
+NEEDS = Needs(())
+TABLE = Layout(
+    "macs_layers",
+    title="MACs of every stage, and the branch from which on a shallow step runs it",
+    columns=(
+        Column("macs", "MACs (G)", 4, scale=1e9),
+        Column("macs_share", "of a full step (%)", 1, scale=0.01),
+        Column("attention_macs", "attention products beside (G)", 4, scale=1e9),
+        Column("live_from", "live from branch", 0),
+    ),
+)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -22,8 +36,9 @@ def test_macs_of_every_layer(record: Callable[..., None], name: str) -> None:
     for kind, live, stage in _stages(cost):
         macs = stage.total(convention)
         record(
-            experiment="macs_layers",
-            row=f"{name}, {stage.name}",
+            table=TABLE,
+            key={"model": name, "stage": stage.name},
+            label=f"{name}, {stage.name}",
             settings={"model": name, "extractor": "none", "macs_convention": str(convention), "kind": kind},
             metrics={"macs": macs, "macs_share": macs / full, "attention_macs": stage.attention}
             | ({} if live is None else {"live_from": live}),
@@ -35,7 +50,10 @@ def test_macs_of_every_layer(record: Callable[..., None], name: str) -> None:
 
 
 def _stages(cost: Cost) -> Iterator[tuple[str, int | None, StageCost]]:
-    """In the order of execution: its kind, the outermost branch whose shallow steps run it (None: none's), its cost."""
+    """Yield every stage in the order of execution: its kind, the branch from which on shallow steps run it, its cost.
+
+    The branch of the mid stage is None, since no shallow step runs it.
+    """
     yield "outside", 0, cost.outside
     yield from (("down", branch, stage) for branch, stage in enumerate(cost.down))
     yield "mid", None, cost.mid

@@ -1,7 +1,7 @@
 """Predicted against reused features (beyond the paper): orders 0, 1 and 2 at the same plan and cost.
 
-The mean over seeds is ruled by the few whose trajectory tips over to another image, so the median and the share of
-tipped seeds stand beside it.
+A few seeds whose trajectory tips over to another image rule the mean over seeds, so the median and the share of tipped
+seeds stand beside the mean.
 """
 
 from __future__ import annotations
@@ -12,14 +12,32 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.harness import thresholds
-from bench.harness.laws import is_judged
+from bench.harness.columns import DRIFT, MEDIAN, NEAREST, TIPPED, TOTAL
+from bench.harness.laws import PREDICTION_GAINS_DB, PREDICTION_INTERVALS, Judge
 from bench.harness.measure import Measure, describe, errors
 from bench.harness.pictures import grid
+from bench.harness.requirements import Needs
 from bench.harness.workload import SOLVERS, Samples, Workload
 from deepcache.metrics.fidelity import psnr_each, squared_errors, tipped
-from deepcache.results.picture import picture
+from deepcache.results.figures import picture
+from deepcache.results.layout import Column, Layout, Plot
 
+NEEDS = Needs(("class_conditional",))
+TABLE = Layout(
+    "prediction",
+    title="Predicted against reused features: cached against uncached samples of the same seeds",
+    columns=(
+        TOTAL,
+        Column("psnr_db", "PSNR of the mean error (dB)", 1),
+        MEDIAN,
+        TIPPED,
+        Column("psnr_untipped_db", "PSNR of the mean error without them (dB)", 1),
+        DRIFT,
+    ),
+    plot=Plot("total_macs", "psnr_median_db", "MACs of a sample", NEAREST),
+)
+# A tipped seed rules the mean error, so prediction is only asked not to enlarge the mean error by more than a tenth.
+LOSES_NO_MORE_THAN = 1.1
 DISTURBED = 0.01  # of the start noise's standard deviation
 CHAOS_SEEDS = 64
 PICTURED = 12  # tipped seeds
@@ -38,42 +56,45 @@ def test_prediction(
     order: int,
     branch: int,
     first_seed: int,
+    judge: Judge,
 ) -> None:
     seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached_by(solver)
     own = {"scheduler": solver, "num_steps": uncached.num_steps}
     run = class_conditional.every(interval, branch, order, **own)
     found = measure(
-        "prediction",
-        f"{solver} {uncached.num_steps}, N={interval}, order {order}",
+        TABLE,
+        {"solver": solver, "interval": interval, "order": order, "branch": branch},
         class_conditional,
         run,
         uncached,
         seeds,
+        label=f"{solver} {uncached.num_steps}, N={interval}, order {order}",
         timed=False,
         metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
         settings={"curve": f"{solver}, order {order}", "interval": interval},
     )
 
-    if order > 0 and interval in thresholds.PREDICTION_INTERVALS and is_judged(class_conditional):
+    if judge(class_conditional, when=order > 0 and interval in PREDICTION_INTERVALS):
         before = measure.change(
             class_conditional.samples(class_conditional.every(interval, branch, **own), seeds, "reuse"), found.uncached
         )
         gain = found.metrics["psnr_median_db"] - before["psnr_median_db"]
-        assert gain >= thresholds.PREDICTION_GAINS_DB
-        assert found.metrics["mse"] <= before["mse"] * thresholds.PREDICTION_LOSES_NO_MORE_THAN
+        assert gain >= PREDICTION_GAINS_DB
+        assert found.metrics["mse"] <= before["mse"] * LOSES_NO_MORE_THAN
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_chaos_without_a_cache(measure: Measure, class_conditional: Workload, solver: str, first_seed: int) -> None:
-    """How far a seed moves, uncached, when its start noise does by a hundredth: what no plan can be blamed for."""
+    """Measure how far an uncached image moves with its start noise, by a hundredth: no plan can be blamed for that."""
     seeds, uncached = class_conditional.seeds(first_seed)[:CHAOS_SEEDS], class_conditional.uncached_by(solver)
     found = measure(
-        "prediction",
-        f"{solver} {uncached.num_steps}, uncached, start noise moved by {DISTURBED:.0%}",
+        TABLE,
+        {"solver": solver, "method": "moved start noise"},
         class_conditional,
         replace(uncached, disturbed=DISTURBED),
         uncached,
         seeds,
+        label=f"{solver} {uncached.num_steps}, uncached, start noise moved by {DISTURBED:.0%}",
         timed=False,
         metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
         settings={"curve": f"{solver}, moved start noise"},
@@ -81,8 +102,9 @@ def test_chaos_without_a_cache(measure: Measure, class_conditional: Workload, so
     assert found.metrics["mse"] > 0
 
 
+@pytest.mark.usefixtures("judge")
 def test_picture_of_tipped_seeds(record: Callable[..., None], class_conditional: Workload, first_seed: int) -> None:
-    """A column a seed that reuse tips at N = 3; uncached, then orders 0, 1 and 2 downwards."""
+    """Show the seeds that reuse tips at N = 3, one a column: uncached, then orders 0, 1 and 2."""
     seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached(scheduler="ddim")
     runs = [uncached, *(class_conditional.every(3, order=order) for order in (0, 1, 2))]
     is_tipped = tipped(squared_errors(*(class_conditional.unmeasured(run, seeds) for run in (runs[1], uncached))))
@@ -100,8 +122,9 @@ def test_picture_of_tipped_seeds(record: Callable[..., None], class_conditional:
     )
     alt = "Seeds that reuse turns into another image at N = 3: uncached, reused, predicted with orders 1 and 2."
     record(
-        experiment="prediction",
-        row="tipped seeds",
+        table=TABLE,
+        key={"picture": "tipped seeds"},
+        label="tipped seeds",
         settings=describe(class_conditional, runs[1], uncached, seeds),
         metrics={"tipped": 100 * float(is_tipped.mean())},
         pictures=[picture("tipped", alt, figure)],

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from bench.harness import thresholds
-from bench.harness.laws import assert_clip_score_is_kept, is_judged
+from bench.harness.columns import CLIP, LATENCY, MEDIAN, PSNR, SPEEDUP, TIPPED
+from bench.harness.laws import CLIP_SCORE_OF_MINI_SD, Judge, assert_clip_score_is_kept
 from bench.harness.measure import Measure
+from bench.harness.requirements import Needs
 from bench.harness.workload import Workload
+from deepcache.results.layout import Layout
 
+NEEDS = Needs(("prompted",))
+TABLE = Layout(
+    "scheduler",
+    title="Scheduler ablation (course project, 4.1)",
+    columns=(LATENCY, SPEEDUP, CLIP, PSNR, MEDIAN, TIPPED),
+)
 INTERVAL = 3
 SCHEDULERS = ("plms", "ddim", "pndm", "euler", "heun", "dpm-solver++")
 METHODS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
@@ -16,23 +24,24 @@ METHODS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_scheduler(measure: Measure, prompted: Workload, name: str, method: str) -> None:
+def test_scheduler(measure: Measure, prompted: Workload, name: str, method: str, judge: Judge) -> None:
     order = METHODS[method]
     uncached = prompted.uncached(scheduler=name)
     run = uncached if order is None else prompted.every(INTERVAL, order=order, scheduler=name)
     found = measure(
-        "scheduler",
-        f"{name}, {method}",
+        TABLE,
+        {"solver": name, "method": "uncached" if order is None else "uniform", "order": order or 0},
         prompted,
         run,
         uncached,
         prompted.seeds(),
-        timed=order != 1,  # it costs what order 0 does
+        label=f"{name}, {method}",
+        timed=order != 1,  # order 1 costs what order 0 costs
         settings={"interval": INTERVAL if run.plan else 1},
     )
-    if not is_judged(prompted):
+    if not judge(prompted):
         return
     if order is None:
-        assert found.metrics["clip_score"] >= thresholds.CLIP_SCORE_OF_MINI_SD
+        assert found.metrics["clip_score"] >= CLIP_SCORE_OF_MINI_SD
     else:
         assert_clip_score_is_kept(found.metrics["clip_score"], found.uncached.clip_scores)

@@ -6,10 +6,26 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.harness import thresholds
-from bench.harness.laws import is_judged
+from bench.harness.columns import MACS
+from bench.harness.laws import PREDICTION_GAINS_DB, PREDICTION_INTERVALS, Judge
 from bench.harness.measure import Measure, describe
+from bench.harness.requirements import Needs
 from bench.harness.workload import Run, Workload
+from deepcache.results.layout import Column, Layout
+
+NEEDS = Needs(("class_conditional", "unconditional", "prompted"))
+TABLE = Layout(
+    "summary",
+    title="Summary: at equal MACs, prediction against reuse and against fewer steps",
+    columns=(
+        MACS,
+        Column("steps_psnr", "fewer steps (dB)", 1),
+        Column("order0_psnr", "order 0 (dB)", 1),
+        Column("order1_psnr", "order 1 (dB)", 1),
+        Column("order2_psnr", "order 2 (dB)", 1),
+        Column("gain", "best prediction over the better of both (dB)", 1),
+    ),
+)
 
 pytestmark = pytest.mark.shows_images
 
@@ -21,6 +37,7 @@ def test_summary(
     workload: Callable[..., Workload],
     part: str,
     interval: int,
+    judge: Judge,
 ) -> None:
     found = workload(part)
     uncached, seeds = found.uncached(), found.seeds()
@@ -36,8 +53,9 @@ def test_summary(
     gain = max(orders[1], orders[2]) - max(orders[0], steps)
     assert runs[0].plan is not None
     record(
-        experiment="summary",
-        row=f"{found.model}, N={interval}",
+        table=TABLE,
+        key={"model": found.model, "interval": interval},
+        label=f"{found.model}, N={interval}",
         settings={
             **describe(found, runs[0], uncached, seeds),
             "interval": interval,
@@ -51,6 +69,6 @@ def test_summary(
             "gain": gain,
         },
     )
-    if is_judged(found) and interval in thresholds.PREDICTION_INTERVALS:
-        assert max(orders[1], orders[2]) - orders[0] >= thresholds.PREDICTION_GAINS_DB
+    if judge(found, when=interval in PREDICTION_INTERVALS):
+        assert max(orders[1], orders[2]) - orders[0] >= PREDICTION_GAINS_DB
         assert gain > 0

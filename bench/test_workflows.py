@@ -1,6 +1,6 @@
 """Text to image, image to image and inpainting with mini-sd, each cached and uncached: images and CLIP score.
 
-`--prompts FILE` has a prompt a line; `--images-dir DIR` is where the images go.
+`--prompts FILE` holds a prompt a line, and the images are written to `--images-dir DIR`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,25 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from PIL import Image
 from torch import Tensor
 
-from bench.harness import thresholds
-from bench.harness.laws import assert_clip_score_is_kept, is_judged
+from bench.harness.columns import CLIP, LATENCY, PSNR, SPEEDUP
+from bench.harness.laws import SAME_IMAGE_DB, Judge, assert_clip_score_is_kept
 from bench.harness.measure import NOT_MEASURED, describe
+from bench.harness.requirements import Needs
 from bench.harness.timing import Timing
 from bench.harness.workload import Run, Workload
 from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_images
 from deepcache.plan import Interval
+from deepcache.results.layout import Layout
 from deepcache.sampling.conditions import prompts_of
 from deepcache.sampling.prompt_files import prompts_in
 
+NEEDS = Needs(("prompted",))
+TABLE = Layout(
+    "workflows",
+    title="Workflows: text to image, image to image, inpainting",
+    columns=(LATENCY, SPEEDUP, CLIP, PSNR),
+)
 INTERVAL = 3
 STRENGTH = 0.7
 NUM_PROMPTS = 20
@@ -42,14 +50,14 @@ ORDERS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
 
 @pytest.fixture(scope="session")
 def prompts(pytestconfig: pytest.Config, prompted: Workload) -> list[str]:
-    """Of `--prompts`, or those of the model's first seeds."""
+    """Return the prompts of `--prompts`, or those of the model's first seeds."""
     path: Path | None = pytestconfig.getoption("prompts")
     return list(prompted.conditions(range(NUM_PROMPTS))["prompt"]) if path is None else prompts_in(path)
 
 
 @pytest.fixture(scope="session")
 def pictures(prompted: Workload, prompts: list[str]) -> Tensor:
-    """What is changed or filled in: uncached samples of other prompts, (B, 3, 32, 32)."""
+    """Return the pictures that workflows start from: uncached samples of other prompts, (B, 3, 32, 32)."""
     seeds = range(1_000, 1_000 + len(prompts))
     images, _ = prompted.images(prompted.uncached(), seeds, description="pictures to start from")
     return images
@@ -66,6 +74,7 @@ def test_workflow(
     name: str,
     method: str,
     pytestconfig: pytest.Config,
+    judge: Judge,
 ) -> None:
     uncached, seeds, order = prompted.uncached(), range(len(prompts)), ORDERS[method]
     rounds: int = pytestconfig.getoption("rounds")
@@ -100,13 +109,19 @@ def test_workflow(
     extra = {"workflow": name, "method": method, "timing": timed if benchmark.enabled else NOT_MEASURED}
     extra |= {"interval": 1 if order is None else INTERVAL} | ({} if name == "text2img" else {"strength": STRENGTH})
     settings = {**describe(workflow, run, uncached, seeds), **extra}
-    record(experiment="workflows", row=f"{name}, {method}", settings=settings, metrics=metrics)
+    record(
+        table=TABLE,
+        key={"workflow": name, "method": "uncached" if order is None else "uniform", "order": order or 0},
+        label=f"{name}, {method}",
+        settings=settings,
+        metrics=metrics,
+    )
     _save(images, prompts, pytestconfig.getoption("images_dir"), f"{name}-{method.replace(', ', '-').replace(' ', '')}")
 
     assert images.shape == pictures.shape
-    if order is not None and prompts == prompts_of(range(NUM_PROMPTS)) and is_judged(prompted):
+    if judge(prompted, when=order is not None and prompts == prompts_of(range(NUM_PROMPTS))):
         assert not torch.equal(images, before)
-        assert metrics["psnr_db"] >= thresholds.SAME_IMAGE_DB
+        assert metrics["psnr_db"] >= SAME_IMAGE_DB
         assert_clip_score_is_kept(metrics["clip_score"], clip_scores(prompted.clip, before, prompts).tolist())
     if name == "inpainting" and prompted.is_trained:
         kept = images[:, :, :, : images.shape[3] // 4] - pictures[:, :, :, : images.shape[3] // 4]
@@ -114,7 +129,7 @@ def test_workflow(
 
 
 def _conditions(name: str, prompts: list[str], pictures: Tensor, seeds: Any) -> dict[str, Any]:
-    """A picture's right half is what inpainting fills."""
+    """Return the conditions of some seeds; inpainting fills the right half of a picture."""
     found: dict[str, Any] = {"prompt": [prompts[seed] for seed in seeds]}
     if name != "text2img":
         found |= {"image": pictures[list(seeds)], "strength": STRENGTH}

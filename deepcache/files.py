@@ -201,8 +201,8 @@ def _too_deep(source: object, what: str) -> DeepCacheError:
     return refused(source, what, f"which has values more than {MOST_DEEP} deep within each other; pass another file")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 by `whole_file`, and make the folder that it goes to.
+def write_text(path: Path, text: str) -> Path:
+    """Write a text in UTF-8 by `whole_file`, make the folder that the file goes to, and return the path.
 
     Raises:
         DeepCacheError: the folder cannot be made, or the file cannot be written.
@@ -213,6 +213,7 @@ def write_text(path: Path, text: str) -> None:
         raise _unwritable(path, error) from error
     with whole_file(path) as file:
         file.write(text.encode())
+    return path
 
 
 @contextmanager

@@ -35,7 +35,6 @@ FAMILIES = ("unets/diffusers",)  # implementations behind the seam of `deepcache
 MOST_LINES, MOST_LINES_A_FILE, MOST_FILES = 11_000, 350, 100
 
 
-
 @cache
 def files() -> dict[str, Path]:
     """All files of the package by their place in it."""

@@ -13,7 +13,7 @@ from deepcache.__main__ import main
 from deepcache.costs.explain import explain
 from deepcache.models.architectures import ARCHITECTURES, skeleton
 from deepcache.models.embedded import WEIGHTS
-from tests.examples import RECORDS
+from tests.examples import RECORDS, entries
 
 
 def run(capsys, *arguments: str) -> str:
@@ -102,7 +102,7 @@ def test_a_diffusers_folder_is_explained_as_the_name_is(capsys, tmp_path):
 
 def test_tables_renders_a_results_file(capsys, tmp_path):
     results = tmp_path / "records.jsonl"
-    results.write_text("".join(json.dumps(record.as_dict()) + "\n" for record in RECORDS))
+    results.write_text("".join(json.dumps(entry) + "\n" for entry in entries(RECORDS)))
     out = run(capsys, "tables", str(results), "--out", str(tmp_path / "tables"))
     assert (tmp_path / "tables/table1.md").read_text() in out
 

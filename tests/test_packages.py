@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from tests.examples import RECORDS
+from tests.examples import RECORDS, entries
 
 ROOT = Path(__file__).parents[1]
 BENCH, METRICS = "pip install 'deepcache-bench[bench]'", "pip install 'deepcache-bench[metrics]'"
@@ -112,7 +112,7 @@ def absent_from_a_plain_install() -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands read."""
     folder = tmp_path_factory.mktemp("packages")
-    (folder / "results.jsonl").write_text("".join(json.dumps(record.as_dict()) + "\n" for record in RECORDS))
+    (folder / "results.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries(RECORDS)))
     (folder / "prompts.txt").write_text("a red coat\n")
     (folder / "images").mkdir()
     for number in range(4):

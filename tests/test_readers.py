@@ -12,6 +12,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from deepcache import uniform
 from deepcache.models.embedded import WEIGHTS
 from deepcache.sampling.store import Store
 from tests import compvis
-from tests.examples import RECORDS
+from tests.examples import RECORDS, entries
 from tests.readers import Readers
 from tests.stores import MANIFEST, make
 
@@ -217,7 +218,8 @@ REFERENCE = {
     "arr_0": np.random.default_rng(0).integers(0, 256, (5, 2, 4, 3), dtype=np.uint8),
 }  # fmt: skip
 COCO = {"annotations": [{"image_id": i, "id": i, "caption": f"bond {i}"} for i in range(3)], "images": []}
-RESULTS = {"deepcache": [{**r.as_dict(), "per_seed": {"psnr_db": [1.0, 2.0]}} for r in RECORDS[:3]], "benchmarks": []}
+MEASURED = [replace(record, per_seed={"psnr_db": [1.0, 2.0]}) for record in RECORDS[:3]]
+RESULTS = {"deepcache": entries(MEASURED), "benchmarks": []}
 PASSED = {**RESULTS, "deepcache": [{**record, "outcome": "passed"} for record in RESULTS["deepcache"]]}
 ORIGIN = f"sha256:{MANIFEST.digest} seeds 0:4\n".encode()
 SHARD = {"arr_0": make(range(4)), "seeds": np.arange(4), "origin.txt": ORIGIN}
@@ -268,7 +270,7 @@ FILES: dict[str, tuple[str, str, st.SearchStrategy[bytes], int]] = {
     "shard": ("store", "seeds-00000000-00000004.npz", altered_arrays(SHARD), 60),
     "damaged shard": ("shards", "seeds-00000000-00000004.npz", altered_arrays(SHARD).flatmap(altered_bytes), 40),
     "records": ("records", "results.json", of_json(RESULTS), 80),
-    "records a line each": ("records", "records.jsonl", of_json(RESULTS["deepcache"][0]), 60),
+    "records a line each": ("records", "records.jsonl", of_json(RESULTS["deepcache"][1]), 60),
     "results at the gate": ("gate", "results.json", of_json(PASSED), 60),
     "baseline at the gate": ("gate", "baseline.json", of_json(PASSED), 60),
 }
@@ -347,7 +349,7 @@ def test_the_files_that_are_altered_are_valid(readers, tmp_path, name):
         "prompts a line each": TEXT, "prompts in a table": TABLE, "COCO's captions": COCO,
         "reference": REFERENCE, "damaged reference": REFERENCE, "images as an array": {"arr_0": REFERENCE["arr_0"]},
         "CompVis' YAML": YAML, "U-Net's configuration": UNET, "plan": PLAN, "records": RESULTS, "shard": SHARD,
-        "pictures": PICTURES["PNG RGB"], "records a line each": RESULTS["deepcache"][0], "damaged shard": SHARD,
+        "pictures": PICTURES["PNG RGB"], "records a line each": RESULTS["deepcache"][1], "damaged shard": SHARD,
     }  # fmt: skip
     path = surroundings(tmp_path, name)
     content = whole.get(name)

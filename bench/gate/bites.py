@@ -1,8 +1,9 @@
-"""What the gate catches and what it lets pass: `python -m bench.gate.bites`, which writes bench/results/gate/README.md.
+"""Show what the gate catches and what it lets pass: `python -m bench.gate.bites` writes bench/results/gate/README.md.
 
-A baseline of three honest runs, ten honest re-runs, and three runs with the library broken on purpose
-(`bench/gate/broken.py`), of a few rows of Table 1 and the times of mini-ldm's shallow steps. Then the committed records
-of all benches against the committed baseline: as they are, and with what `bench/gate/planted.py` plants in them.
+Three honest runs of a few rows of Table 1 and of mini-ldm's shallow steps make a baseline. Ten more honest runs must
+pass, and three runs with the library broken on purpose (`bench/gate/broken.py`) must fail. Then the committed records
+of all experiments are held against the committed baseline, as they are and with planted regressions
+(`bench/gate/planted.py`).
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ DEEPCACHE = [sys.executable, "-m", "deepcache"]
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
-    """A run of the benches, whose plugin `bench.gate.broken` is found from the root."""
+    """Run the rows under pytest, with the root on the path, so that the plugin `bench.gate.broken` is found."""
     environment = {**os.environ, "PYTHONPATH": str(BENCH.parent)}
     return subprocess.run([*PYTEST, *options], capture_output=True, text=True, env=environment, check=False)
 
 
 def verdict(name: str, found: subprocess.CompletedProcess[str]) -> str:
-    """A line of the log: the exit code and what the gate said."""
+    """Return a line of the log: the exit code and what the gate said."""
     kinds = ("regression: ", "cannot be compared: ", "error: ")
     said = [line.strip() for line in (found.stdout + found.stderr).splitlines() if line.startswith(kinds)]
     reasons = "<br>".join(said[:4]) + (f"<br>and {len(said) - 4} more" if len(said) > 4 else "")
@@ -46,7 +47,7 @@ def verdict(name: str, found: subprocess.CompletedProcess[str]) -> str:
 
 
 def gated(folder: Path, entries: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
-    """The committed baseline against these records."""
+    """Hold these records against the committed baseline."""
     path = folder / "records.jsonl"
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     command = [*DEEPCACHE, "gate", str(COMMITTED), path.name]
@@ -54,7 +55,7 @@ def gated(folder: Path, entries: list[dict[str, Any]]) -> subprocess.CompletedPr
 
 
 def of_records(folder: Path) -> tuple[list[str], bool]:
-    """The log's lines about the committed records, and whether each has the exit code that is right."""
+    """Return the lines about the committed records, and whether all have the right exit code."""
     honest = [json.loads(line) for line in RECORDS.read_text().splitlines()]
     done = [("as they are", 0, gated(folder, honest))]
     done += [(name, code, gated(folder, entries)) for name, code, entries in planted(honest)]
@@ -62,7 +63,7 @@ def of_records(folder: Path) -> tuple[list[str], bool]:
 
 
 def commit() -> str:
-    """What was measured; "-dirty" where files differ from it."""
+    """Return the commit that is measured, with "-dirty" if files differ from it."""
     asked = ["git", "-C", str(BENCH), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -75,11 +76,11 @@ def main() -> int:
             run("--benchmark-json", str(file))
         subprocess.run([*DEEPCACHE, "gate", "--update", str(baseline), *map(str, files)], check=True)
         started = time.monotonic()
-        honest = [run("--gate", str(baseline)) for _ in range(HONEST_RUNS)]
+        honest = [run("--paper-gate", str(baseline)) for _ in range(HONEST_RUNS)]
         minutes = (time.monotonic() - started) / 60
         lines = [verdict(f"honest run {number}", found) for number, found in enumerate(honest, 1)]
         broken = [
-            run("--gate", str(baseline), "-p", "bench.gate.broken", "--break", how)
+            run("--paper-gate", str(baseline), "-p", "bench.gate.broken", "--break", how)
             for how in ("zeros", "stage", "slow")
         ]
         names = ("features replaced by zeros", "one stage more than needed", "shallow steps slower by a fifth")

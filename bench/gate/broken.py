@@ -1,4 +1,4 @@
-"""A pytest plugin that breaks the library, so that the gate must notice (`-p bench.gate.broken --break zeros`).
+"""A pytest plugin that breaks the library; the gate must notice (`-p bench.gate.broken --break zeros`).
 
 zeros   every kept feature is replaced by zeros
 stage   a shallow step runs one stage more than the branch asks for

@@ -1,4 +1,4 @@
-"""Regressions planted in the records of an honest run, each with the exit code that the gate owes it."""
+"""Regressions that are planted in the records of an honest run, each with the exit code that the gate must give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from deepcache.results.compare import FIDELITY
 
 Entries = list[dict[str, Any]]
-WORSE, OTHERWISE = 1, 2  # exit codes of a regression, and of what cannot be compared or read
+WORSE, OTHERWISE = 1, 2  # exit codes for a regression, and for records that cannot be compared or read
 OUTCOMES = ("failed", "error", "skipped", "xfailed", "rerun", "unknown")
 OTHER_CONDITIONS = {
     "guidance_scale": 7.5,
@@ -24,9 +24,9 @@ OTHER_CONDITIONS = {
 
 
 def planted(honest: Entries) -> Iterator[tuple[str, int, Entries]]:
-    """What was planted, the exit code that is right, and the records with it."""
+    """Yield for every regression what was planted, the right exit code, and the records with it, without layouts."""
     for name, code, change in _changes():
-        entries = copy.deepcopy(honest)
+        entries = copy.deepcopy([entry for entry in honest if "layout" not in entry])
         changed = change(entries)
         yield name, code, entries if changed is None else changed
 
@@ -40,7 +40,7 @@ def _changes() -> Iterator[tuple[str, int, Callable[[Entries], Entries | None]]]
     yield "a test without an outcome (null)", OTHERWISE, lambda e: e[0].update(outcome=None)
     for name, value in OTHER_CONDITIONS.items():
         yield f"{name} is {value}", OTHERWISE, lambda e, n=name, v=value: _set(e, n, v)
-    yield "one experiment is missing", OTHERWISE, lambda e: [r for r in e if r["experiment"] != "table1"]
+    yield "one experiment is missing", OTHERWISE, lambda e: [r for r in e if r["table"] != "table1"]
     yield "one row is missing", WORSE, lambda e: e[:-1]
     yield "the speedup of one row is missing", OTHERWISE, lambda e: _timed(e)["metrics"].pop("speedup") and None
     yield "the speedup of one row is a text", OTHERWISE, lambda e: _timed(e)["metrics"].update(speedup="fast")

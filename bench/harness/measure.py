@@ -17,6 +17,7 @@ from deepcache.metrics.fidelity import Errors, drift, psnr_of, quality, squared_
 from deepcache.metrics.reference import Reference
 from deepcache.metrics.statistics import Statistics
 from deepcache.plan import CachePlan
+from deepcache.results.layout import Layout
 
 NOT_MEASURED = "not measured: pytest-benchmark is disabled, as it is where tests run in parallel"
 
@@ -39,7 +40,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Measure:
-    """The fixture that measures rows: call it with a row's workload and run.
+    """The fixture: `measure(TABLE, key, workload, run, uncached, seeds)` measures a row and keeps its record.
 
     Attributes:
         benchmark: pytest-benchmark's fixture.
@@ -55,13 +56,14 @@ class Measure:
 
     def __call__(
         self,
-        experiment: str,
-        row: str,
+        table: Layout,
+        key: dict[str, Any],
         workload: Workload,
         run: Run,
         uncached: Run,
         seeds: range,
         *,
+        label: str = "",
         timed: bool = True,
         against: Workload | None = None,
         with_quality: bool = False,
@@ -71,19 +73,20 @@ class Measure:
         """Measure a row and record it.
 
         Args:
-            experiment: name of the table.
-            row: name of the row.
+            table: the layout of the table.
+            key: what tells the row from the other rows of the table.
             workload: the row's model.
             run: the row's run.
             uncached: the run that it is compared with.
             seeds: seeds of the samples.
+            label: the printed name of the row; made from the key if empty.
             timed: whether speed is measured, which rows that differ only in predictions or images do not need.
             against: the workload whose uncached run is timed beside the row's, if that is another model.
             with_quality: whether the samples are compared with real images, which takes a few hundred samples.
             settings: what distinguishes the row.
             metrics: gives more metrics from the row's and the uncached samples; they replace metrics of the same name.
         """
-        self.benchmark.group = experiment
+        self.benchmark.group = table.name
         timing = None
         if timed:
             timing = interleaved(self.benchmark, self.rounds, workload, run, against or workload, uncached)
@@ -92,7 +95,7 @@ class Measure:
         per_seed: dict[str, list[float]] = {}
         if workload.is_trained:
             base = workload.samples(uncached, seeds, f"uncached, {uncached.scheduler} {uncached.num_steps}")
-            samples = workload.samples(run, seeds, row)
+            samples = workload.samples(run, seeds, label or table.name)
             fidelity, per_seed = self._scores(workload, samples, with_quality=with_quality)
             if run != uncached:
                 fidelity |= self.change(samples, base)
@@ -102,8 +105,9 @@ class Measure:
         cache = samples.cache if samples else timing.cache if timing else None
         found = {**costs(workload, run, uncached, cache), **_speed(timing, workload), **fidelity}
         self.record(
-            experiment=experiment,
-            row=row,
+            table=table,
+            key=key,
+            label=label,
             settings={
                 **describe(workload, run, uncached, seeds),
                 **({"timing": self._timing(timing, workload)} if timed else {}),

@@ -1,18 +1,18 @@
-"""What the paper's scale needs beside the packages: checkpoints, an extractor, references, prompts; and where it lies.
+"""What an experiment needs at the paper's scale beside the packages: checkpoints, an extractor, real images, prompts.
 
-Imports nothing slow: what is missing is said before anything is loaded.
+An experiment says what it needs in its constant `NEEDS`. Whatever is missing is named on one page before any model is
+loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from bench.harness.needs import Needs, needs
 from bench.harness.scales import Scale, scale_of
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.registry import (
@@ -31,8 +31,27 @@ _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What an experiment needs of a scale.
+
+    Attributes:
+        parts: the parts of the paper that its models play (`bench.harness.scales.Scale`).
+        real_images: whether samples are compared with real images.
+        lpips: whether samples are compared by LPIPS.
+    """
+
+    parts: tuple[str, ...]
+    real_images: bool = False
+    lpips: bool = False
+
+    def models(self, scale: Scale) -> list[str]:
+        """Return the names of the models that the experiment loads."""
+        return [model for part in self.parts for model in _models(scale, part)]
+
+
+@dataclass(frozen=True)
 class Asset:
-    """A file that is looked for in some places; `place` is where to put it."""
+    """A file that is looked for in some places; `place` is where the user is asked to put it."""
 
     name: str
     source: str
@@ -43,7 +62,11 @@ class Asset:
         return next((path for path in (self.place, *self.others) if path.exists()), None)
 
     def located(self) -> Path:
-        """Raises: DeepCacheError: it is not there."""
+        """Return where the file lies.
+
+        Raises:
+            DeepCacheError: the file is not there.
+        """
         path = self.found()
         if path is None:
             raise DeepCacheError(f"expected {self.name} in {self.place}, where it is not; fetch {self.source}")
@@ -54,18 +77,18 @@ class Asset:
 
 
 def inception() -> Asset:
-    """Weights of torch-fidelity's Inception."""
+    """Return the weights of torch-fidelity's Inception."""
     name = "Inception, for FID, sFID, IS, precision and recall"
     return Asset(name, INCEPTION_URL, home() / INCEPTION_FILE, (inception_in_cache(),))
 
 
 def alexnet() -> Asset:
-    """Weights of LPIPS' network."""
+    """Return the weights of LPIPS' network."""
     return Asset("AlexNet, for LPIPS", ALEXNET_URL, home() / ALEXNET_FILE, (in_torch_cache(ALEXNET_FILE),))
 
 
 def clip() -> Asset:
-    """Weights of CLIP ViT-g/14."""
+    """Return the weights of CLIP ViT-g/14."""
     cached = [try_to_load_from_cache(_CLIP_HUB, file) for file in _CLIP_FILES]
     others = tuple(Path(path) for path in cached if isinstance(path, str))
     source = f"{_CLIP_FILES[0]} of https://huggingface.co/{_CLIP_HUB}"
@@ -73,7 +96,7 @@ def clip() -> Asset:
 
 
 def captions(config: Any) -> Asset:
-    """The prompts: those of `--prompts`, or COCO's first captions."""
+    """Return the file of the prompts: that of `--prompts`, or COCO's captions."""
     source = "annotations/captions_val2017.json of COCO 2017, or name a file with --prompts"
     own = config.getoption("prompts")
     return Asset("prompts, one a sample", source, own or home() / "captions_val2017.json")
@@ -88,18 +111,17 @@ def reference(model: str) -> Asset:
     return Asset(f"real images of {model}", source, place, (statistics,))
 
 
-def page(config: Any) -> str:
-    """All that the named benches need and that is not there; empty if nothing is missing."""
-    lines = list(dict.fromkeys(_missing(config)))
+def page(asked: Sequence[Needs], config: Any) -> str:
+    """Name everything that these experiments need and that is not there; an empty text if nothing is missing."""
+    lines = list(dict.fromkeys(_missing(asked, config)))
     if not lines:
         return ""
     head = "--scale paper needs what is not here. Fetch it, or take --weights random (speed and MACs alone):"
     return "\n".join([head, *lines, f"${HOME} names another folder than {home()}; nothing is downloaded by itself."])
 
 
-def _missing(config: Any) -> Iterator[str]:
-    asked = needs(config)
-    models = [model for each in asked for part in each.parts for model in _models(scale_of(config), part)]
+def _missing(asked: Sequence[Needs], config: Any) -> Iterator[str]:
+    models = [model for each in asked for model in each.models(scale_of(config))]
     for model in models:
         known = MODELS[model]
         try:
@@ -113,8 +135,7 @@ def _missing(config: Any) -> Iterator[str]:
 
 
 def _real_images(scale: Scale, asked: Needs) -> list[Asset]:
-    models = [model for part in asked.parts for model in _models(scale, part)]
-    return [reference(model) for model in models if not _is_prompted(model)]
+    return [reference(model) for model in asked.models(scale) if not _is_prompted(model)]
 
 
 def _models(scale: Scale, part: str) -> tuple[str, ...]:

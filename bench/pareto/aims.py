@@ -10,6 +10,7 @@ import numpy as np
 
 from deepcache.metrics.bootstrap import Statistic, bootstrap
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB
+from deepcache.results.layout import Scalar
 
 FEWER, REUSE = "fewer steps", "order 0"
 PREDICTED = ("order 1", "order 2", "optimal", "tuned", "fewer steps, order 1")
@@ -22,15 +23,20 @@ _WHOLE_STEP = 0.01  # the share of the uncached MACs by which fewer steps may co
 class Point:
     """A run on a curve: its `share` of the uncached MACs, with all MACs counted, and its metrics.
 
-    `choosing` has the means of `per_seed` over the choosing seeds, which say more than medians of so few.
+    `key` tells the point from the others of its panel, and `name` is its printed name. `choosing` has the means of
+    `per_seed` over the choosing seeds, which say more than medians of so few.
     """
 
-    curve: str
+    key: dict[str, Scalar]
     name: str
     share: float
     metrics: dict[str, Any]
     per_seed: dict[str, list[float]]
     choosing: dict[str, float]
+
+    @property
+    def curve(self) -> str:
+        return str(self.key["curve"])
 
 
 class Difference(NamedTuple):
@@ -47,8 +53,8 @@ def psnr_of_mean(each: np.ndarray, axis: int) -> np.ndarray:
 
 
 def reuse(points: Sequence[Point], interval: int) -> Point | None:
-    """The point of the paper's plan, reuse at an interval, or None."""
-    return next((point for point in points if point.name == f"{REUSE}, N={interval}"), None)
+    """Return the point of the paper's plan, reuse at an interval, or None."""
+    return next((point for point in points if point.key == {"curve": REUSE, "interval": interval}), None)
 
 
 def chosen(points: Sequence[Point], curves: Sequence[str], share: float, metric: str = "psnr_db") -> Point | None:

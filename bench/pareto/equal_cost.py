@@ -22,6 +22,7 @@ COSTS = (0.25, 0.33, 0.4, 0.5, 0.6, 0.7)
 NEAREST = "psnr_median_db"
 KINDS = {"fewer steps, order 1": "order 1 over fewer steps", **dict.fromkeys(("optimal", "tuned"), "tuned or optimal")}
 KINDS |= dict.fromkeys(("order 1", "order 2"), "even plans of all steps")
+PANEL = ("model", "solver", "uncached_steps")  # parts of a key that name the panel
 _CHOOSING = "choosing_"
 
 
@@ -36,19 +37,20 @@ Panels = dict[tuple[str, str], list[Recorded]]
 
 
 def panels(results: Path) -> Panels:
-    """The points of each model, solver and number of steps."""
+    """Return the points of each model, and of each solver with its number of steps."""
     found: Panels = defaultdict(list)
     for record in read(results):
-        if record.experiment == "pareto":
-            found[str(record.settings["model"]), str(record.settings["panel"])].append(_point(record))
+        if record.table.name == "pareto":
+            model, solver, steps = (record.key[name] for name in PANEL)
+            found[str(model), f"{solver} {steps}"].append(_point(record))
     return found
 
 
 def _point(record: Record) -> Recorded:
     settings, metrics = record.settings, {name: float(str(value)) for name, value in record.metrics.items()}
     means = {k.removeprefix(_CHOOSING): float(str(v)) for k, v in settings.items() if k.startswith(_CHOOSING)}
-    name = record.row.split(", ", 2)[2]
-    return Recorded(str(settings["curve"]), name, metrics["share"], metrics, record.per_seed, means, record)
+    key = {name: value for name, value in record.key.items() if name not in PANEL}
+    return Recorded(key, str(settings["point"]), metrics["share"], metrics, record.per_seed, means, record)
 
 
 def at_equal_cost(name: tuple[str, str], points: Sequence[Point], interval: int) -> dict[str, object]:
@@ -56,7 +58,7 @@ def at_equal_cost(name: tuple[str, str], points: Sequence[Point], interval: int)
     base, best = reuse(points, interval), prediction(points, interval)
     assert base is not None
     assert best is not None
-    by_order = {n: next(p for p in points if p.name == f"order {n}, N={interval}") for n in (1, 2)}
+    by_order = {n: next(p for p in points if p.key == {"curve": f"order {n}", "interval": interval}) for n in (1, 2)}
     fewer = chosen(points, (FEWER,), base.share)
     return {
         "model, solver, reuse's N": f"{name[0]}, {name[1]}, N={interval}",

@@ -25,6 +25,7 @@ from deepcache.costs.macs import EVERYTHING
 from deepcache.metrics.bootstrap import Statistic, bootstrap
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.plan import CachePlan
+from deepcache.results.layout import Scalar
 from deepcache.sampling.schedulers import scheduler
 from deepcache.search.calibration import Calibration, calibrate
 from deepcache.search.tuned import Tuned
@@ -72,6 +73,10 @@ class Panel:
     def name(self) -> str:
         return f"{self.uncached.scheduler} {self.uncached.num_steps}"
 
+    @property
+    def key(self) -> dict[str, Scalar]:
+        return {"solver": self.uncached.scheduler, "uncached_steps": self.uncached.num_steps}
+
     def on(self, *curves: str) -> list[Sampled]:
         """The points on some curves, the cheapest first."""
         return sorted((point for point in self.points if point.curve in curves), key=lambda point: point.share)
@@ -86,7 +91,7 @@ def steps_of(workload: Workload, num_steps: int) -> int:
 def panel(workload: Workload, solver: str, num_steps: int) -> Panel:
     """Sample and measure the points of a solver, once in a session."""
     uncached = workload.uncached(scheduler=solver, num_steps=num_steps)
-    runs = [("uncached", "uncached", uncached), *_runs(workload, uncached)]
+    runs = [({"curve": "uncached"}, "uncached", uncached), *_runs(workload, uncached)]
     with tqdm(runs, desc=f"{workload.model}, {solver} {num_steps}", unit="run", disable=None, leave=False) as bar:
         points = tuple(_point(workload, uncached, *named) for named in bar)
     return Panel(workload, uncached, scoring(workload), points)
@@ -102,24 +107,31 @@ def scoring(workload: Workload) -> range:
     return workload.seeds(CHOOSING)[:SCORING]
 
 
-def _runs(workload: Workload, uncached: Run) -> Iterator[tuple[str, str, Run]]:
-    """Curve, name and run, each run once."""
+def _runs(workload: Workload, uncached: Run) -> Iterator[tuple[dict[str, Scalar], str, Run]]:
+    """Yield the key of a point, its printed name and its run, each run once."""
     own = {"scheduler": uncached.scheduler, "num_steps": uncached.num_steps}
     for num_steps in _fewer(uncached, SHARES):
-        yield "fewer steps", f"{num_steps} steps", replace(uncached, num_steps=num_steps)
+        yield {"curve": "fewer steps", "steps": num_steps}, f"{num_steps} steps", replace(uncached, num_steps=num_steps)
     for num_steps in _fewer(uncached, FEWER):
         for interval in FEWER_INTERVALS:
             run = workload.every(interval, 0, order=1, scheduler=uncached.scheduler, num_steps=num_steps)
-            yield "fewer steps, order 1", f"{num_steps} steps, order 1, N={interval}", run
+            key = {"curve": "fewer steps, order 1", "steps": num_steps, "interval": interval}
+            yield key, f"{num_steps} steps, order 1, N={interval}", run
     for order in (0, 1, 2):
         for interval in INTERVALS:
             if ceil(uncached.num_steps / interval) > order:
-                yield f"order {order}", f"order {order}, N={interval}", workload.every(interval, order=order, **own)
+                key = {"curve": f"order {order}", "interval": interval}
+                yield key, f"order {order}, N={interval}", workload.every(interval, order=order, **own)
     for plan in _optimal(workload, uncached):
         name = f"optimal, branch {plan.branch}, {plan.num_full} full, order {plan.order}"
-        yield "optimal", name, replace(uncached, plan=plan)
+        yield {"curve": "optimal", **_plan_key(plan)}, name, replace(uncached, plan=plan)
     for trial in tuned(workload, uncached).front:
-        yield "tuned", f"tuned, {trial.candidate}", replace(uncached, plan=trial.candidate.plan)
+        plan = trial.candidate.plan
+        yield {"curve": "tuned", **_plan_key(plan)}, f"tuned, {trial.candidate}", replace(uncached, plan=plan)
+
+
+def _plan_key(plan: CachePlan) -> dict[str, Scalar]:
+    return {"branch": plan.branch, "order": plan.order, "full_steps": " ".join(map(str, plan.full_steps))}
 
 
 def _fewer(uncached: Run, shares: Sequence[float]) -> list[int]:
@@ -183,7 +195,7 @@ def solution(workload: Workload, seeds: range) -> Samples:
     return workload.samples(run, seeds, f"{workload.model}, solution")
 
 
-def _point(workload: Workload, uncached: Run, curve: str, name: str, run: Run) -> Sampled:
+def _point(workload: Workload, uncached: Run, key: dict[str, Scalar], name: str, run: Run) -> Sampled:
     seeds = scoring(workload)
     samples, base = (workload.samples(each, seeds, name) for each in (run, uncached))
     per_seed = _compared(workload, uncached, run, seeds, name)
@@ -200,7 +212,7 @@ def _point(workload: Workload, uncached: Run, curve: str, name: str, run: Run) -
         per_seed["clip_score"] = samples.clip_scores
     decided = _compared(workload, uncached, run, choosing(workload), name)
     means = {metric: statistics.fmean(each) for metric, each in decided.items()}
-    return Sampled(curve, name, found["share"], found, per_seed, means, run)
+    return Sampled(key, name, found["share"], found, per_seed, means, run)
 
 
 def _compared(workload: Workload, uncached: Run, run: Run, seeds: range, name: str) -> dict[str, list[float]]:

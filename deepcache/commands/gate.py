@@ -1,4 +1,4 @@
-"""`gate`: results against a baseline."""
+"""The command `gate` compares results with a baseline, or makes them the baseline."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from deepcache.errors import DeepCacheError
 
 
 def add(commands: Any) -> None:
-    from deepcache.results.conditions import ALLOWANCES, HELP
+    from deepcache.results.compare import ALLOWANCES, HELP
 
     command = commands.add_parser(
         "gate",
         help="compare results with a baseline: exit code 1 on a regression, 2 where something cannot be compared",
     )
-    command.add_argument("baseline", type=Path, help="what to compare with; --update writes it")
-    command.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
+    command.add_argument("baseline", type=Path, help="the baseline to compare with; --update writes this file")
+    command.add_argument("results", type=Path, help="the results file: --benchmark-json FILE, or records.jsonl")
     command.add_argument("reruns", type=Path, nargs="*", help="the same run once more, to confirm what looks slower")
     command.add_argument("--update", action="store_true", help="make the results the baseline (the median of several)")
     command.add_argument("--allow", action="append", default=[], choices=ALLOWANCES, metavar="WHAT", help=HELP)

@@ -1,4 +1,4 @@
-"""`report`: one HTML page from a results file."""
+"""The command `report` writes one HTML page from a results file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepcache.errors import needs
 
 def add(commands: Any) -> None:
     command = commands.add_parser("report", help="one HTML page from a results file: tables, plots, pictures")
-    command.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
+    command.add_argument("results", type=Path, help="the results file: --benchmark-json FILE, or records.jsonl")
     command.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default report.html)")
     command.set_defaults(run=run)
 

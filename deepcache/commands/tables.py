@@ -1,4 +1,4 @@
-"""`tables`: Markdown, CSV and LaTeX from a results file."""
+"""The command `tables` writes Markdown, CSV and LaTeX from a results file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deepcache.errors import needs
 
 def add(commands: Any) -> None:
     command = commands.add_parser("tables", help="Markdown, CSV and LaTeX tables from a results file")
-    command.add_argument("results", type=Path, help="what pytest wrote: --benchmark-json FILE, or records.jsonl")
+    command.add_argument("results", type=Path, help="the results file: --benchmark-json FILE, or records.jsonl")
     command.add_argument("--out", type=Path, default=Path("tables"), help="folder to write to (default tables)")
     command.set_defaults(run=run)
 

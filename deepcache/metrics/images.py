@@ -25,8 +25,7 @@ from deepcache.errors import DeepCacheError, first_line
 from deepcache.files import read_bytes
 from deepcache.metrics.archives import headers, opened
 from deepcache.sampling.manifest import FILE as MANIFEST
-from deepcache.sampling.store import Store
-from deepcache.sampling.stored import StoredImages
+from deepcache.sampling.store import Store, StoredImages
 
 ARRAY = "arr_0"  # the name of the images in an `.npz`
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")

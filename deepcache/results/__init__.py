@@ -1,1 +1,1 @@
-"""Records, published numbers, tables and the pytest plugin."""
+"""Records, their tables, figures and reports, the gate, and the pytest plugin that makes them."""

@@ -1,4 +1,4 @@
-"""Baselines as files: of each record only what is gated, one a line, so that a committed one stays small."""
+"""Baselines as files: a record a line, and of each record only what is gated, so that a committed file stays small."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from pathlib import Path
 
 from deepcache.errors import DeepCacheError
 from deepcache.files import write_text
-from deepcache.results.compare import FIDELITY, SPEED, number
-from deepcache.results.conditions import CONDITIONS, METHOD, RUN
-from deepcache.results.gate import differences, keyed, label
+from deepcache.results.compare import CONDITIONS, FIDELITY, RUN, SPEED, differences, number
+from deepcache.results.gate import by_identity, label
+from deepcache.results.layout import Layout
 from deepcache.results.record import COUNTS, Record, read
 
-_SETTINGS = (*METHOD, *RUN, *CONDITIONS, *COUNTS)
+_SETTINGS = (*RUN, *CONDITIONS, *COUNTS)
 _METRICS = (*COUNTS, *SPEED)
-_ENVIRONMENT = ("machine", "torch", "diffusers")  # what a changed number may come from
-_STEADY = 3  # runs whose median is safe from one slow minute
-_DIGITS = 4  # of values a seed, far below the tolerances
+_ENVIRONMENT = ("machine", "torch", "diffusers")  # a changed number may come from these
+_STEADY = 3  # the median of so many runs is safe from one slow minute
+_DIGITS = 4  # of values of single seeds, far below the tolerances
 
 
 def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
-    """Put the experiments of the runs into the baseline at `path`, in place of what it has of them.
+    """Replace the experiments of these runs in the baseline at `path`, and keep its other experiments.
 
-    Of several runs the median of each ratio of times is taken, which is steadier than one; all else is the first's.
+    Args:
+        path: the baseline; a new file is made where there is none.
+        runs: the records of one or several runs. The baseline takes the median over the runs for every ratio of times,
+            which is steadier than one run, and everything else from the first run.
 
     Returns:
-        What was written, in a sentence.
+        A sentence that says what was written.
 
     Raises:
-        DeepCacheError: a record that did not pass, or stands there twice, a run that lacks records of the first or was
-            made under other conditions, or a file that cannot be read or written.
+        DeepCacheError: a record did not pass or stands there twice, a run lacks records of the first or was made under
+            other conditions, or the file cannot be read or written.
     """
-    keyed_runs = [keyed(run, "the results") for run in runs]
-    for k, record in keyed_runs[0].items():
-        for run in keyed_runs:
+    identified = [by_identity(run, "the results") for run in runs]
+    for k, record in identified[0].items():
+        for run in identified:
             if k not in run:
                 raise DeepCacheError(f"expected the same records in all runs; {label(record)} is not in each")
             for text in differences(record, run[k], CONDITIONS).values():
                 raise DeepCacheError(f"expected runs under the same conditions; of {label(record)} {text}")
-    new = [_slim(_steadied(record, [run[k] for run in keyed_runs])) for k, record in keyed_runs[0].items()]
-    mine = {record.experiment for record in new}
-    kept = [record for record in read(path) if record.experiment not in mine] if path.exists() else []
+    new = [_slim(_steadied(record, [run[k] for run in identified])) for k, record in identified[0].items()]
+    mine = {record.table.name for record in new}
+    kept = [record for record in read(path) if record.table.name not in mine] if path.exists() else []
     _write(path, [*kept, *new])
     written = f"written: {path}, {len(new)} records of {', '.join(sorted(mine))}; {len(kept)} of other experiments kept"
     timed = any(record.metrics.keys() & SPEED for record in new)
@@ -52,15 +55,18 @@ def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
 
 
 def _steadied(record: Record, runs: Sequence[Record]) -> Record:
-    """The record with the median of its ratios over the runs."""
+    """Return the record with the median of its ratios over the runs."""
     ratios = {name: [value for run in runs if (value := number(run, name)) is not None] for name in SPEED}
     medians = {name: statistics.median(values) for name, values in ratios.items() if values}
     return replace(record, metrics={**record.metrics, **medians})
 
 
 def _slim(record: Record) -> Record:
+    """Return the record with what is gated alone."""
     return replace(
         record,
+        table=Layout(record.table.name),
+        test="",
         settings={name: record.settings[name] for name in _SETTINGS if name in record.settings},
         metrics={name: record.metrics[name] for name in _METRICS if name in record.metrics},
         environment={name: record.environment[name] for name in _ENVIRONMENT if name in record.environment},
@@ -74,6 +80,6 @@ def _slim(record: Record) -> Record:
 
 
 def _write(path: Path, records: Sequence[Record]) -> None:
-    entries = [{name: value for name, value in record.as_dict().items() if value != []} for record in records]
+    entries = [{name: value for name, value in record.as_dict().items() if value not in ([], "")} for record in records]
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
     write_text(path, f'{{"deepcache":[\n{lines}\n]}}\n')

@@ -1,31 +1,43 @@
-"""A record against its baseline: exact counts, fidelity seed by seed, ratios of times.
+"""A record against its baseline: exact counts, fidelity seed by seed, ratios of times, and the conditions for it.
 
-Absolute times, which belong to a machine, and aggregates (FID and its kin), which have no pairs, are not compared.
+Absolute times belong to a machine, and aggregates such as FID have no pairs: neither is compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from deepcache.metrics.bootstrap import bootstrap
+from deepcache.results.layout import Scalar
 from deepcache.results.record import COUNTS, Record
+from deepcache.results.text import plain
 
 REGRESSION, INCOMPARABLE, NOTE = "regression", "cannot be compared", "note"
 
+# Two records of one key are the same row only if they were run alike; seeds of other runs have no counterpart.
+RUN = ("model", "scheduler", "branch", "order", "first_seed", "num_samples", "num_steps", "batch_size")
+# A number depends on these settings. The machine is not among them: pairs and ratios do not depend on the machine.
+CONDITIONS = (
+    "weights", "device", "dtype", "num_threads", "extractor", "clip", "perceptual", "guidance_scale",
+    "uncached_steps", "prompts",
+)  # fmt: skip
+EXPERIMENTS, UNTIMED = "experiments", "speed"
+ALLOWANCES = (EXPERIMENTS, UNTIMED, *CONDITIONS)
+HELP = (
+    "gate the rest although WHAT is missing or differs: the `experiments` of the baseline that were not run, `speed` "
+    f"that was not measured, or a setting ({', '.join(CONDITIONS)}); may be given several times"
+)
 CONFIDENCE = 0.99
 NUM_NAMED = 3  # seeds that one finding names
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """By how much a value of each seed may fall; higher is better.
+    """By how much a metric of single seeds may fall; higher values are better.
 
     The mean may fall by `mean`, and no single seed by more than `seed`: the noise of a machine reaches neither, and
-    every destroyed image does. A seed that stays above `same` shows the same image, by whatever it falls.
+    every destroyed image does. A seed whose value stays above `same` shows the same image, however far it falls.
     """
 
     unit: str
@@ -34,7 +46,7 @@ class Fidelity:
     same: float = math.inf
 
     def fall(self, before: float, after: float) -> float:
-        """How far a seed's value fell below what it was, or below `same`."""
+        """Return how far the value of a seed fell below its old value, or below `same` where that is less."""
         return min(before, self.same) - min(after, self.same)
 
 
@@ -50,16 +62,18 @@ FIDELITY = {"psnr_db": Fidelity("dB", mean=0.1, seed=3.0, same=40.0), "clip_scor
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of times measured in turns in one process, and the share of it that may be lost."""
+    """A ratio of two times that are measured in turns in one process, and the share of it that may be lost."""
 
     tolerance: float
     higher_is_better: bool
 
     def is_suspect(self, base: float, found: float) -> bool:
+        """Whether the ratio is worse than the baseline's by more than the tolerance."""
         limit = base * (1 - self.tolerance if self.higher_is_better else 1 + self.tolerance)
         return found < limit if self.higher_is_better else found > limit
 
     def better(self, first: float, second: float) -> float:
+        """Return the better of two ratios."""
         return max(first, second) if self.higher_is_better else min(first, second)
 
 
@@ -68,83 +82,107 @@ SPEED = {"speedup": Ratio(0.15, higher_is_better=True), "shallow_share": Ratio(0
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to tell. A regression fails the gate; what cannot be compared does, too, unless `allow` is allowed."""
+    """Something that the gate says.
+
+    A regression fails the gate. Records that cannot be compared fail the gate too, unless `allow` is allowed.
+    """
 
     text: str
     kind: str = REGRESSION
     allow: str = ""
 
 
-def number(record: Record, key: str) -> float | None:
-    """A metric, or the setting of that name; None where it is neither."""
-    value = record.metrics.get(key, record.settings.get(key))
+def differences(base: Record, found: Record, names: Iterable[str]) -> dict[str, str]:
+    """Return a sentence for each of these settings that differs between the records."""
+    pairs = ((name, base.settings.get(name), found.settings.get(name)) for name in names)
+    return {name: f"{name} is {_value(new)} instead of {_value(old)}" for name, old, new in pairs if old != new}
+
+
+def number(record: Record, name: str) -> float | None:
+    """Return the metric or the setting of that name; None where the record has no such number."""
+    value = record.metrics.get(name, record.settings.get(name))
     return None if value is None or isinstance(value, str) else value
 
 
 def is_gated(record: Record) -> bool:
-    """Whether a baseline's record has anything that is compared."""
-    return any(number(record, key) is not None for key in (*COUNTS, *SPEED)) or any(map(record.per_seed.get, FIDELITY))
+    """Whether a record of a baseline has anything that is compared."""
+    return any(number(record, name) is not None for name in (*COUNTS, *SPEED)) or any(
+        map(record.per_seed.get, FIDELITY)
+    )
 
 
 def compare(base: Record, found: Record, rerun: Record | None = None) -> list[Finding]:
-    """Everything that differs between two records of the same key.
+    """Return everything that differs between two records of one row.
 
-    `rerun` is the same test run once more: of a ratio that looks lost, the better of the two counts.
+    Args:
+        base: the record of the baseline.
+        found: the record of the run.
+        rerun: the record of the same test when it was run once more; for a ratio that looks lost, the better of both
+            runs counts.
     """
     return [*_exact(base, found), *_fidelity(base, found), *_speed(base, found, rerun)]
 
 
 def suspects(base: Record, found: Record) -> list[str]:
-    """Names of the ratios that are worse than the baseline's by more than their tolerance."""
-    pairs = ((key, number(base, key), number(found, key)) for key in SPEED)
-    return [key for key, old, new in pairs if old is not None and new is not None and SPEED[key].is_suspect(old, new)]
+    """Return the names of the ratios that are worse than the baseline's by more than their tolerance."""
+    pairs = ((name, number(base, name), number(found, name)) for name in SPEED)
+    return [
+        name for name, old, new in pairs if old is not None and new is not None and SPEED[name].is_suspect(old, new)
+    ]
 
 
 def untimed(base: Record, found: Record) -> bool:
     """Whether the baseline holds a ratio that the record does not."""
-    return any(number(base, key) is not None and number(found, key) is None for key in SPEED)
+    return any(number(base, name) is not None and number(found, name) is None for name in SPEED)
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The interval in which the mean of paired differences lies, at `CONFIDENCE`."""
-    return bootstrap(np.mean, np.asarray(differences, dtype=np.float64), (1 - CONFIDENCE) / 2)
+def interval(changes: Sequence[float]) -> tuple[float, float]:
+    """Return the percentile-bootstrap interval of the mean of paired differences at `CONFIDENCE`, from a fixed seed.
+
+    Source: An Introduction to the Bootstrap (Efron and Tibshirani, 1993), chapter 13.
+    """
+    import numpy as np  # slow to import, and a pytest session without a gate needs none of it
+
+    from deepcache.metrics.bootstrap import bootstrap
+
+    return bootstrap(np.mean, np.asarray(changes, dtype=np.float64), (1 - CONFIDENCE) / 2)
 
 
 def _exact(base: Record, found: Record) -> Iterator[Finding]:
-    for key in COUNTS:
-        old, new = number(base, key), number(found, key)
+    for name in COUNTS:
+        old, new = number(base, name), number(found, name)
         if old is None or old == new:
             continue
         if new is None:
-            yield Finding(f"{key}: {old:.12g} in the baseline, not measured here")
+            yield Finding(f"{name}: {old:.12g} in the baseline, not measured here")
         else:
-            yield Finding(f"{key}: {old:.12g} -> {new:.12g}; update the baseline if intended")
+            yield Finding(f"{name}: {old:.12g} -> {new:.12g}; update the baseline if intended")
 
 
 def _fidelity(base: Record, found: Record) -> Iterator[Finding]:
-    for key, law in FIDELITY.items():
-        old, new = base.per_seed.get(key, []), found.per_seed.get(key, [])
-        if not old:  # the baseline has no such metric, and the record more than the baseline
+    for name, law in FIDELITY.items():
+        old, new = base.per_seed.get(name, []), found.per_seed.get(name, [])
+        if not old:  # the record may have more than the baseline
             continue
         if len(old) != len(new):
-            yield Finding(f"{key}: the baseline has {len(old)} seeds and this record {len(new)}", INCOMPARABLE)
+            yield Finding(f"{name}: the baseline has {len(old)} seeds and this record {len(new)}", INCOMPARABLE)
             continue
-        yield from _mean(key, law, [after - before for before, after in zip(old, new, strict=True)])
-        yield from _each_seed(key, law, base, list(zip(old, new, strict=True)))
+        yield from _mean(name, law, [after - before for before, after in zip(old, new, strict=True)])
+        yield from _each_seed(name, law, base, list(zip(old, new, strict=True)))
 
 
-def _mean(key: str, law: Fidelity, differences: Sequence[float]) -> Iterator[Finding]:
-    if sum(differences) / len(differences) >= -law.mean:
+def _mean(name: str, law: Fidelity, changes: Sequence[float]) -> Iterator[Finding]:
+    if sum(changes) / len(changes) >= -law.mean:
         return
-    low, high = interval(differences)
+    low, high = interval(changes)
     if high < -law.mean:
         yield Finding(
-            f"{key}: the mean over {len(differences)} seeds changes by {low:+.3f} to {high:+.3f} {law.unit} "
+            f"{name}: the mean over {len(changes)} seeds changes by {low:+.3f} to {high:+.3f} {law.unit} "
             f"({CONFIDENCE:.0%} bootstrap), tolerance -{law.mean} {law.unit}"
         )
 
 
-def _each_seed(key: str, law: Fidelity, base: Record, pairs: Sequence[tuple[float, float]]) -> Iterator[Finding]:
+def _each_seed(name: str, law: Fidelity, base: Record, pairs: Sequence[tuple[float, float]]) -> Iterator[Finding]:
     falls = [law.fall(before, after) for before, after in pairs]
     fallen = sorted((i for i, fall in enumerate(falls) if fall > law.seed), key=lambda i: -falls[i])
     if not fallen:
@@ -153,20 +191,24 @@ def _each_seed(key: str, law: Fidelity, base: Record, pairs: Sequence[tuple[floa
     named = [f"seed {first_seed + i:.0f} {pairs[i][0]:.4g} -> {pairs[i][1]:.4g}" for i in fallen[:NUM_NAMED]]
     more = f" and {len(fallen) - NUM_NAMED} more" if len(fallen) > NUM_NAMED else ""
     count = f"{len(fallen)} of {len(pairs)} seeds"
-    yield Finding(f"{key}: {count} fall by more than {law.seed:g} {law.unit}: {', '.join(named)}{more}")
+    yield Finding(f"{name}: {count} fall by more than {law.seed:g} {law.unit}: {', '.join(named)}{more}")
 
 
 def _speed(base: Record, found: Record, rerun: Record | None) -> Iterator[Finding]:
-    for key in suspects(base, found):
-        ratio, old, first = SPEED[key], number(base, key), number(found, key)
+    for name in suspects(base, found):
+        ratio, old, first = SPEED[name], number(base, name), number(found, name)
         rerun_failed = rerun is not None and rerun.outcome != "passed"
-        second = None if rerun is None or rerun_failed else number(rerun, key)
+        second = None if rerun is None or rerun_failed else number(rerun, name)
         assert old is not None
         assert first is not None
-        change = f"{key}: {old:.3g} -> {first:.3g} ({first / old - 1:+.1%}), tolerance {ratio.tolerance:.0%}"
+        change = f"{name}: {old:.3g} -> {first:.3g} ({first / old - 1:+.1%}), tolerance {ratio.tolerance:.0%}"
         if second is None:
             yield Finding(f"{change}; {'the re-run failed' if rerun_failed else 'not re-run'}")
         elif ratio.is_suspect(old, ratio.better(first, second)):
             yield Finding(f"{change}; confirmed by a re-run, {second:.3g}")
         else:
             yield Finding(f"{change}; not confirmed by a re-run, {second:.3g}", NOTE)
+
+
+def _value(value: Scalar) -> str:
+    return "missing" if value is None else plain(str(value))

@@ -1,24 +1,37 @@
-"""The gate: a run's records against a baseline's, and what the difference means for CI."""
+"""The gate: the records of a run against those of a baseline, and the exit code for CI."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deepcache.errors import DeepCacheError
-from deepcache.results.compare import INCOMPARABLE, NOTE, REGRESSION, Finding, compare, is_gated, untimed
-from deepcache.results.conditions import CONDITIONS, EXPERIMENTS, METHOD, RUN, SPEED
-from deepcache.results.record import Record, Scalar
+from deepcache.results.compare import (
+    CONDITIONS,
+    EXPERIMENTS,
+    INCOMPARABLE,
+    NOTE,
+    REGRESSION,
+    RUN,
+    UNTIMED,
+    Finding,
+    compare,
+    differences,
+    is_gated,
+    untimed,
+)
+from deepcache.results.record import Record
 from deepcache.results.text import plain
 
 NUM_NAMED = 3  # records that one finding names
-Key = tuple[Scalar, ...]
+Identity = tuple[Hashable, ...]
+_SHOWN = ("model", "scheduler", "branch", "order")  # settings that a person tells rows apart by
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found, in sentences."""
+    """How many records were compared, and what was found."""
 
     num_compared: int
     findings: tuple[Finding, ...]
@@ -46,47 +59,50 @@ class Verdict:
             head += f", {_count(len(self.incomparable), 'reason')} why the rest cannot be compared"
         lines = [f"{kind}: {text}" for kind in (REGRESSION, INCOMPARABLE, NOTE) for text in self._of(kind)]
         options = dict.fromkeys(f"--allow {finding.allow}" for finding in self.findings if finding.allow)
-        hint = f"to compare the rest all the same: {' '.join(options)} (of pytest: --gate-allow)"
+        hint = f"to compare the rest all the same: {' '.join(options)} (of pytest: --paper-gate-allow)"
         return "\n".join([head, *lines, *([hint] if options else [])])
 
     def _of(self, kind: str) -> list[str]:
         return [finding.text for finding in self.findings if finding.kind == kind]
 
 
-def method(record: Record) -> Key:
-    """Which row it is, whatever seeds and steps it was run with."""
-    return (record.experiment, record.row, *(record.settings.get(name) for name in METHOD))
+def row(record: Record) -> Identity:
+    """Return the table and the key, which say what row a record is, whatever seeds and steps it was run with."""
+    return (record.table.name, tuple(sorted(record.key.items(), key=lambda item: item[0])))
 
 
-def key(record: Record) -> Key:
-    """By which a record finds its baseline."""
-    return (*method(record), *(record.settings.get(name) for name in RUN))
+def identity(record: Record) -> Identity:
+    """Return the row and the settings of its run, by which a record finds its baseline."""
+    return (*row(record), *(record.settings.get(name) for name in RUN))
 
 
-def keyed(records: Iterable[Record], what: str) -> dict[Key, Record]:
-    """A baseline's records by their key.
+def by_identity(records: Iterable[Record], what: str) -> dict[Identity, Record]:
+    """Return the records of a baseline by their identity.
+
+    Args:
+        records: the records.
+        what: names their source in an error.
 
     Raises:
-        DeepCacheError: two records of one key, which cannot be told apart, or the record of a test that did not pass;
-            `what` names their source.
+        DeepCacheError: two records cannot be told apart, or a record is of a test that did not pass.
     """
-    found: dict[Key, Record] = {}
+    found: dict[Identity, Record] = {}
     for record in records:
         if record.outcome != "passed":
             raise DeepCacheError(
                 f"expected a baseline of passed records; in {what} {label(record)} {_said(record)}; run it again"
             )
-        if found.setdefault(key(record), record) is not record:
-            raise DeepCacheError(f"{what} holds {label(record)} twice; give each row a name of its own")
+        if found.setdefault(identity(record), record) is not record:
+            raise DeepCacheError(f"{what} holds {label(record)} twice; give each row a key of its own")
     return found
 
 
 def label(record: Record) -> str:
-    """For people: experiment, row, and the settings that tell rows of one name apart."""
-    model, scheduler, branch, order = (record.settings.get(name) for name in METHOD)
+    """Name a record for people: the table, the row's label, and settings that tell rows of one label apart."""
+    model, scheduler, branch, order = (record.settings.get(name) for name in _SHOWN)
     parts = [str(name) for name in (model, scheduler) if name is not None]
     parts += [f"{name} {value}" for name, value in (("branch", branch), ("order", order)) if value is not None]
-    return plain(f"{record.experiment} / {record.row}" + f" ({', '.join(parts)})" * bool(parts))
+    return plain(f"{record.table.name} / {record.label}" + f" ({', '.join(parts)})" * bool(parts))
 
 
 def gate(
@@ -96,25 +112,25 @@ def gate(
     *,
     allow: Collection[str] = (),
 ) -> Verdict:
-    """Compare what was run with the baseline.
+    """Compare the records of a run with a baseline.
 
-    A record missing from an experiment that was run is a regression, and so is a test that did not pass. Of records
-    with one key in `reruns` the last counts; one that passed there makes of a failure a note.
+    A record is a regression if its test did not pass, if a number got worse (`compare`), or if it is missing although
+    other rows of its table were run. A failure becomes a note if the record passed when it was run again.
 
     Args:
-        baseline: what to compare with.
-        results: what was run.
-        reruns: the same run once more, of all records or of some.
-        allow: which of `ALLOWANCES` make a note of what else cannot be compared.
+        baseline: the records to compare with.
+        results: the records of the run.
+        reruns: the records of the same run once more, of all tests or of some; of equal records the last counts.
+        allow: those of `ALLOWANCES` that turn what cannot be compared into a note.
 
     Raises:
-        DeepCacheError: the baseline holds a record twice, or one that did not pass.
+        DeepCacheError: the baseline holds a record twice, or the record of a test that did not pass.
     """
-    bases = keyed(baseline, "the baseline")
-    first: dict[Key, Record] = {}
+    bases = by_identity(baseline, "the baseline")
+    first: dict[Identity, Record] = {}
     for record in results:
-        first.setdefault(key(record), record)
-    again = {key(record): record for record in reruns}
+        first.setdefault(identity(record), record)
+    again = {identity(record): record for record in reruns}
     pairs = {k: (base, first[k]) for k, base in bases.items() if k in first}
     comparable = {k: pair for k, pair in pairs.items() if not differences(*pair, set(CONDITIONS) - set(allow))}
     findings = [
@@ -135,22 +151,16 @@ def gate(
     return Verdict(len(comparable), tuple(_allowed(finding, allow) for finding in findings))
 
 
-def differences(base: Record, found: Record, names: Iterable[str]) -> dict[str, str]:
-    """What is said of each of these settings that differs."""
-    pairs = ((name, base.settings.get(name), found.settings.get(name)) for name in names)
-    return {name: f"{name} is {_value(new)} instead of {_value(old)}" for name, old, new in pairs if old != new}
-
-
 def _allowed(finding: Finding, allow: Collection[str]) -> Finding:
     return Finding(f"{finding.text}; allowed", NOTE) if finding.allow and finding.allow in allow else finding
 
 
-def _failed(results: Sequence[Record], again: Mapping[Key, Record]) -> Iterator[Finding]:
-    """Only a test that passed is a pass: neither an error nor a skipped test nor an expected failure is."""
+def _failed(results: Sequence[Record], again: Mapping[Identity, Record]) -> Iterator[Finding]:
+    """Find the tests that did not pass; an error, a skipped test and an expected failure are no pass either."""
     for record in results:
         if record.outcome == "passed":
             continue
-        second = again.get(key(record))
+        second = again.get(identity(record))
         if second is not None and second.outcome == "passed":
             yield Finding(f"{label(record)}: {_said(record)}, and passed when run again", NOTE)
         else:
@@ -162,16 +172,16 @@ def _said(record: Record) -> str:
 
 
 def _repeated(results: Sequence[Record]) -> Iterator[Finding]:
-    """Only the first of them is compared, so that this must not pass."""
-    count = Counter(key(record) for record in results)
-    for record in {key(record): record for record in results}.values():
-        if count[key(record)] > 1:
-            text = f"{label(record)}: recorded {count[key(record)]} times; give each row a name of its own"
+    """Find records that stand there more than once: only the first is compared, so this must not pass."""
+    count = Counter(map(identity, results))
+    for each, record in {identity(record): record for record in results}.items():
+        if count[each] > 1:
+            text = f"{label(record)}: recorded {count[each]} times; give each row a key of its own"
             yield Finding(text, INCOMPARABLE)
 
 
 def _otherwise(pairs: Iterable[tuple[Record, Record]]) -> Iterator[Finding]:
-    """Conditions that differ, each once with the records that it is true of."""
+    """Find conditions that differ, and name each once with its records."""
     found: dict[tuple[str, str], list[Record]] = {}
     for base, record in pairs:
         for name, text in differences(base, record, CONDITIONS).items():
@@ -180,53 +190,50 @@ def _otherwise(pairs: Iterable[tuple[Record, Record]]) -> Iterator[Finding]:
         yield Finding(f"{text}: {_named(records)}", INCOMPARABLE, name)
 
 
-def _absent(bases: Mapping[Key, Record], found: Mapping[Key, Record]) -> Iterator[Finding]:
-    """Records that only one side has: missing, run otherwise, new; experiments that were not run."""
-    run = {record.experiment for record in found.values()}
+def _absent(bases: Mapping[Identity, Record], found: Mapping[Identity, Record]) -> Iterator[Finding]:
+    """Find records that only one side has: they are missing, were run otherwise, are new, or were not run at all."""
+    run = {record.table.name for record in found.values()}
     unmatched = [record for k, record in found.items() if k not in bases]
-    others = {method(record): record for record in unmatched}
+    others = {row(record): record for record in unmatched}
     missing = [record for k, record in bases.items() if k not in found]
     otherwise: dict[str, list[Record]] = {}
     for base in missing:
-        other = others.get(method(base))
+        other = others.get(row(base))
         if other is not None:
             otherwise.setdefault(", ".join(differences(base, other, RUN).values()), []).append(base)
-        elif base.experiment in run:
+        elif base.table.name in run:
             yield Finding(f"{label(base)}: missing; update the baseline if intended")
     for text, records in otherwise.items():
         yield Finding(f"{text}: {_named(records)}; run them as the baseline was", INCOMPARABLE)
-    for experiment, number in Counter(base.experiment for base in missing if base.experiment not in run).items():
-        yield Finding(f"{plain(experiment)}: not run ({_count(number, 'record')})", INCOMPARABLE, EXPERIMENTS)
-    tried = {method(base) for base in missing}
+    for table, number in Counter(base.table.name for base in missing if base.table.name not in run).items():
+        yield Finding(f"{table}: not run ({_count(number, 'record')})", INCOMPARABLE, EXPERIMENTS)
+    tried = {row(base) for base in missing}
     for record in unmatched:
-        if method(record) not in tried:
+        if row(record) not in tried:
             yield Finding(f"{label(record)}: new, not in the baseline", NOTE)
 
 
 def _untimed(pairs: Collection[tuple[Record, Record]]) -> Iterator[Finding]:
+    """Find records without a ratio of times that the baseline holds."""
     missing = [base for base, record in pairs if untimed(base, record)]
     if missing:
-        yield Finding(f"speed not measured: {_named(missing)}", INCOMPARABLE, SPEED)
+        yield Finding(f"speed not measured: {_named(missing)}", INCOMPARABLE, UNTIMED)
 
 
 def _ungated(bases: Iterable[Record]) -> Iterator[Finding]:
-    """Rows that can never fail but by their own test, one finding an experiment, with all their names."""
+    """Find rows that can fail through their own test alone, and name all rows of a table in one finding."""
     found: dict[str, list[str]] = {}
     for base in bases:
         if not is_gated(base):
-            found.setdefault(base.experiment, []).append(base.row)
-    for experiment, rows in found.items():
+            found.setdefault(base.table.name, []).append(base.label)
+    for table, rows in found.items():
         names = plain("; ".join(dict.fromkeys(rows)))
-        yield Finding(f"{plain(experiment)}: nothing is gated of {_count(len(rows), 'record')}: {names}", NOTE)
+        yield Finding(f"{table}: nothing is gated of {_count(len(rows), 'record')}: {names}", NOTE)
 
 
 def _named(records: Sequence[Record]) -> str:
     more = f" and {len(records) - NUM_NAMED} more" if len(records) > NUM_NAMED else ""
     return f"{_count(len(records), 'record')} ({'; '.join(map(label, records[:NUM_NAMED]))}{more})"
-
-
-def _value(value: Scalar) -> str:
-    return "missing" if value is None else plain(str(value))
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,82 +1,103 @@
-"""Records to tables: Markdown, CSV and LaTeX, the measured beside the published."""
+"""Records to tables in Markdown, CSV and LaTeX: every measured row, and the published row beneath it."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from deepcache.errors import DeepCacheError
 from deepcache.files import write_text
-from deepcache.results import overview, picture, published
-from deepcache.results.layout import Column, Layout
-from deepcache.results.layouts import LAYOUTS
-from deepcache.results.record import Record, Scalar
-from deepcache.results.text import csv_cell, markdown
+from deepcache.results import figures
+from deepcache.results.layout import Column, Layout, Scalar, by_number
+from deepcache.results.record import Record
+from deepcache.results.text import csv_cell, markdown, of_each, plain
 
 DASH = "-"  # a cell that was not measured
 DIFFERENCE = "difference"
-_NAMES = ["method", "source"]  # the columns of texts; all others are numbers
+_NAMES = ["method", "source"]  # the columns of texts; all other columns hold numbers
 _NOTED = (
     "model", "weights", "extractor", "clip", "perceptual", "scheduler", "uncached_steps", "branch", "guidance_scale",
     "first_seed", "num_samples", "prompts", "macs_convention", "timing", "device", "num_threads",
 )  # fmt: skip
+_NUM_FEATURES = {"mini-features": 128, "Inception": 2048}  # FID takes the covariance of so many features
+_SETTINGS = ("model", "scheduler", "num_steps", "branch", "interval", "order")
+_METRICS = (
+    "macs",
+    "speedup",
+    "fid",
+    "clip_score",
+    "psnr_db",
+    "psnr_median_db",
+    "tipped",
+    "feature_bytes",
+    "peak_bytes",
+)
 
 
-_NUM_FEATURES = {"mini-features": 128, "Inception": 2048}  # whose covariance FID takes
+def by_table(records: Sequence[Record]) -> Iterator[tuple[Layout, list[Record]]]:
+    """Yield every table with its records, as they are displayed, in the order of a report."""
+    layouts: dict[str, Layout] = {}
+    for record in records:
+        layouts.setdefault(record.table.name, record.table)
+    for layout in by_number(layouts):
+        shown = layout.displayed()
+        yield shown, [record.displayed(shown) for record in records if record.table.name == layout.name]
 
 
 def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
-    """Three lines a row: measured, published, and their difference where it means something.
+    """Make a table of up to three lines a record: measured, published, and their difference where it means something.
 
-    Columns `method`, `source`, then the layout's; numbers in the printed unit, NaN where there is none.
+    Returns:
+        The columns `method` and `source`, then the layout's; numbers in the printed unit, NaN where there is none.
     """
     lines = []
     for record in records:
-        measured = {c.key: _scaled(record.metrics.get(c.key), c.scale) for c in layout.columns}
-        label = record.row if record.outcome == "passed" else f"{record.row} ({record.outcome})"
+        measured = {c.metric: _scaled(record.metrics.get(c.metric), c.scale) for c in layout.columns}
+        label = record.label if record.outcome == "passed" else f"{record.label} ({record.outcome})"
         source = f"{record.settings.get('model')} ({_measured_by(record.settings)})"
         lines.append({"method": label, "source": source, **measured})
-        if record.row not in layout.rows:
+        paper = layout.beside(record.key)
+        if paper is None:
             continue
-        paper, beside = _paper(layout, record), layout.beside(record.settings)
-        theirs = {c.key: paper[c.published] for c in layout.columns if c.published in paper}
+        theirs = {c.metric: paper.values[c.published] for c in layout.columns if c.published in paper.values}
         differences = {
-            c.key: ours - theirs[c.key]
+            c.metric: ours - theirs[c.metric]
             for c in layout.columns
-            if (ours := measured[c.key]) is not None and c.key in theirs and _same(c, layout, record)
+            if (ours := measured[c.metric]) is not None and c.metric in theirs and _is_same(c, record, paper.settings)
         }
-        lines.append({"method": label, "source": f"paper ({_measured_by(beside.published_settings)})", **theirs})
+        lines.append({"method": label, "source": f"paper ({_measured_by(paper.settings)})", **theirs})
         lines.append({"method": label, "source": DIFFERENCE, **differences})
-    keys = [*_NAMES, *(c.key for c in layout.columns)]
-    return pd.DataFrame(lines, columns=keys).astype({c.key: float for c in layout.columns})
+    names = [*_NAMES, *(c.metric for c in layout.columns)]
+    return pd.DataFrame(lines, columns=names).astype({c.metric: float for c in layout.columns})
 
 
 def to_markdown(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
-    """Title, table and notes; a cell not measured is a dash."""
+    """Return title, table and notes; a cell that was not measured is a dash."""
     shown = printed(layout, table)
     shown[_NAMES] = shown[_NAMES].map(markdown)
+    shown.columns = shown.columns.map(markdown)
     body = shown.to_markdown(index=False, disable_numparse=True, colalign=_alignment(layout))
-    return "\n".join([f"### {layout.title}", "", body, "", *(f"- {markdown(note)}" for note in notes), ""])
+    return "\n".join([f"### {markdown(layout.title)}", "", body, "", *(f"- {markdown(note)}" for note in notes), ""])
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Numbers in full, and no text that a spreadsheet would run as a formula."""
+    """Return the numbers in full, and no text that a spreadsheet would run as a formula."""
     text: str = table.map(csv_cell).to_csv(index=False, float_format="%.6g")
     return text
 
 
 def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
-    """A booktabs tabular with the title and the notes as comments."""
+    """Return a booktabs tabular with the title and the notes as comments."""
     from tabulate import tabulate
 
+    shown = printed(layout, table)
     body = tabulate(
-        printed(layout, table).values.tolist(),
-        headers=list(printed(layout, table).columns),
+        shown.values.tolist(),
+        headers=list(shown.columns),
         tablefmt="latex_booktabs",
         disable_numparse=True,
         colalign=_alignment(layout),
@@ -87,62 +108,99 @@ def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
 
 
 def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
-    """How to read a table: what was run, with what, and whose numbers stand beside."""
+    """Return how to read a table: what was run and how, and where the published numbers come from."""
     lines = []
-    for key in _NOTED:
-        values = sorted({record.settings[key] for record in records if key in record.settings}, key=_by_size)
+    for name in _NOTED:
+        values = sorted({record.settings[name] for record in records if name in record.settings}, key=_by_size)
         if values:
-            lines.append(f"{key.replace('_', ' ')}: {'; '.join(map(str, values))}")
-    lines += dict.fromkeys(filter(None, map(_biased, records)))
-    if not layout.published_table:
+            lines.append(f"{name.replace('_', ' ')}: {'; '.join(map(str, values))}")
+    lines += dict.fromkeys(filter(None, map(_bias, records)))
+    if not layout.published:
         return [*lines, "a dash was not measured"]
-    lines += dict.fromkeys(f"paper: {layout.beside(record.settings).published_label}" for record in records)
-    remarks = {paper["note"]: record.row for record in records if "note" in (paper := _paper(layout, record))}
-    lines += [f"paper, {row}: {remark}" for remark, row in remarks.items()]
+    beside = {record.label: paper for record in records if (paper := layout.beside(record.key)) is not None}
+    lines += dict.fromkeys(f"paper: {paper.label}" for paper in beside.values())
+    remarks = {paper.note: label for label, paper in beside.items() if paper.note}
+    lines += [f"paper, {label}: {remark}" for remark, label in remarks.items()]
     lines.append("a difference is shown only where the quantity is the same; a dash was not measured, here or there")
     return lines
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    """Write every table that has records as `out/NAME.md`, `.csv` and `.tex`, and the pictures; return the paths.
+    """Write every table as `out/NAME.md`, `.csv` and `.tex`, all records as `all.md` and `.csv`, and the pictures.
 
-    `all.csv` and `all.md` have every record of every experiment.
+    Returns:
+        The written files.
 
     Raises:
-        DeepCacheError: no record belongs to a table, or `out` cannot be written.
+        DeepCacheError: no record has a table with columns, or `out` cannot be written.
     """
+    tables = list(by_table(records))
+    if not any(layout.columns for layout, _ in tables):
+        found = ", ".join(layout.name for layout, _ in tables) or "none"
+        raise DeepCacheError(
+            f"expected records with the layout of their table, found records of {found} without one; "
+            "pass what pytest wrote"
+        )
     written = []
-    records = [record.displayed() for record in records]
-    for layout in LAYOUTS:
-        mine = [record for record in records if record.experiment == layout.experiment]
-        if mine:
+    for layout, mine in tables:
+        if layout.columns:
             table, remarks = build(layout, mine), notes(layout, mine)
             for suffix, text in (
                 ("md", to_markdown(layout, table, remarks)),
                 ("csv", to_csv(table)),
                 ("tex", to_latex(layout, table, remarks)),
             ):
-                written.append(write(out / f"{layout.experiment}.{suffix}", text))
-    if not written:
-        known = ", ".join(layout.experiment for layout in LAYOUTS)
-        found = ", ".join(sorted({record.experiment for record in records})) or "none"
-        raise DeepCacheError(f"expected records of the experiments {known}; found {found}")
-    everything = overview.overview(records)
-    written.append(write(out / "all.csv", to_csv(everything)))
-    written.append(write(out / "all.md", overview.to_markdown(everything)))
-    return [*written, *(picture.write(found, out) for record in records for found in record.pictures)]
+                written.append(write_text(out / f"{layout.name}.{suffix}", text))
+    everything = overview(records)
+    written.append(write_text(out / "all.csv", to_csv(everything)))
+    written.append(write_text(out / "all.md", overview_markdown(everything)))
+    return [
+        *written,
+        *(figures.write(found, out) for _, mine in tables for record in mine for found in record.pictures),
+    ]
 
 
-def _paper(layout: Layout, record: Record) -> dict[str, Any]:
-    """The published row beside a record; empty where there is none."""
-    if record.row not in layout.rows:
-        return {}
-    beside = layout.beside(record.settings)
-    return published.row(**{"table": beside.published_table, **beside.rows[record.row]})
+def overview(records: Sequence[Record]) -> pd.DataFrame:
+    """Make one table of all records, whatever their tables: a line a record, NaN where a record has no value."""
+    lines = [
+        {
+            "experiment": record.table.name,
+            "row": plain(record.label),
+            "outcome": plain(record.outcome),
+            **{name: of_each(record.settings.get(name), plain) for name in _SETTINGS},
+            **{name: record.metrics.get(name) for name in _METRICS},
+        }
+        for record in records
+    ]
+    return pd.DataFrame(lines, columns=["experiment", "row", "outcome", *_SETTINGS, *_METRICS])
 
 
-def _biased(record: Record) -> str:
-    """What to say of a FID that is of too few samples; empty where it is of enough, or there is none."""
+def overview_markdown(table: pd.DataFrame) -> str:
+    """Return the table of all records with a dash for a missing value and whole numbers without a point."""
+    shown = table.map(_cell)
+    return f"### All experiments\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n"
+
+
+def printed(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as texts: numbers of fixed digits, a sign on differences, the method once a row."""
+    shown = pd.DataFrame({"method": table["method"].mask(table["method"].eq(table["method"].shift()), "")})
+    shown["source"] = table["source"]
+    signs = (table["source"] == DIFFERENCE).map({True: "+", False: ""})
+    for c in layout.columns:
+        shown[c.title] = [_number(value, c, sign) for value, sign in zip(table[c.metric], signs, strict=True)]
+    return shown
+
+
+def _cell(value: object) -> str:
+    if value is None or pd.isna(value):
+        return DASH
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    return markdown(str(value))
+
+
+def _bias(record: Record) -> str:
+    """Return a warning where a FID is of too few samples; an empty text elsewhere."""
     extractor, count = record.settings.get("extractor"), record.settings.get("num_samples")
     features = _NUM_FEATURES.get(str(extractor), 0)
     if "fid" not in record.metrics or not isinstance(count, int) or count > features:
@@ -154,41 +212,25 @@ def _biased(record: Record) -> str:
 
 
 def _by_size(value: Scalar) -> tuple[float, str]:
-    """Numbers by their size, before words."""
+    """Sort numbers by their size, before words."""
     return (value, "") if isinstance(value, (int, float)) else (math.inf, str(value))
 
 
-def _measured_by(settings: Mapping[str, object]) -> str:
+def _measured_by(settings: Mapping[str, Scalar]) -> str:
     return ", ".join(str(settings[name]) for name in ("extractor", "clip") if name in settings)
 
 
-def _same(column: Column, layout: Layout, record: Record) -> bool:
-    beside = layout.beside(record.settings)
-    known = beside.published_settings | beside.models.get(record.row, {})
-    return column.same is not None and all(record.settings.get(name) == known.get(name) for name in column.same)
-
-
-def write(path: Path, text: str) -> Path:
-    write_text(path, text)
-    return path
+def _is_same(column: Column, record: Record, published: Mapping[str, Scalar]) -> bool:
+    """Whether the measured and the published quantity are the same, so that their difference means something."""
+    return column.same is not None and all(record.settings.get(name) == published.get(name) for name in column.same)
 
 
 def _scaled(value: object, scale: float) -> float | None:
     return value / scale if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def printed(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
-    """Strings: fixed digits, a sign on differences, the method once a row."""
-    shown = pd.DataFrame({"method": table["method"].mask(table["method"].eq(table["method"].shift()), "")})
-    shown["source"] = table["source"]
-    signs = (table["source"] == DIFFERENCE).map({True: "+", False: ""})
-    for c in layout.columns:
-        shown[c.title] = [_number(value, c, sign) for value, sign in zip(table[c.key], signs, strict=True)]
-    return shown
-
-
 def _number(value: float, column: Column, sign: str) -> str:
-    """A dash where there is none; two digits are enough for large numbers in columns of small ones."""
+    """Print a number, or a dash for NaN; two digits are enough for large numbers in columns of small ones."""
     if pd.isna(value):
         return DASH
     digits = min(column.digits, 2) if abs(value) >= 1 else column.digits

@@ -1,4 +1,4 @@
-"""Names, prompts and settings are data: a text as one line, and as a cell of Markdown, CSV and LaTeX."""
+"""Names, prompts and settings are data: how a text becomes one line, a cell of Markdown or CSV, and a file."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # controls with tab and line breaks, halves of characters, separators of lines
-# What GitHub's Markdown reads within a line, beside HTML; an underscore between letters or digits is one.
+_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # control characters (tabs and line breaks too), lone surrogates, line separators
+# The characters that GitHub's Markdown interprets within a line, beside HTML; an underscore within a word is not one.
 _MARKDOWN = re.compile(r"[\\`*\[\]~|$]|(?<![^\W_])_|_(?![^\W_])")
-# With these a spreadsheet begins a formula; the last four are their full-width forms.
+# A spreadsheet takes a text that begins with one of these for a formula; the last four are the full-width forms.
 # Source: CSV Injection (OWASP), https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def plain(text: str) -> str:
-    """The text on one line, encodable in UTF-8: of what no line can hold its escape, such as `\\n` or `\\ud800`."""
+    """Return the text on one line that UTF-8 can encode; other characters become escapes such as `\\n` or `\\ud800`."""
     return "".join(_escaped(character) for character in text)
 
 
 def encodable(text: str) -> str:
-    """The text with halves of characters, which UTF-8 has not, as their escapes."""
+    """Return the text with every lone surrogate, which UTF-8 cannot encode, replaced by its escape."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def of_each(value: Any, change: Callable[[str], str]) -> Any:
-    """A value of dictionaries and lists with every text in it changed, keys included."""
+    """Apply `change` to every text within dictionaries, lists and tuples, keys included; tuples become lists."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {of_each(key, change): of_each(each, change) for key, each in value.items()}
-    return [of_each(each, change) for each in value] if isinstance(value, list) else value
+        return {of_each(name, change): of_each(each, change) for name, each in value.items()}
+    return [of_each(each, change) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def markdown(text: str) -> str:
-    """A plain text within a line or a cell of Markdown, where it shows as it is."""
+    """Escape a plain text so that a line or a cell of Markdown shows it unchanged."""
     return _MARKDOWN.sub(r"\\\g<0>", html.escape(text, quote=False))
 
 
 def csv_cell(value: object) -> object:
-    """A cell of CSV: behind an apostrophe a text that a spreadsheet would run as a formula; a number stays one."""
+    """Put an apostrophe before a text that a spreadsheet would run as a formula; return other values unchanged."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 

@@ -11,19 +11,21 @@ from bench.pareto.aims import FEWER, PREDICTED, Point, chosen, gain, lead, least
 from bench.pareto.equal_cost import at_any_cost, at_equal_cost, nearer, panels
 from bench.pareto.recommend import main as recommend
 from deepcache import CachePlan
+from deepcache.results.layout import Layout
 from deepcache.results.record import Record
 
 
-def point(curve: str, share: float, *, chosen_by: float, scored: list[float], name: str | None = None) -> Point:
+def point(curve: str, share: float, *, chosen_by: float, scored: list[float], **key: int) -> Point:
     metrics = {"psnr_median_db": float(np.median(scored)), "psnr_db": float(psnr_of_mean(np.array(scored), axis=0))}
-    return Point(curve, name or curve, share, metrics, {"psnr_db": scored}, {"psnr_db": chosen_by})
+    name = ", N=".join([curve, *map(str, key.values())])
+    return Point({"curve": curve, **key}, name, share, metrics, {"psnr_db": scored}, {"psnr_db": chosen_by})
 
 
-REUSE = point("order 0", 0.5, chosen_by=30, scored=[30.0, 32.0, 34.0], name="order 0, N=3")
-LUCKY = point("order 1", 0.5, chosen_by=35, scored=[60.0, 60.0, 60.0], name="order 1, N=3")
-STEADY = point("order 2", 0.5, chosen_by=40, scored=[40.0, 42.0, 44.0], name="order 2, N=3")
+REUSE = point("order 0", 0.5, chosen_by=30, scored=[30.0, 32.0, 34.0], interval=3)
+LUCKY = point("order 1", 0.5, chosen_by=35, scored=[60.0, 60.0, 60.0], interval=3)
+STEADY = point("order 2", 0.5, chosen_by=40, scored=[40.0, 42.0, 44.0], interval=3)
 DEAR = point("tuned", 0.51, chosen_by=70, scored=[70.0, 70.0, 70.0])
-STEPS = point("fewer steps", 0.505, chosen_by=38, scored=[37.0, 38.0, 39.0], name="25 steps")
+STEPS = point("fewer steps", 0.505, chosen_by=38, scored=[37.0, 38.0, 39.0], steps=25)
 POINTS = [REUSE, LUCKY, STEADY, DEAR, STEPS]
 
 
@@ -59,10 +61,11 @@ def test_the_mean_is_of_squared_errors() -> None:
 def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
     lines = []
     for one in POINTS:
-        settings = {"model": "mini-sd", "panel": "plms 50", "curve": one.curve, "branch": 1, "order": 2}
+        settings = {"model": "mini-sd", "point": one.name, "branch": 1, "order": 2}
         settings |= {"choosing_psnr_db": one.choosing["psnr_db"], "full_steps": "0 2"}
         metrics = {"share": one.share, "num_full": 2, "num_shallow": 2, **one.metrics}
-        lines.append(Record("pareto", f"mini-sd, plms 50, {one.name}", settings, metrics, {}, "passed", one.per_seed))
+        key = {"model": "mini-sd", "solver": "plms", "uncached_steps": 50, **one.key}
+        lines.append(Record(Layout("pareto"), key, settings, metrics, {}, "passed", one.per_seed))
     monkeypatch.setattr("bench.pareto.equal_cost.read", lambda _: lines)
     monkeypatch.setattr("bench.pareto.recommend.PLANS", tmp_path)
     monkeypatch.setattr("bench.pareto.recommend.place", lambda *name: tmp_path / "-".join(map(str, name)))

@@ -14,7 +14,6 @@ import torch
 from bench.harness import loading
 from bench.harness.loading import load_workload
 from bench.harness.measure import Measure, describe
-from bench.harness.needs import NEEDS
 from bench.harness.scales import SCALES, device_of
 from bench.harness.workload import Run, Workload
 from deepcache import models
@@ -24,6 +23,7 @@ from deepcache.models.architectures import architecture
 from deepcache.models.registry import EMBEDDED, MODELS, PUBLISHED, Protocol
 from deepcache.plan import uniform
 from deepcache.results import record
+from deepcache.results.layout import Layout
 from deepcache.results.published import published
 from deepcache.sampling.store import StoredImages
 from deepcache.sampling.workload import weights_hash
@@ -32,55 +32,15 @@ ROOT = Path(__file__).parents[2]
 SEEDS = range(3)
 PROTOCOL = Protocol("ddim", 4, 3, 0, 1.5, batch_size=2, timed_batch_size=1)
 TIMED = {"feature_bytes", "latency_s", "throughput", "speedup"}
-RUN = """
-import sys, pytest
-code = pytest.main(sys.argv[1:])
-print("slow imports:", *sorted({"torch", "diffusers", "numpy"} & set(sys.modules)))
-sys.exit(code)
-"""
 
 
 def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run pytest as on a machine that has no models."""
     nothing = {name: str(tmp_path / "nothing") for name in ("DEEPCACHE_MODELS", "HF_HOME", "TORCH_HOME")}
-    command = [sys.executable, "-c", RUN, "-p", "no:cacheprovider", "--scale", "paper", *options]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--scale", "paper", *options]
     environment = {**os.environ, **nothing}
     environment.pop("PYTEST_XDIST_WORKER", None)  # by which pytest-benchmark disables itself
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-
-
-def test_what_table_1_needs_is_one_page_said_at_once(tmp_path):
-    done = run(tmp_path, "bench/test_table1_imagenet.py")
-    shown = done.stdout + done.stderr
-    assert done.returncode == 2
-    assert "Traceback" not in shown
-    for needed in ("ldm-4-g (MIT", "VIRTUAL_imagenet256_labeled.npz", "Inception", str(tmp_path / "nothing")):
-        assert needed in shown
-    for other in ("sd-1.5", "ddpm", "CLIP"):
-        assert other not in shown
-    assert "slow imports:\n" in shown
-
-
-def test_all_benches_need_every_model_of_the_scale(tmp_path):
-    shown = run(tmp_path, "bench").stderr
-    for model in SCALES["paper"].models:
-        assert f"  {model} (" in shown
-    assert "captions_val2017.json" in shown
-
-
-@pytest.mark.parametrize(
-    ("options", "named", "others"),
-    [
-        (["bench", "-k", "table2 or figure7"], ("ddpm-church", "sd-1.5"), ("ldm-4-g", "bk-sdm")),
-        (["bench", "-k", "not prompted and table3"], ("bk-sdm-tiny",), ("ldm-4-g",)),  # "prompted" is a test's
-        (["bench/test_vs_upstream.py"], ("sdxl", "ddpm-bedroom"), ("ddpm-church",)),
-        (["bench/test_diversity.py"], ("alexnet-owt-7be5be79.pth", "sd-1.5"), ("ldm-4-g",)),
-    ],
-)
-def test_the_page_is_of_the_benches_that_run(tmp_path, options, named, others):
-    shown = run(tmp_path, *options).stderr
-    assert all(name in shown for name in named)
-    assert not any(name in shown for name in others)
 
 
 def test_prompts_and_a_folder_that_cannot_be_used_are_told_before_anything_runs(tmp_path):
@@ -92,10 +52,6 @@ def test_prompts_and_a_folder_that_cannot_be_used_are_told_before_anything_runs(
         assert f"ERROR: {option}: " in done.stderr
         assert str(value) in done.stderr
         assert "Traceback" not in done.stderr
-
-
-def test_every_bench_says_what_it_needs():
-    assert {path.stem for path in (ROOT / "bench").glob("test_*.py")} == NEEDS.keys()
 
 
 def test_a_row_of_random_weights_runs_through(tmp_path):
@@ -171,7 +127,9 @@ def metrics_of(workload: Workload, interval: int = 2) -> dict[str, float]:
         Untimed(), lambda **record: kept.append(record["metrics"]), lambda _: pytest.fail("no reference"), 1
     )
     run = workload.every(interval) if interval > 1 else workload.uncached()
-    measure("table1", "row", workload, run, workload.uncached(), SEEDS, with_quality=not workload.is_trained)
+    measure(
+        Layout("table1"), {"row": 1}, workload, run, workload.uncached(), SEEDS, with_quality=not workload.is_trained
+    )
     return kept[0]
 
 
@@ -271,10 +229,3 @@ def test_a_row_reads_its_stores_for_features_and_for_errors_alone(workload, tmp_
     assert metrics_of(replace(workload, stores=tmp_path)).keys() > {"psnr_db", "tipped"}
     assert len(reads) == 4  # of two stores
     assert len(hashed) == 1
-
-
-def test_a_bench_asks_for_the_models_that_it_names_and_no_others(tmp_path):
-    shown = run(tmp_path, "bench/test_workflows.py").stderr
-    assert "sd-1.5" in shown
-    assert "ddpm" not in shown  # where the word "pixels" is a variable
-    assert "bk-sdm" not in shown

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from deepcache.sampling.settings import settings_of
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
@@ -19,6 +18,8 @@ from deepcache.models.architectures import architecture
 from deepcache.models.embedded import WEIGHTS
 from deepcache.models.local_files import HOME, home, located, snapshot
 from deepcache.models.registry import MODELS, PUBLISHED, Model
+from deepcache.sampling.conditions import Unconditional
+from deepcache.sampling.workload import by_protocol
 from tests import compvis
 
 
@@ -87,7 +88,8 @@ def test_a_new_model_is_one_entry(places, monkeypatch):
     shutil.copytree(WEIGHTS / "mini-ddpm", cached(places, "someone/small"), dirs_exist_ok=True)
     assert isinstance(models.load("small"), DDPMPipeline)
     assert architecture("small").meta().config.block_out_channels == small_unet().config.block_out_channels
-    assert settings_of("small", models.load("small")).num_steps == new.protocol.num_steps
+    _, sampling = by_protocol("small", models.load("small"), Unconditional())
+    assert sampling.num_steps == new.protocol.num_steps
 
 
 def test_a_hub_id_loads_from_the_hubs_cache_and_is_else_one_line(places):

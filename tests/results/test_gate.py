@@ -12,9 +12,9 @@ import pytest
 
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
-from deepcache.results.compare import interval
-from deepcache.results.conditions import ALLOWANCES, CONDITIONS
+from deepcache.results.compare import ALLOWANCES, CONDITIONS, interval
 from deepcache.results.gate import gate
+from deepcache.results.layout import Layout
 from deepcache.results.record import Record, read
 
 SEEDS = 60
@@ -25,8 +25,8 @@ def row(name: str = "uniform N=3", experiment: str = "table1", **metrics: float)
     settings = {"model": "mini-ldm", "scheduler": "ddim", "branch": 0, "order": 0, "num_steps": 100, "device": "cpu"}
     counted = {"macs": 100, "num_full": 34, "num_shallow": 66, "feature_bytes": 4096}
     return Record(
-        experiment,
-        name,
+        Layout(experiment),
+        {"method": name},
         {**settings, "first_seed": 0, "num_samples": SEEDS, "timing": "median of 3"},
         {**counted, "speedup": 2.4, "shallow_share": 0.3, "latency_s": 1.0, "fid": 1.5, **metrics},
         {"torch": "0", "python": "3"},
@@ -166,7 +166,7 @@ def test_speed_that_was_not_measured_cannot_be_compared_unless_allowed():
     (text,) = verdict.incomparable
     assert text.startswith("speed not measured: 6 records (table1 / uniform N=2 (")
     assert text.endswith("; table1 / uniform N=5 (mini-ldm, ddim, branch 0, order 0) and 3 more)")
-    assert str(verdict).splitlines()[-1].endswith("--allow speed (of pytest: --gate-allow)")
+    assert str(verdict).splitlines()[-1].endswith("--allow speed (of pytest: --paper-gate-allow)")
     verdict = gate(MANY, untimed, allow=["speed"])
     assert (verdict.exit_code, verdict.notes) == (0, [f"{text}; allowed"])
     assert gate(MANY, [without(MANY[0], "speedup"), *MANY[1:]]).exit_code == 2  # one ratio of one row
@@ -196,7 +196,7 @@ def test_other_conditions_cannot_be_compared_unless_allowed(name, missing_from):
     old, new = base.settings.get(name, "missing"), found.settings.get(name, "missing")
     (text,) = verdict.incomparable
     assert text.startswith(f"{name} is {new} instead of {old}: 1 record (table1 / uniform N=3 (")
-    assert str(verdict).splitlines()[-1].endswith(f"--allow {name} (of pytest: --gate-allow)")
+    assert str(verdict).splitlines()[-1].endswith(f"--allow {name} (of pytest: --paper-gate-allow)")
     verdict = gate([base, MANY[0]], [found, MANY[0]], allow=[name])
     assert (verdict.exit_code, verdict.num_compared, verdict.notes) == (0, 2, [f"{text}; allowed"])
     worse = settings(row(macs=101), **{name: "b"})
@@ -220,16 +220,28 @@ def test_rows_of_which_nothing_is_gated_are_named():
     assert verdict.notes == ["figure2: nothing is gated of 2 records: row 1; row 2"]
 
 
+def test_rows_are_found_by_their_key_whatever_they_are_called():
+    renamed = replace(BASE, label="another name", key=dict(reversed([*{**BASE.key, "interval": 3}.items()])))
+    base = replace(BASE, key={**BASE.key, "interval": 3})
+    assert gate([base], [renamed]).exit_code == 0
+    other = replace(base, key={**base.key, "interval": 2})
+    assert "missing; update the baseline" in gate([base, other], [base]).regressions[0]
+    assert "new, not in the baseline" in gate([base], [base, other]).notes[0]
+
+
 @pytest.mark.parametrize("name", ["model", "scheduler", "branch", "order"])
-def test_rows_of_one_name_are_told_apart_by_what_was_run(name):
+def test_rows_of_one_key_are_told_apart_by_what_was_run(name):
     other = settings(row(macs=200), **{name: "other"})
     assert gate([BASE, other], [other, BASE]).exit_code == 0
     assert gate([BASE, other], [BASE]).regressions[0].endswith("missing; update the baseline if intended")
+    verdict = gate([BASE], [other])
+    assert verdict.exit_code == 2
+    assert verdict.incomparable[0].startswith(f"{name} is other instead of {BASE.settings[name]}")
 
 
 def test_a_missing_record_is_a_regression_where_its_experiment_was_run():
     (text,) = gate(
-        MANY, [record for record in MANY if record.row != "uniform N=5" or record.experiment == "table2"]
+        MANY, [record for record in MANY if record.label != "uniform N=5" or record.table.name == "table2"]
     ).regressions
     assert text.startswith("table1 / uniform N=5 (")
 
@@ -357,7 +369,7 @@ def test_an_update_replaces_the_experiments_that_were_run_and_keeps_the_others(c
     code, out, _ = command(capsys, "--update", path, write("one.json", [row("uniform N=9")]))
     assert (code, "1 records of table1; 3 of other experiments kept" in out) == (0, True)
     found = read(tmp_path / "mini.json")
-    assert [(record.experiment, record.row[-1]) for record in found] == [
+    assert [(record.table.name, record.label[-1]) for record in found] == [
         ("table2", "2"), ("table2", "3"), ("table2", "5"), ("table1", "9")
     ]  # fmt: skip
 
@@ -388,5 +400,5 @@ def test_what_cannot_be_a_baseline_is_one_line_and_leaves_the_old_one(capsys, wr
 
 
 def test_the_gate_imports_no_torch():
-    code = "import sys, deepcache.results.gate_plugin, deepcache.results.baseline; sys.exit('torch' in sys.modules)"
+    code = "import sys, deepcache.results.gate as g, deepcache.results.baseline as b; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

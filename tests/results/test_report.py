@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
-from deepcache.results import plots, report
-from deepcache.results.experiments import TABLE1
-from deepcache.results.layouts import LAYOUTS
-from deepcache.results.picture import picture
+from deepcache.results import figures, report
+from deepcache.results.figures import picture
+from deepcache.results.layout import Column, Layout, Published
 from deepcache.results.record import Record, read
-from tests.examples import RECORDS, SETTINGS, table1_record
+from tests.examples import RECORDS, SETTINGS, TABLE1, entries, table1_record
+from tests.results.test_figures import speed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "bench" / "records.jsonl"
 HOSTILE = "<script>alert(1)</script> $x^{ & \"quoted\" 'n'"
 
@@ -44,23 +44,18 @@ class _Page(HTMLParser):
         return [value for found, attrs in self.tags if found == tag and (value := attrs.get(name)) is not None]
 
 
-def speed(row: str, curve: str, speedup: float, psnr: float) -> Record:
-    metrics = {"speedup": speedup, "psnr_median_db": psnr}
-    return Record("table1", row, {**SETTINGS, "curve": curve}, metrics, {"torch": "0"}, "passed")
-
-
 @pytest.mark.parametrize("name", ["table1", "prediction"])
 def test_every_measured_value_is_in_the_page(name):
-    records = [record for record in read(RESULTS) if record.experiment == name]
+    records = [record for record in read(RESULTS) if record.table.name == name]
     page = _Page(report.page(records))
     exact = set(page.attributes("data", "value")) | set(page.texts)
     for record in records:
-        assert record.row in exact
+        assert record.label in exact
         assert {str(value) for value in record.metrics.values()} <= exact
 
 
 def test_measured_published_and_difference_stand_in_one_group():
-    text = report.page([table1_record("uniform N=3", speedup=2.4)])
+    text = report.page([table1_record("uniform", 3, speedup=2.4)])
     lines = re.findall(r'<tr class="(\w+)">', text)
     assert lines == ["measured", "published", "difference"]
     assert text.count("<tbody>") == 2  # and that of everything recorded
@@ -78,8 +73,10 @@ def test_hostile_names_are_text():
     entry = {**picture(HOSTILE, HOSTILE, Image.new("RGB", (2, 2)))}
     settings = {**SETTINGS, "model": HOSTILE, "curve": HOSTILE}
     metrics = {"speedup": 2.0, "psnr_median_db": 30.0, HOSTILE: HOSTILE}
-    hostile = Record("table1", HOSTILE, settings, metrics, {HOSTILE: HOSTILE}, "passed", {HOSTILE: [1.0]}, [entry])
-    unknown = Record(HOSTILE, HOSTILE, settings, metrics, {}, "failed")
+    key = {"method": HOSTILE}
+    hostile = Record(TABLE1, key, settings, metrics, {HOSTILE: HOSTILE}, "passed", {HOSTILE: [1.0]}, [entry])
+    table = Layout("other", HOSTILE, (Column(HOSTILE, HOSTILE, 1, HOSTILE),), (Published(key, {HOSTILE: 1}, HOSTILE),))
+    unknown = Record(table, key, settings, metrics, {}, "failed", label=HOSTILE, test=HOSTILE)
     text = report.page([hostile, speed(HOSTILE, "other", 3.0, 20.0), unknown], made_by=HOSTILE)
     assert "<script>alert" not in text
     assert [tag for tag, _ in _Page(text).tags].count("script") == 1
@@ -87,22 +84,14 @@ def test_hostile_names_are_text():
     assert HOSTILE in _Page(text).attributes("img", "alt")
 
 
-def test_experiments_that_were_not_run_are_listed():
-    texts = _Page(report.page(RECORDS)).texts
-    for layout in LAYOUTS:
-        assert (layout.title in texts[texts.index("These experiments have no rows in the results file.") :]) == (
-            layout is not TABLE1
-        )
-
-
 def test_pictures_have_their_text_and_foreign_data_is_refused():
     entry = picture("figure7", "A grid.", Image.new("RGB", (4, 4)))
-    record = Record("figure7", "N=2", dict(SETTINGS), {"macs": 1e7}, {}, "passed", {}, [entry])
+    record = Record(Layout("figure7"), {"interval": 2}, dict(SETTINGS), {"macs": 1e7}, {}, "passed", {}, [entry])
     page = _Page(report.page([record]))
     assert page.attributes("img", "alt") == ["A grid."]
     assert page.attributes("img", "src") == [entry["data"]]
     entry["data"] = "https://example.org/track.png"
-    with pytest.raises(DeepCacheError, match=r"expected a PNG as a data URI in picture 'figure7' of row 'N=2'"):
+    with pytest.raises(DeepCacheError, match=r"expected a PNG as a data URI in picture 'figure7' of row 'interval 2'"):
         report.page([record])
 
 
@@ -118,36 +107,15 @@ def test_the_page_refers_to_nothing_but_itself_and_ids_are_unique():
     assert {name for labels in page.attributes("section", "aria-labelledby") for name in labels.split()} <= set(ids)
 
 
-def test_a_plot_names_curves_and_points_and_follows_the_pages_colours():
-    records = [speed("a", "one", 1.5, 40.0), speed("b", "one", 2.5, 30.0), speed("c", "two", 2.0, 38.0)]
-    found = ElementTree.fromstring(plots.svg(TABLE1, records))
-    assert found.get("role") == "img"
-    assert "one: 2 points from (1.5, 40) to (2.5, 30); two: 1 point" in found.attrib["aria-label"]
-    assert [title.text for title in found.iter("title")] == ["a: 1.5, 40", "b: 2.5, 30", "c: 2, 38"]
-    assert {"one", "two", "speedup"} <= {text.text for text in found.iter("text")}
-    text = plots.svg(TABLE1, records)
-    assert {"var(--curve-0)", "var(--curve-1)", "var(--rule)", "currentColor"} <= set(
-        re.findall(r"var\(.*?\)|currentColor", text)
-    )
-    assert not re.search(r"#[0-9a-fA-F]{6}\b", text)
-    assert text == plots.svg(TABLE1, records)
-
-
-def test_a_row_without_both_metrics_is_no_point_and_one_point_is_no_plot():
-    records = [speed("a", "one", 1.5, 40.0), table1_record("uncached", speedup=1.0)]
-    assert plots.curves(TABLE1, records) == {"one": [(1.5, 40.0, "a")]}
-    assert plots.svg(TABLE1, records) == ""
-
-
 def test_the_style_sheet_has_the_plots_palette_in_both_schemes():
     text = report.page(RECORDS)
-    for i in range(plots.NUM_COLOURS):
+    for i in range(figures.NUM_COLOURS):
         assert text.count(f"--curve-{i}: #") == 2
 
 
 def test_the_command_writes_what_the_library_does(capsys, tmp_path):
     results, out = tmp_path / "results.json", tmp_path / "new" / "report.html"
-    results.write_text(json.dumps({"deepcache": [record.as_dict() for record in RECORDS]}))
+    results.write_text(json.dumps({"deepcache": entries(RECORDS)}))
     assert main(["report", str(results), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"written: {out}\n"
     command = f"python -m deepcache report {results} --out {out}"
@@ -156,12 +124,11 @@ def test_the_command_writes_what_the_library_does(capsys, tmp_path):
     assert "cannot write" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.experiment)
-def test_an_experiment_says_how_to_run_it_again(layout):
-    texts = _Page(report.page([Record(layout.experiment, "a row", dict(SETTINGS), {}, {}, "passed")])).texts
-    command = texts[texts.index("Run it again") + 1]
-    files = sorted(ROOT.glob(command.split()[1]))
-    assert any(f'"{layout.experiment}"' in file.read_text() for file in files)
+def test_an_experiment_says_how_to_run_it_again():
+    record = replace(RECORDS[0], test="bench/test it.py")
+    texts = _Page(report.page([record, RECORDS[1]])).texts
+    assert texts[texts.index("Run it again") + 1].startswith("pytest 'bench/test it.py' --benchmark-json")
+    assert "Run it again" not in _Page(report.page(RECORDS)).texts
 
 
 def test_no_records_are_refused():
@@ -170,43 +137,47 @@ def test_no_records_are_refused():
 
 
 BENCH = """
+    from deepcache.results.layout import Column, Layout
+
+    TABLE = Layout("table1", "Table 1", (Column("fid", "FID", 2),))
+
     def test_row(record, benchmark):
         benchmark(lambda: None)
-        record(experiment="table1", row="uniform N=2", settings={"model": "mini-ldm"}, metrics={"fid": 1.5},
-               pictures=PICTURES)
+        record(table=TABLE, key={"method": "uniform", "interval": 2}, settings={"model": "mini-ldm"},
+               metrics={"fid": 1.5}, pictures=PICTURES)
 """
 
 
 def test_the_plugin_writes_the_report_with_its_command(pytester):
     pytester.makepyfile(BENCH.replace("PICTURES", "[]"))
-    result = pytester.runpytest_inprocess("--report", "new/report.html")
+    result = pytester.runpytest_inprocess("--paper-report", "new/report.html")
     result.stdout.fnmatch_lines(["*deepcache report*", "written: *report.html"])
     text = (pytester.path / "new/report.html").read_text()
-    assert "--report new/report.html" in text
-    assert "uniform N=2" in text
+    assert "--paper-report new/report.html" in text
+    assert "uniform, interval 2" in text
 
 
 def test_a_report_that_cannot_be_made_loses_no_results(pytester, monkeypatch):
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.makepyfile(BENCH.replace("PICTURES", '[{"name": "a", "alt": "", "data": "ftp://a"}]'))
-    result = pytester.runpytest_inprocess("--report", "report.html", "--benchmark-json", "results.json")
+    result = pytester.runpytest_inprocess("--paper-report", "report.html", "--benchmark-json", "results.json")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["--report: expected a PNG as a data URI*"])
-    assert [record.row for record in read(pytester.path / "results.json")] == ["uniform N=2"]
+    result.stdout.fnmatch_lines(["--paper-report: expected a PNG as a data URI*"])
+    assert [record.label for record in read(pytester.path / "results.json")] == ["uniform, interval 2"]
     assert not (pytester.path / "report.html").exists()
 
 
 def test_missing_packages_are_one_line(pytester):
     pytester.makepyfile(BENCH.replace("PICTURES", "[]"))
     pytester.makeconftest("import sys; sys.modules['jinja2'] = None")
-    result = pytester.runpytest_subprocess("--report", "report.html")
+    result = pytester.runpytest_subprocess("--paper-report", "report.html")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
-        ["--report: a report needs the package jinja2, *; pip install 'deepcache-bench[[]bench[]]'"]
+        ["--paper-report: a report needs the package jinja2, *; pip install 'deepcache-bench[[]bench[]]'"]
     )
 
 
-@pytest.mark.parametrize("option", ["--report", "--benchmark-json"])
+@pytest.mark.parametrize("option", ["--paper-report", "--benchmark-json"])
 def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(pytester, option):
     pytester.makepyfile(BENCH.replace("PICTURES", "[]"))
     result = pytester.runpytest_inprocess(option, ".")

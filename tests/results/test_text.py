@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
-from deepcache.results import overview, report, tables
-from deepcache.results.experiments import TABLE1
+from deepcache.results import report, tables
 from deepcache.results.record import Record, read
 from deepcache.results.text import csv_cell, markdown, plain
+from tests.examples import TABLE1, entries
 
 NASTY = (
     "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1", "a\n\\input{/etc/passwd}", "a\r\\input{x}", "a|b",
@@ -33,35 +33,37 @@ TEXTS = st.sampled_from(NASTY) | st.text(st.characters(categories=None), max_siz
 def records(names: list[str]) -> list[Record]:
     return [
         Record(
-            "table1",
-            name,
+            TABLE1,
+            {"method": name},
             {"model": name, "weights": name, "scheduler": name, "interval": 3, "extractor": name},
             {"macs": 5e8, "speedup": 2.0 + i, "fid": -1.5, "psnr_median_db": 30.0 + i},
             {"torch": "0"},
             "passed",
+            label=name,
         )
         for i, name in enumerate(names)
     ]
 
 
 def built(names: list[str]):
-    shown = [record.displayed() for record in records(names)]
+    table = TABLE1.displayed()
+    shown = [record.displayed(table) for record in records(names)]
     return shown, tables.build(TABLE1, shown), tables.notes(TABLE1, shown)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4, unique_by=plain))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_cells_of_csv_come_back_whole_and_none_is_a_formula(names):
     """Oracle: the csv module."""
     shown, table, _ = built(names)
-    for text in (tables.to_csv(table), tables.to_csv(overview.overview(shown))):
+    for text in (tables.to_csv(table), tables.to_csv(tables.overview(shown))):
         assert text.encode()
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
         assert len(lines) == 1 + len(names)
         assert {len(line) for line in lines} == {len(lines[0])}
         row = lines[0].index("method" if "method" in lines[0] else "row")
         for line, name in zip(lines[1:], names, strict=True):
-            assert line[row].removeprefix("'") == plain(name).removeprefix("'")
+            assert line[row].removeprefix("'") == (plain(name) or "table1").removeprefix("'")
             assert float(line[lines[0].index("fid")]) == -1.5
             texts = [cell for cell in line if re.fullmatch(r"-?[\d.]+", cell) is None]
             assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d")) for cell in texts)
@@ -85,11 +87,11 @@ def as_read(text: str) -> str:
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4, unique_by=plain))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_markdown_table_has_its_rows_and_columns_and_no_html(names):
     """Oracle: a split of rows by GitHub's rule, and the standard library's parser of HTML."""
     shown, table, notes = built(names)
-    for text in (tables.to_markdown(TABLE1, table, notes), overview.to_markdown(overview.overview(shown))):
+    for text in (tables.to_markdown(TABLE1, table, notes), tables.overview_markdown(tables.overview(shown))):
         assert text.encode()
         lines = text.split("\n")
         rows = [cells_of(line) for line in lines if line.startswith("|")]
@@ -117,7 +119,7 @@ COMMANDS = {
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4, unique_by=plain))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_latex_has_no_command_but_the_tables_own_and_its_comments_stay_lines(names):
     """Oracle: TeX's rules of lines and control sequences."""
     _, table, notes = built(names)
@@ -149,7 +151,7 @@ class Tags(HTMLParser):
 
 
 @given(TEXTS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_a_page_has_the_same_elements_whatever_the_names_and_shows_them(name):
     """Oracle: the standard library's parser of HTML."""
     pages = []
@@ -169,8 +171,8 @@ def test_records_of_any_name_are_rendered_and_read_back(tmp_path, name):
     written = tables.render(records([name]), tmp_path)
     assert {path.name for path in written} >= {"table1.md", "table1.csv", "table1.tex", "all.csv", "all.md"}
     report.write(records([name]), tmp_path / "report.html")
-    (tmp_path / "records.jsonl").write_text(json.dumps(records([name])[0].as_dict()) + "\n")
-    assert plain(read(tmp_path / "records.jsonl")[0].row) == plain(name)
+    (tmp_path / "records.jsonl").write_text(json.dumps(entries(records([name]))))
+    assert plain(read(tmp_path / "records.jsonl")[0].label) == plain(name)
 
 
 def test_a_text_is_plain_on_one_line_of_utf8():
@@ -180,6 +182,6 @@ def test_a_text_is_plain_on_one_line_of_utf8():
 
 def test_a_file_with_half_a_character_is_one_clear_line(tmp_path):
     path = tmp_path / "results.json"
-    path.write_text(json.dumps({"deepcache": [{**records(["a"])[0].as_dict(), "row": "\ud800"}]}))
+    path.write_text(json.dumps({"deepcache": [{**records(["a"])[0].as_dict(), "label": "\ud800"}]}))
     with pytest.raises(DeepCacheError, match="half a character"):
         read(path)

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from deepcache.results import report
-from deepcache.results.picture import picture
+from deepcache.results.figures import picture
+from deepcache.results.layout import Column, Layout
 from deepcache.results.record import Record, read
 from tests.examples import SETTINGS
 
@@ -23,7 +24,7 @@ OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-RESULTS = Path(__file__).parents[1] / "bench" / "results" / "bench" / "records.jsonl"
+RESULTS = Path(__file__).parents[2] / "bench" / "results" / "bench" / "records.jsonl"
 LEGIBLE = 4.5  # WCAG 2.2, success criterion 1.4.3
 CONTRAST = """() => {
   const luminance = (colour) => {
@@ -56,8 +57,11 @@ def browser() -> Iterator[Any]:
 def file(tmp_path_factory) -> Path:
     """Table 1 with its plot, a picture wider than a phone, and names that do not break."""
     wide = picture("figure7", "A grid of images.", Image.new("RGB", (1500, 200)))
-    long = Record("figure7", "x" * 200, {**SETTINGS, "model": "m" * 200}, {"macs": 1e7}, {}, "failed", {}, [wide])
-    records = [*(record for record in read(RESULTS) if record.experiment == "table1"), long]
+    table = Layout("figure7", columns=(Column("macs", "MACs (G)", 4, scale=1e9),))
+    long = Record(
+        table, {"method": "x" * 200}, {**SETTINGS, "model": "m" * 200}, {"macs": 1e7}, {}, "failed", {}, [wide]
+    )
+    records = [*(record for record in read(RESULTS) if record.table.name == "table1"), long]
     return report.write(records, tmp_path_factory.mktemp("report") / "report.html", "pytest bench " + "y" * 200)
 
 
@@ -106,8 +110,7 @@ def test_nothing_overflows_and_a_wide_table_scrolls_by_itself(opened, width):
     assert table > region
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1200, "dark")])
 def test_the_page_of_all_results_is_silent_and_fits(opened, whole, width, scheme):
     page = opened(whole, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert page.locator("section").count() > 10

@@ -1,31 +1,35 @@
-"""Plots as inline SVG: text in the page's font and colour, curves in the page's palette, every point with its row."""
+"""Figures: pictures that a record carries, and plots of records as inline SVG.
+
+A picture is a PNG as a data URI, so that one results file holds everything. A plot takes the font and the colours of
+the page, and names every point.
+"""
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import textwrap
 import warnings
 from collections.abc import Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
+from deepcache.errors import DeepCacheError
 from deepcache.results.layout import Layout
 from deepcache.results.record import Record
 
-NUM_COLOURS = 8  # of the palette in report.css; then the markers tell curves apart
+_PREFIX = "data:image/png;base64,"
+NUM_COLOURS = 8  # in the palette of report.css; the markers tell further curves apart
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")  # nine, so that no pair of colour and marker repeats soon
 _SIZE_IN = (6.0, 3.7)  # 72 units an inch: text of 11 units is legible at 350 pixels and at 650
-_INK, _RULE = "#010203", "#040506"  # stand for what the style sheet knows
+_INK, _RULE = "#010203", "#040506"  # these stand for colours of the style sheet
 _PALETTE = tuple(f"#0a0b{i:02x}" for i in range(1, NUM_COLOURS + 1))
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # a dollar sign in a row's name is one
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -43,32 +47,62 @@ _STYLE: dict[Any, Any] = {
 Curves = dict[str, list[tuple[float, float, str]]]
 
 
-def curves(layout: Layout, records: Sequence[Record]) -> Curves:
-    """For each value of the plot's setting its points (x, y, row) from left to right, in the printed unit.
+def picture(name: str, alt: str, image: Any) -> dict[str, str]:
+    """Make a picture for `record(..., pictures=[...])`.
 
-    Rows in which either metric was not measured are left out; rows without the setting are "others".
+    Args:
+        name: the name of the file that the picture becomes, without ending, e.g. "figure7".
+        alt: what the picture shows, in words, for those who cannot see it.
+        image: a PIL image or a matplotlib figure.
+    """
+    buffer = io.BytesIO()
+    if hasattr(image, "savefig"):
+        image.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
+    else:
+        image.save(buffer, format="PNG", optimize=True)
+    return {"name": name, "alt": alt, "data": _PREFIX + base64.b64encode(buffer.getvalue()).decode()}
+
+
+def write(found: dict[str, str], folder: Path) -> Path:
+    """Write a picture as `folder/NAME.png`.
+
+    Raises:
+        DeepCacheError: the picture is no PNG, or the file cannot be written.
+    """
+    path = folder / f"{Path(found['name']).name}.png"
+    try:
+        path.write_bytes(base64.b64decode(found["data"].removeprefix(_PREFIX), validate=True))
+    except (ValueError, OSError) as error:
+        raise DeepCacheError(f"cannot write the picture {path}: {error}; choose another folder") from error
+    return path
+
+
+def curves(layout: Layout, records: Sequence[Record]) -> Curves:
+    """Return the points (x, y, label) of every curve of the layout's plot, from left to right, in the printed unit.
+
+    Records in which either metric was not measured are left out; records that do not say their curve are "others".
     """
     plot, found = layout.plot, Curves()
     if plot is None:
         return found
-    scales = {column.key: column.scale for column in layout.columns}
+    scales = {column.metric: column.scale for column in layout.columns}
     for record in records:
         x, y = record.metrics.get(plot.x), record.metrics.get(plot.y)
         if isinstance(x, (int, float)) and isinstance(y, (int, float)):
-            name = str(record.settings.get(plot.by, "others"))
-            found.setdefault(name, []).append((x / scales.get(plot.x, 1), y / scales.get(plot.y, 1), record.row))
+            name = str({**record.settings, **record.key}.get(plot.by, "others"))
+            found.setdefault(name, []).append((x / scales.get(plot.x, 1), y / scales.get(plot.y, 1), record.label))
     return {name: sorted(points) for name, points in found.items()}
 
 
 def titles(layout: Layout) -> tuple[str, str]:
-    """Of both axes; where a column scales its metric, the column's title, as that names the unit."""
+    """Return the titles of both axes: the column's title where a column scales the metric, since it names the unit."""
     assert layout.plot is not None
-    scaled = {column.key: column.title for column in layout.columns if column.scale != 1}
+    scaled = {column.metric: column.title for column in layout.columns if column.scale != 1}
     return scaled.get(layout.plot.x, layout.plot.x_title), scaled.get(layout.plot.y, layout.plot.y_title)
 
 
 def description(layout: Layout, found: Curves) -> str:
-    """The plot in words, for those who cannot see it."""
+    """Describe the plot in words, for those who cannot see it."""
     x_title, y_title = titles(layout)
     ranges = [
         f"{name}: {_points(len(points))} from ({points[0][0]:.4g}, {points[0][1]:.4g}) "
@@ -79,12 +113,16 @@ def description(layout: Layout, found: Curves) -> str:
 
 
 def svg(layout: Layout, records: Sequence[Record]) -> str:
-    """The layout's plot as an `<svg>` element; empty where it has none, or less than two points."""
+    """Return the layout's plot as an `<svg>` element; an empty text without a plot or with fewer than two points."""
     found = curves(layout, records)
     points = [point for curve in found.values() for point in curve]
     if len(points) < 2:
         return ""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": layout.experiment}):  # names differ from plot to plot
+    import matplotlib  # slow to import, and tables need none of it
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": layout.name}):  # ids differ from plot to plot
         figure = Figure(figsize=_SIZE_IN, layout="constrained")
         axes = figure.add_subplot()
         axes.grid(linewidth=0.8)
@@ -93,13 +131,13 @@ def svg(layout: Layout, records: Sequence[Record]) -> str:
         for i, curve in enumerate(found.values()):
             colour, marker = _PALETTE[i % NUM_COLOURS], _MARKERS[i % len(_MARKERS)]
             axes.plot([x for x, _, _ in curve], [y for _, y, _ in curve], color=colour, linewidth=1.6)
-            for x, y, row in curve:
+            for x, y, label in curve:
                 point = axes.plot([x], [y], color=colour, marker=marker, linestyle="none")[0]
-                point.set_gid(f"point-{points.index((x, y, row))}")
+                point.set_gid(f"point-{points.index((x, y, label))}")
             handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.6))
         x_title, y_title = titles(layout)
         axes.set_xlabel(x_title)
-        axes.set_ylabel(textwrap.fill(y_title, 34))  # characters that the axis is long
+        axes.set_ylabel(textwrap.fill(y_title, 34))  # as many characters fit beside the axis
         num_columns = max(1, min(3, 66 // (max(map(len, found)) + 7)))  # 66 characters fit, 7 are a line and a gap
         figure.set_figheight(_SIZE_IN[1] + 0.22 * ceil(len(found) / num_columns))
         legend = figure.legend(handles, [""] * len(found), loc="outside lower center", ncols=num_columns)
@@ -109,7 +147,7 @@ def svg(layout: Layout, records: Sequence[Record]) -> str:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # the page's font draws what Matplotlib's own lacks
             figure.savefig(buffer, format="svg", metadata={"Date": None})
-    names = [f"{row}: {x:.4g}, {y:.4g}" for x, y, row in points]
+    names = [f"{label}: {x:.4g}, {y:.4g}" for x, y, label in points]
     return _inline(buffer.getvalue(), names, description(layout, found))
 
 
@@ -118,9 +156,9 @@ def _points(number: int) -> str:
 
 
 def _inline(text: str, names: Sequence[str], label: str) -> str:
-    """Matplotlib's document as an element of an HTML page.
+    """Turn Matplotlib's document into an element of an HTML page.
 
-    Without namespaces, its own background and style sheet; no `id` but those that are referred to.
+    Namespaces, the background, the style sheet and every `id` that nothing refers to are taken out.
     """
     root = ElementTree.fromstring(text)
     for parent in root.iter():

@@ -1,0 +1,67 @@
+"""Columns and published numbers that several experiments share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deepcache.results import published
+from deepcache.results.layout import PROTOCOL, Column, Published, Scalar
+
+MACS = Column("macs", "MACs (G)", 4, "macs_g", scale=1e9, same=("model", "uncached_steps"))
+TOTAL = Column("total_macs", "MACs of a sample (G)", 3, scale=1e9, same=("model",))
+THROUGHPUT = Column("throughput", "images/s", 2, "throughput", same=None)
+SPEEDUP = Column("speedup", "speedup", 2, "speedup", same=())
+FID = Column("fid", "FID", 2, "fid")
+SFID = Column("sfid", "sFID", 2, "sfid")
+IS = Column("is", "IS", 2, "is")
+PRECISION = Column("precision", "precision (%)", 1, "precision")
+RECALL = Column("recall", "recall (%)", 1, "recall")
+CLIP = Column("clip_score", "CLIP score", 2, "clip_score", same=(*PROTOCOL, "clip"))
+PSNR = Column("psnr_db", "PSNR (dB)", 1)
+MEDIAN = Column("psnr_median_db", "PSNR, median seed (dB)", 1)
+TIPPED = Column("tipped", "tipped seeds (%)", 1)
+DRIFT = Column("fid_drift", "FID drift", 3)
+NUM_FULL = Column("num_full", "full steps", 0)
+FEATURE = Column("feature_bytes", "feature (KiB)", 1, scale=1024)
+LATENCY = Column("latency_s", "latency (s)", 2)
+SPEED = (MACS, THROUGHPUT, SPEEDUP)
+QUALITY = (FID, SFID, IS, PRECISION, RECALL)
+PUBLISHED = ("macs_g", "throughput", "speedup", "fid", "sfid", "is", "precision", "recall", "clip_score")
+NEAREST = "PSNR to the uncached images, median seed (dB)"  # the title of an axis
+
+# How the paper measured, by the names that records use for their settings.
+_FIDELITY: dict[str, Scalar] = {"extractor": "Inception", "num_samples": 50_000}
+LDM: dict[str, Scalar] = {**_FIDELITY, "model": "ldm-4-g", "uncached_steps": 250, "guidance_scale": 1.5}
+DDPM: dict[str, Scalar] = {**_FIDELITY, "model": "ddpm-cifar10", "uncached_steps": 100}
+
+# Data sets, as published.json calls them.
+COCO, PARTI = "MS-COCO 2017 val (5k captions)", "PartiPrompts (1.63k prompts)"
+CIFAR, BEDROOM, CHURCH = "CIFAR-10 32x32", "LSUN-Bedroom 256x256", "LSUN-Churches 256x256"
+
+
+def of_the_paper(
+    label: str, settings: Mapping[str, Scalar], rows: Iterable[tuple[dict[str, Scalar], dict[str, Any]]]
+) -> tuple[Published, ...]:
+    """Return published rows that were measured alike.
+
+    Args:
+        label: what was measured, and how.
+        settings: how it was measured, by the names that records use for their settings.
+        rows: for each row the key of the records above it, and what singles it out in published.json
+            (`deepcache.results.published.row`).
+
+    Raises:
+        LookupError: the paper has no such row.
+    """
+    found = ((key, published.row(**match)) for key, match in rows)
+    return tuple(
+        Published(
+            key,
+            {name: value for name, value in entry.items() if name in PUBLISHED},
+            label,
+            dict(settings),
+            entry.get("note", ""),
+        )
+        for key, entry in found
+    )
