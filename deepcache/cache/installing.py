@@ -59,11 +59,11 @@ class Installed:
         return getattr, (self.unet, "forward")
 
     def _handler(self) -> Handler:
-        entries, for_all = self._entries, self._for_all  # another thread may change both
+        entries = self._entries  # another thread may change it
         for entered in reversed(_ENTERED.get()):
             if (entry := entered()) in entries:
                 return entry.handler
-        if for_all:
+        if for_all := self._for_all:
             return for_all[-1]
         if len(entries) == 1:
             return entries[0].handler
