@@ -86,7 +86,7 @@ def closure(names: set[str]) -> set[str]:
         found |= names
         asked = [Requirement(text) for name in names for text in _requires(name)]
         needed = [each for each in asked if each.marker is None or each.marker.evaluate({"extra": ""})]
-        names = {canonicalize_name(each.name) for each in needed} - found
+        names = {str(canonicalize_name(each.name)) for each in needed} - found
     return found
 
 

@@ -213,7 +213,7 @@ def figure(speedups: Mapping[str, float], bound: float) -> Figure:
     for label in labels:  # the line of the bound may run through a label
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
     axis.axvline(bound, color="0.3", linestyle="--", linewidth=1)
-    above = {"xycoords": ("data", "axes fraction"), "xytext": (0, 4), "textcoords": "offset points"}
+    above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (0, 4), "textcoords": "offset points"}
     axis.annotate(f"bound by MACs {bound:.2f}", (bound, 1), ha="center", va="bottom", fontsize=8, color="0.3", **above)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.12 * max(bound, *shown.values()))

@@ -109,7 +109,7 @@ def scoring(workload: Workload) -> range:
 
 def _runs(workload: Workload, uncached: Run) -> Iterator[tuple[dict[str, Scalar], str, Run]]:
     """Yield the key of a point, its printed name and its run, each run once."""
-    own = {"scheduler": uncached.scheduler, "num_steps": uncached.num_steps}
+    own: dict[str, Any] = {"scheduler": uncached.scheduler, "num_steps": uncached.num_steps}
     for num_steps in _fewer(uncached, SHARES):
         yield {"curve": "fewer steps", "steps": num_steps}, f"{num_steps} steps", replace(uncached, num_steps=num_steps)
     for num_steps in _fewer(uncached, FEWER):
@@ -182,7 +182,7 @@ def tuned(workload: Workload, uncached: Run) -> Tuned:
     )
 
 
-def _guidance(workload: Workload) -> dict[str, float]:
+def _guidance(workload: Workload) -> dict[str, Any]:
     scale = workload.protocol.guidance_scale
     return {} if scale is None else {"guidance_scale": scale}
 
@@ -227,7 +227,7 @@ def _compared(workload: Workload, uncached: Run, run: Run, seeds: range, name: s
 def _share(workload: Workload, run: Run, uncached: Run) -> float:
     """The share of a sample's uncached MACs, attention products included, as plans are tuned for."""
     calls = workload.num_calls(run) / workload.num_calls(uncached)
-    return calls if run.plan is None else calls / workload.cost.ratio(run.plan)
+    return calls / workload.cost.ratio(run.plan) if isinstance(run.plan, CachePlan) else calls
 
 
 def _with_interval(name: str, statistic: Statistic, values: Sequence[float]) -> dict[str, float]:

@@ -165,7 +165,7 @@ def test_weights_of_a_tag_are_taken_from_the_hubs_cache(architecture):
     torch.save(model.state_dict(), snapshot / "snapshots" / ("0" * 40) / "open_clip_pytorch_model.bin")
     clip = load_clip(architecture, pretrained="some")
     assert clip.name == "small/some"
-    assert clip.preprocess.transforms[-1].mean == TAG["mean"]
+    assert clip.preprocess.transforms[-1].mean == TAG["mean"]  # type: ignore[attr-defined]
     with torch.no_grad():
         tokens = open_clip.get_tokenizer("small")(PROMPTS)
         pixels = torch.stack([clip.preprocess(Image.new("RGB", (40, 24), "red"))] * 3)
@@ -182,7 +182,7 @@ def test_a_checkpoint_can_be_named(architecture, tmp_path):
     clip = load_clip(architecture, checkpoint=tmp_path / "own.pt")
     assert clip.name == "small/own.pt"
     assert torch.equal(clip.model.visual.conv1.weight, model.visual.conv1.weight)
-    assert clip.preprocess.transforms[-1].mean == open_clip.OPENAI_DATASET_MEAN
+    assert clip.preprocess.transforms[-1].mean == open_clip.OPENAI_DATASET_MEAN  # type: ignore[attr-defined]
 
 
 def test_a_missing_checkpoint_is_one_clear_line_and_no_download(architecture, monkeypatch, tmp_path):

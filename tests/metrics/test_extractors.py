@@ -69,9 +69,9 @@ def test_spatial_features_are_the_1x1_branch_of_the_fifth_mixed_block_pixel_by_p
 
 
 def test_convolutions_are_not_rounded_to_tf32_and_the_setting_is_kept(extractor):
-    """Checked on the setting alone, which a GPU goes by."""
+    """The setting alone is looked at, by which a GPU goes."""
     inside: list[str] = []
-    conv, network = torch.backends.cudnn.conv, extractor.network
+    conv, network = torch.backends.cudnn.conv, extractor.network  # type: ignore[attr-defined]
     before = conv.fp32_precision
     handle = network.Mixed_6d.register_forward_hook(lambda *_: inside.append(conv.fp32_precision))
     extractor(IMAGES)

@@ -217,7 +217,7 @@ def test_tiffs_whose_sixteen_bits_begin_with_white_are_refused(tmp_path):
     path = tmp_path / "a.tif"
     Image.fromarray(GREY.astype(np.uint16) * 257).save(path, tiffinfo={262: 0})
     with Image.open(path) as image:
-        assert image.tag_v2[262] == 0
+        assert image.tag_v2[262] == 0  # type: ignore[attr-defined]
     refusal(pixels, path)
 
 

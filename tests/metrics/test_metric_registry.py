@@ -11,7 +11,7 @@ import torch
 from deepcache.metrics.extractors import Features
 from deepcache.metrics.fidelity import Varied
 from deepcache.metrics.reference import Reference, from_statistics
-from deepcache.metrics.registry import METRICS, Metric, measured
+from deepcache.metrics.registry import METRICS, Inputs, Metric, measured
 from deepcache.metrics.statistics import Statistics
 
 RNG = np.random.default_rng(0)
@@ -24,7 +24,7 @@ def features(*, moved: float = 0.0, sharp: float = 10.0) -> Features:
 
 
 REAL = from_statistics(Statistics.of([features()]))
-BETTER_AND_WORSE = {
+BETTER_AND_WORSE: dict[Inputs, list[tuple[object, ...]]] = {
     "reference": [
         (Statistics.of([features(moved=0.1)]), REAL),
         (Statistics.of([features(moved=3, sharp=0.1)]), REAL),

@@ -209,7 +209,8 @@ def test_a_damaged_member_is_one_line(tmp_path, members, extractor):
 )
 def test_our_own_references_are_checked_as_any_other(tmp_path, change):
     path = tmp_path / "a.safetensors"
-    tensors = {"pooled.mean": np.zeros(3), "pooled.covariance": np.eye(3), "features": np.zeros((9, 3), np.float16)}
+    tensors: dict[str, np.ndarray] = {"pooled.mean": np.zeros(3), "pooled.covariance": np.eye(3)}
+    tensors["features"] = np.zeros((9, 3), np.float16)
     tensors |= {"spatial.mean": np.zeros(2), "spatial.covariance": np.eye(2)}
     save_file({name: value.astype(np.float32) for name, value in tensors.items()}, path)
     assert references.load(path).features.shape == (9, 3)

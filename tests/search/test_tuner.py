@@ -16,7 +16,6 @@ from deepcache import DeepCacheError, cached, models, uniform
 from deepcache.__main__ import main
 from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING
-from deepcache.costs.page import Explanation
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.models.architectures import architecture
 from deepcache.models.embedded import WEIGHTS
