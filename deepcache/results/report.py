@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import figures, tables, text
-from deepcache.results.layout import Layout
-from deepcache.results.record import Record, Scalar
+from deepcache.results.layout import Layout, Scalar
+from deepcache.results.record import Record
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 _LONG_TABLE = 60  # rows; with more a table scrolls within the page
