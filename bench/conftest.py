@@ -27,6 +27,8 @@ MOST_ROUNDS = 10_000
 MOST_BRANCHES = 1_000
 FIRST_SEED = whole(at_least=0, at_most=END_OF_SEEDS - MOST_SAMPLES)  # the last block must end where seeds end
 NOT_JUDGED = "not judged"  # the outcome of a test that recorded a row to which no threshold applies
+_MISSING = "deepcache_missing"  # of a worker's output: the page of what is missing
+_PAGE = pytest.StashKey[str]()  # of xdist's controller: the same
 _NEEDS = pytest.StashKey[Needs]()  # of the session: what the experiment that runs now needs
 DTYPES = ("fp32", "fp16", "bf16")
 
@@ -117,8 +119,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = {item.path: _needs_of(item) for item in items}
     if config.getoption("scale") == "paper" and config.getoption("weights") == "trained":
         page = requirements.page([*asked.values()], config)
-        if page:
+        if page and hasattr(config, "workeroutput"):  # an exit would make xdist start another worker
+            config.workeroutput[_MISSING] = page
+            items.clear()
+        elif page:
             pytest.exit(page, returncode=2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over from xdist's workers what is missing."""
+    page = getattr(node, "workeroutput", {}).get(_MISSING)
+    if page:
+        node.config.stash[_PAGE] = page
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _PAGE in session.config.stash:
+        session.exitstatus = 2
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if _PAGE in config.stash:
+        terminalreporter.write_line(config.stash[_PAGE])
 
 
 def _needs_of(item: Any) -> Needs:
