@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -177,7 +177,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, option in (("branch", "branches"), ("scheduler", "schedulers"), ("first_seed", "seeds")):
         if name in metafunc.fixturenames:
             values = metafunc.config.getoption(option)
-            metafunc.parametrize(name, values, scope="session", ids=lambda value, name=name: f"{name}={value}")
+            metafunc.parametrize(name, values, scope="session", ids=f"{name}={{}}".format)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -187,7 +187,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
+def pytest_runtest_call() -> Generator[None, object, object]:
     """Report a user's mistake in one line also where it comes up in the middle of an experiment."""
     try:
         return (yield)
@@ -196,7 +196,7 @@ def pytest_runtest_call() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
+def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Generator[None, Any, pytest.TestReport]:
     """Mark the report of a test that asked for `judge` and to which no threshold applied."""
     report: pytest.TestReport = yield
     judge = getattr(item, "funcargs", {}).get("judge")

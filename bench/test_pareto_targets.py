@@ -117,7 +117,7 @@ def _found(points: Sequence[Point]) -> dict[str, float]:
         **{f"gain_median_{n}": aims.gain(points, n, np.median) for n in INTERVALS},
         "gain_cheaper": aims.gain(points, 3, np.median, SHARE_OF_REUSE),
     }
-    found = {}
+    found: dict[str, float] = {}
     for name, gain in gains.items():
         if gain is not None:
             found |= {name: gain.value, f"{name}_low": gain.low, f"{name}_high": gain.high}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_prediction(
     judge: Judge,
 ) -> None:
     seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached_by(solver)
-    own = {"scheduler": solver, "num_steps": uncached.num_steps}
+    own: dict[str, Any] = {"scheduler": solver, "num_steps": uncached.num_steps}
     run = class_conditional.every(interval, branch, order, **own)
     found = measure(
         TABLE,

@@ -18,11 +18,11 @@ from bench.harness.measure import Measure
 from bench.harness.requirements import Needs
 from bench.harness.workload import Run, Workload
 from deepcache.metrics.fidelity import as_asked
-from deepcache.results.layout import Layout, Plot
+from deepcache.results.layout import Layout, Plot, Scalar
 from deepcache.sampling.conditions import labels_of
 
 NEEDS = Needs(("class_conditional",), real_images=True)
-PAPER = {"branch": 0, "solver": "ddim"}
+PAPER: dict[str, Scalar] = {"branch": 0, "solver": "ddim"}
 TABLE = Layout(
     "table1",
     title="Table 1: class-conditional generation",
@@ -167,9 +167,9 @@ def test_table1(
         and macs_rule_time(class_conditional)
         and judge(class_conditional)
     ):
-        assert found.timing.speedup >= SPEEDUP_OF_MACS_RATIO * cost.ratio(run.plan)
+        assert found.timing.speedup >= SPEEDUP_OF_MACS_RATIO * cost.ratio(run.cache_plan)
     if run.plan is not None and branch == 0 and class_conditional.is_mini:  # exact at any number of steps
-        share = Fraction(run.plan.num_full, run.plan.num_steps)
+        share = Fraction(run.cache_plan.num_full, run.cache_plan.num_steps)
         assert found.metrics["macs"] == round(SHALLOW_MACS + (FULL_MACS - SHALLOW_MACS) * share)
         judge.has_judged = True
     if judge(class_conditional, when=method.kind == "uncached"):

@@ -11,12 +11,12 @@ from bench.harness.laws import Judge, medians_db, skip_unless_judged
 from bench.harness.measure import Measure
 from bench.harness.requirements import Needs
 from bench.harness.workload import SOLVERS, Run, Workload
-from deepcache.results.layout import Layout
+from deepcache.results.layout import Layout, Scalar
 
 NEEDS = Needs(("class_conditional",), real_images=True)
 FEWER, AS_MANY = "fewer steps at the cost of", "as many steps as full ones of"
-_REUSE = {"solver": "ddim", "method": "uniform", "order": 0}
-_FEWER = {"solver": "ddim", "method": FEWER}
+_REUSE: dict[str, Scalar] = {"solver": "ddim", "method": "uniform", "order": 0}
+_FEWER: dict[str, Scalar] = {"solver": "ddim", "method": FEWER}
 TABLE = Layout(
     "table4",
     title="Tables 4 and 6: fewer steps at the same cost, and at the same number of full steps",
@@ -46,8 +46,7 @@ def _run(class_conditional: Workload, uncached: Run, method: str, interval: int)
     if method == FEWER:
         return class_conditional.fewer(uncached, cached)
     if method == AS_MANY:
-        assert cached.plan is not None
-        return replace(uncached, num_steps=cached.plan.num_full)
+        return replace(uncached, num_steps=cached.cache_plan.num_full)
     return cached
 
 
@@ -75,8 +74,8 @@ def test_fewer_steps(
         settings={"curve": f"{solver}, {method}", "interval": interval, "method": method},
     )
     step, cost = class_conditional.cost.full(class_conditional.convention), found.metrics["total_macs"]
-    cached = _run(class_conditional, uncached, "order 0", interval)
-    total = class_conditional.cost.mean(cached.plan, class_conditional.convention) * cached.plan.num_steps
+    plan = _run(class_conditional, uncached, "order 0", interval).cache_plan
+    total = class_conditional.cost.mean(plan, class_conditional.convention) * plan.num_steps
     if method == FEWER:
         assert abs(cost - total) <= step / 2  # rounded to a whole step
         judge.has_judged = True

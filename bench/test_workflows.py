@@ -82,7 +82,8 @@ def test_workflow(
     workflow = replace(prompted, pipe=WORKFLOWS[name](prompted.pipe))
     run = uncached if order is None else replace(uncached, plan=Interval(INTERVAL, prompted.protocol.branch, order))
 
-    timing, found = Timing(), {}
+    timing = Timing()
+    found: dict[Run, Tensor] = {}
 
     def images_of(one: Run, seconds: list[float]) -> None:
         started = time.perf_counter()
@@ -98,15 +99,16 @@ def test_workflow(
     beside = None if order is None else lambda: images_of(uncached, timing.uncached_s)
     benchmark.pedantic(images_of, args=(run, timing.cached_s), setup=beside, rounds=rounds)
     images, before = found[run], found[uncached]
-    metrics = {}
+    metrics: dict[str, float] = {}
     if benchmark.enabled:
         metrics |= {"latency_s": statistics.median(timing.cached_s), "speedup": timing.speedup}
     if prompted.clip is not None:
         metrics["clip_score"] = statistics.fmean(clip_scores(prompted.clip, images, prompts).tolist())
         if order is not None:
             metrics |= drift_of_images(images, before)
-    timed = f"median of {rounds} interleaved rounds of {len(prompts)} images"
-    extra = {"workflow": name, "method": method, "timing": timed if benchmark.enabled else NOT_MEASURED}
+    rounds_of = f"median of {rounds} interleaved rounds of {len(prompts)} images"
+    timed = rounds_of if benchmark.enabled else NOT_MEASURED
+    extra: dict[str, str | float] = {"workflow": name, "method": method, "timing": timed}
     extra |= {"interval": 1 if order is None else INTERVAL} | ({} if name == "text2img" else {"strength": STRENGTH})
     settings = {**describe(workflow, run, uncached, seeds), **extra}
     record(

@@ -250,7 +250,7 @@ def _output(call: Call, timestep: Tensor | None = None) -> Tensor:
         args, kwargs = at(timestep, args, kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # diffusers deprecates some forms of an input
-        return model(*args, **kwargs)[0]  # type: ignore[no-any-return]
+        return model(*args, **kwargs)[0]
 
 
 def _with_timestep(form: str, name: str, *, seed: int = 0) -> Call:

@@ -79,6 +79,7 @@ def inputs(
         return torch.randn(shape, generator=generator)
 
     channels = config.get("in_channels", 3 if kind is UNet2DModel else 4)
+    args: tuple[Any, ...]
     if kind is UNet2DModel:
         args = (noise(batch, channels, *size), timestep)
     elif kind is UNet2DConditionModel:

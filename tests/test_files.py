@@ -325,7 +325,7 @@ def test_a_file_stands_in_its_place_and_one_that_is_there_stays_if_asked(tmp_pat
 def test_the_first_error_is_told_though_the_file_cannot_be_removed_either(tmp_path, place):
     """This happens on a disk that has become read-only."""
     full, gone = OSError(errno.EROFS, "Read-only file system"), OSError(errno.EACCES, "Permission denied")
-    owner = files.os if place == "fsync" else Path
+    owner = os if place == "fsync" else Path
     with (
         patch.object(owner, place, side_effect=full),
         patch.object(Path, "unlink", side_effect=gone),

@@ -68,7 +68,7 @@ def typed(package: str) -> dict[str, str]:
     """Return the names of a package and their home modules, as its imports for type checkers state them."""
     path = ROOT.joinpath(*package.split(".")[1:], "__init__.py")
     (block,) = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
-    return {alias.name: node.module for node in block.body for alias in node.names}
+    return {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
 def test_lazy_name_is_that_of_its_home_module_twice_in_any_order_of_imports() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from deepcache.results.compare import FIDELITY
@@ -33,13 +34,13 @@ def planted(honest: Entries) -> Iterator[tuple[str, int, Entries]]:
 
 def _changes() -> Iterator[tuple[str, int, Callable[[Entries], Entries | None]]]:
     for metric in FIDELITY:
-        yield f"one destroyed seed of one row ({metric} is 0)", WORSE, lambda e, m=metric: _destroy(_with(e, m)[:1], m)
-        yield f"one destroyed seed of each row ({metric})", WORSE, lambda e, m=metric: _destroy(_with(e, m), m)
+        yield f"one destroyed seed of one row ({metric} is 0)", WORSE, partial(_destroy, metric=metric, most=1)
+        yield f"one destroyed seed of each row ({metric})", WORSE, partial(_destroy, metric=metric)
     for outcome in OUTCOMES:
-        yield f"a test with the outcome {outcome}", WORSE, lambda e, o=outcome: e[0].update(outcome=o)
-    yield "a test without an outcome (null)", OTHERWISE, lambda e: e[0].update(outcome=None)
+        yield f"a test with the outcome {outcome}", WORSE, partial(_end, outcome=outcome)
+    yield "a test without an outcome (null)", OTHERWISE, partial(_end, outcome=None)
     for name, value in OTHER_CONDITIONS.items():
-        yield f"{name} is {value}", OTHERWISE, lambda e, n=name, v=value: _set(e, n, v)
+        yield f"{name} is {value}", OTHERWISE, partial(_set, name=name, value=value)
     yield "one experiment is missing", OTHERWISE, lambda e: [r for r in e if r["table"] != "table1"]
     yield "one row is missing", WORSE, lambda e: e[:-1]
     yield "the speedup of one row is missing", OTHERWISE, lambda e: _timed(e)["metrics"].pop("speedup") and None
@@ -49,13 +50,13 @@ def _changes() -> Iterator[tuple[str, int, Callable[[Entries], Entries | None]]]
     yield "a full step more in one row", WORSE, lambda e: _timed(e)["metrics"].update(num_full=51)
 
 
-def _with(entries: Entries, metric: str) -> Entries:
-    return [entry for entry in entries if metric in entry["per_seed"]]
-
-
-def _destroy(entries: Entries, metric: str) -> None:
-    for entry in entries:
+def _destroy(entries: Entries, metric: str, most: int | None = None) -> None:
+    for entry in [entry for entry in entries if metric in entry["per_seed"]][:most]:
         entry["per_seed"][metric][len(entry["per_seed"][metric]) // 2] = 0.0
+
+
+def _end(entries: Entries, outcome: str | None) -> None:
+    entries[0]["outcome"] = outcome
 
 
 def _set(entries: Entries, name: str, value: object) -> None:

@@ -41,7 +41,7 @@ CIFAR, BEDROOM, CHURCH = "CIFAR-10 32x32", "LSUN-Bedroom 256x256", "LSUN-Churche
 
 
 def of_the_paper(
-    label: str, settings: Mapping[str, Scalar], rows: Iterable[tuple[dict[str, Scalar], dict[str, Any]]]
+    label: str, settings: Mapping[str, Scalar], rows: Iterable[tuple[Mapping[str, Scalar], Mapping[str, Any]]]
 ) -> tuple[Published, ...]:
     """Return published rows that were measured alike.
 
@@ -57,7 +57,7 @@ def of_the_paper(
     found = ((key, published.row(**match)) for key, match in rows)
     return tuple(
         Published(
-            key,
+            dict(key),
             {name: value for name, value in entry.items() if name in PUBLISHED},
             label,
             dict(settings),

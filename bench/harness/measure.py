@@ -158,13 +158,15 @@ def costs(workload: Workload, run: Run, uncached: Run, cache: Cache | None) -> d
     if run.plan is None:
         total = workload.cost.full(workload.convention) * calls
         return {"macs": round(total / of), "total_macs": total, "num_full": calls, "num_shallow": 0}
-    total = round(workload.cost.mean(run.plan, workload.convention) * calls)
-    num_full = run.plan.num_full
-    found = {"macs": round(total / of), "total_macs": total, "num_full": num_full, "num_shallow": calls - num_full}
+    plan = run.cache_plan
+    total = round(workload.cost.mean(plan, workload.convention) * calls)
+    num_full = plan.num_full
+    found: dict[str, float] = {"macs": round(total / of), "total_macs": total}
+    found |= {"num_full": num_full, "num_shallow": calls - num_full}
     if cache is not None:
         # a generation that ran out of memory has fewer steps
-        whole = [each for each in cache.generations if each.num_steps == run.plan.num_steps]
-        assert {generation.full_steps for generation in whole} == {run.plan.full_steps}
+        whole = [each for each in cache.generations if each.num_steps == plan.num_steps]
+        assert {generation.full_steps for generation in whole} == {plan.full_steps}
         found["feature_bytes"] = whole[0].feature_bytes
     return found
 

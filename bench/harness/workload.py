@@ -17,7 +17,6 @@ from deepcache.cache.caching import Cache
 from deepcache.costs.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.extractors import Extractor, Features, extract
-from deepcache.metrics.images import Images
 from deepcache.models.architectures import architecture
 from deepcache.models.registry import EMBEDDED, Protocol
 from deepcache.plan import CachePlan, quadratic, uniform
@@ -46,6 +45,12 @@ class Run(workload.Sampling):
     zeroed: bool = False
 
     @property
+    def cache_plan(self) -> CachePlan:
+        """The plan of a run that has one, and no `Interval`."""
+        assert isinstance(self.plan, CachePlan)
+        return self.plan
+
+    @property
     def arguments(self) -> dict[str, Any]:
         return {**super().arguments, "disturbed": self.disturbed}
 
@@ -61,7 +66,7 @@ class Samples:
         cache: what the cache did; None for an uncached run, and for samples that were all read from a store.
     """
 
-    images: Images
+    images: Tensor | StoredImages
     features: Features
     clip_scores: list[float]
     cache: Cache | None
@@ -164,8 +169,7 @@ class Workload(workload.Workload):
 
     def fewer(self, uncached: Run, cached: Run) -> Run:
         """Return an uncached run of so few steps that its MACs are those of `cached`, rounded to a whole step."""
-        assert isinstance(cached.plan, CachePlan)
-        share = self.cost.mean(cached.plan, self.convention) / self.cost.full(self.convention)
+        share = self.cost.mean(cached.cache_plan, self.convention) / self.cost.full(self.convention)
         return replace(uncached, num_steps=min(uncached.num_steps - 1, max(1, round(uncached.num_steps * share))))
 
     def samples(self, run: Run, seeds: range, description: str = "sample") -> Samples:
@@ -174,6 +178,7 @@ class Workload(workload.Workload):
         if known is not None and len(known.images) >= len(seeds):
             self._samples[run, seeds.start] = self._samples.pop((run, seeds.start))  # the last to be dropped
             return known.first(len(seeds))
+        images: Tensor | StoredImages
         if self._is_stored(run):
             images, cache = self._stored(run, seeds, description)
             self._samples = dict([*self._samples.items()][-_KEPT:])
@@ -186,8 +191,8 @@ class Workload(workload.Workload):
         self._samples[run, seeds.start] = found
         return found
 
-    def unmeasured(self, run: Run, seeds: range) -> Any:
-        """Return the images of `samples`, as `Images` that can be sliced; stored images without their features."""
+    def unmeasured(self, run: Run, seeds: range) -> Tensor | StoredImages:
+        """Return the images of `samples`; stored images without their features."""
         return self._stored(run, seeds, "sample")[0] if self._is_stored(run) else self.samples(run, seeds).images
 
     def pictures(self, run: Run, seeds: range, places: Iterable[int] | None = None) -> Tensor:

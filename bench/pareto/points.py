@@ -109,6 +109,7 @@ def scoring(workload: Workload) -> range:
 
 def _runs(workload: Workload, uncached: Run) -> Iterator[tuple[dict[str, Scalar], str, Run]]:
     """Yield the key of a point, its printed name and its run, each run once."""
+    key: dict[str, Scalar]
     own: dict[str, Any] = {"scheduler": uncached.scheduler, "num_steps": uncached.num_steps}
     for num_steps in _fewer(uncached, SHARES):
         yield {"curve": "fewer steps", "steps": num_steps}, f"{num_steps} steps", replace(uncached, num_steps=num_steps)
@@ -166,8 +167,7 @@ def calibration(workload: Workload, uncached: Run, branch: int) -> Calibration:
 @cache
 def tuned(workload: Workload, uncached: Run) -> Tuned:
     """Tune to the MACs of reuse at N = 3, on seeds that nothing is measured on."""
-    plan = workload.every(3, scheduler=uncached.scheduler, num_steps=uncached.num_steps).plan
-    assert isinstance(plan, CachePlan)
+    plan = workload.every(3, scheduler=uncached.scheduler, num_steps=uncached.num_steps).cache_plan
     workload.pipe.scheduler = scheduler(uncached.scheduler, workload.pipe.scheduler.config)
     return deepcache.tune(
         workload.pipe,

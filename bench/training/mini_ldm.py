@@ -143,7 +143,7 @@ class Denoiser(nn.Module):
         self.unet = build_unet()
 
     def forward(self, noisy: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
-        return self.unet(noisy, timestep, self.embedder(labels)).sample  # type: ignore[no-any-return]
+        return self.unet(noisy, timestep, self.embedder(labels)).sample
 
 
 def build_unet() -> UNet2DConditionModel:

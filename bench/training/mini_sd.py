@@ -86,7 +86,7 @@ class TextDenoiser(nn.Module):
         self.unet, self.text_encoder = unet, text_encoder
 
     def forward(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
-        return self.unet(noisy, timestep, self.text_encoder(tokens)[0]).sample  # type: ignore[no-any-return]
+        return self.unet(noisy, timestep, self.text_encoder(tokens)[0]).sample
 
 
 def train_autoencoder(data: fashion.Garments, vqvae: VQModel, folder: Path) -> AutoencoderKL:

@@ -350,4 +350,5 @@ def test_foreign_object_is_refused() -> None:
 
 def _assert_own_forward(model: nn.Module) -> None:
     assert "forward" not in vars(model)
-    assert model.forward.__func__ is type(model).forward
+    forward: Any = model.forward
+    assert forward.__func__ is type(model).forward

@@ -64,7 +64,8 @@ def test_copy_of_a_cached_unet_is_an_ordinary_unet(
     assert torch.equal(loop(twin), uncached)
     with cached(twin, interval=3):
         assert torch.equal(loop(twin), expected)
-    assert twin.forward.__func__ is type(twin).forward
+    forward: Any = twin.forward
+    assert forward.__func__ is type(twin).forward
 
 
 def test_saved_from_within_the_block_is_the_unet(tmp_path: Path, uncached: Tensor) -> None:

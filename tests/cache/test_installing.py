@@ -26,7 +26,8 @@ NAME = "ddpm"
 
 def _is_own(model: nn.Module) -> bool:
     """Return whether a call runs the class's forward; accelerate leaves that in the module when a hook is removed."""
-    return model.forward.__func__ is type(model).forward and model.forward.__self__ is model
+    forward: Any = model.forward
+    return forward.__func__ is type(model).forward and forward.__self__ is model
 
 
 class Hook(ModelHook):
@@ -211,7 +212,7 @@ def test_unet_that_the_older_package_gave_back_is_cached(expected: Tensor) -> No
         assert torch.equal(loop(model), expected)
 
 
-def _wrapped(model: nn.Module) -> nn.Module:
+def _wrapped(model: nn.Module) -> Any:
     return torch.compile(model, backend="eager")
 
 

@@ -298,7 +298,7 @@ def test_task_is_in_the_block_that_it_was_made_in() -> None:
             with cached(model, interval=2) as cache:
                 return await asyncio.create_task(inside(cache))
 
-        return await asyncio.gather(one(), one())
+        return list(await asyncio.gather(one(), one()))
 
     assert asyncio.run(both()) == [2, 2]
 

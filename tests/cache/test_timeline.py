@@ -367,6 +367,7 @@ class _Skipping:
 
 def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_number_counts() -> None:
     """The plan does not depend on the number, or the user states it."""
+    how: dict[str, Any]
     for how in ({"interval": 2, "last_step_full": True}, {"plan": uniform(9, 2)}):
         with (
             cached(pipe := _Skipping(), **how),

@@ -44,7 +44,7 @@ def callback(monkeypatch) -> type:
     kind = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks", kind.__module__):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules[kind.__module__].ModelCheckpoint = kind
+    vars(sys.modules[kind.__module__])["ModelCheckpoint"] = kind
     return kind
 
 

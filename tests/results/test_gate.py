@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,7 +191,8 @@ def test_other_seeds_steps_and_lengths_cannot_be_compared():
 @pytest.mark.parametrize("missing_from", ["neither", "the baseline", "the record"])
 def test_other_conditions_cannot_be_compared_unless_allowed(name, missing_from):
     base, found = settings(BASE, **{name: "a"}), settings(BASE, **{name: "b"}, macs=1)
-    del {"neither": {name: 0}, "the baseline": base.settings, "the record": found.settings}[missing_from][name]
+    lacking: dict[str, Any] = {"neither": {name: 0}, "the baseline": base.settings, "the record": found.settings}
+    del lacking[missing_from][name]
     verdict = gate([base, MANY[0]], [found, MANY[0]])
     assert (verdict.exit_code, verdict.regressions, verdict.num_compared) == (2, [], 1)
     old, new = base.settings.get(name, "missing"), found.settings.get(name, "missing")

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 
-from deepcache import files
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.manifest import LAYOUT, Manifest
 from deepcache.sampling.shards import Shard, aligned, gaps, joined
@@ -196,13 +195,13 @@ def test_a_store_decides_the_layout_of_who_follows_it(tmp_path):
 
 def test_of_many_manifests_at_once_one_is_kept(tmp_path):
     """Another process writes its manifest between this process's look and its write."""
-    real = files.os.link
+    real = os.link
 
     def late(source: Path, target: Path) -> None:
         target.write_text(manifest(num_steps=4).to_json())
         real(source, target)
 
-    with patch.object(files.os, "link", late), one_line("num_steps"):
+    with patch.object(os, "link", late), one_line("num_steps"):
         Store.create(tmp_path, MANIFEST)
     assert list(hashes(tmp_path)) == ["manifest.json"]
 
@@ -470,7 +469,7 @@ class Counted(list):
 
     asked = 0
 
-    def __getitem__(self, place: int) -> range:  # type: ignore[override]
+    def __getitem__(self, place: int) -> range:
         self.asked += 1
         return super().__getitem__(place)
 
@@ -526,7 +525,7 @@ def test_samples_of_another_size_are_refused(tmp_path):
 @pytest.mark.parametrize("place", ["fsync", "write_array"])
 def test_a_write_that_fails_leaves_what_was_finished_and_nothing_else(tmp_path, failure, place):
     before = hashes(fill(tmp_path, range(3, 8)).folder)
-    module = files.os if place == "fsync" else np.lib.format
+    module = os if place == "fsync" else np.lib.format
     refusal = pytest.raises(KeyboardInterrupt) if isinstance(failure, KeyboardInterrupt) else one_line("No space left")
     with patch.object(module, place, side_effect=failure), refusal:
         fill(tmp_path)

@@ -87,8 +87,8 @@ class ForeignFamily:
         require_branch(branch, 1)
         return CutForeign(unet)
 
-    def example(self, _unet: Any, **_: Any) -> Call:
-        return (torch.empty(1, 3, 8, 8, device="meta"), torch.tensor(0)), {}
+    def example(self, unet: Any, **_: Any) -> Call:
+        return (torch.empty(1, unet.down.in_channels, 8, 8, device="meta"), torch.tensor(0)), {}
 
     def num_frames(self, _unet: Any, _shape: tuple[int, ...]) -> int:
         return 1
