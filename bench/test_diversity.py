@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from bench.harness.columns import column
 from bench.harness.laws import Judge
 from bench.harness.loading import load_distance
 from bench.harness.measure import describe
@@ -14,7 +15,7 @@ from bench.harness.requirements import Needs
 from bench.harness.workload import Run, Workload
 from deepcache.metrics.fidelity import diversity
 from deepcache.metrics.perceptual import Perceptual
-from deepcache.results.layout import Column, Layout
+from deepcache.results.layout import Layout
 from deepcache.sampling.conditions import prompts_of
 
 NEEDS = Needs(("prompted",), lpips=True)
@@ -22,10 +23,10 @@ TABLE = Layout(
     "diversity",
     title="Diversity and variance over seeds (course project, 4.3)",
     columns=(
-        Column("pairwise_perceptual", "pairwise perceptual distance", 3),
-        Column("pairwise_mse", "pairwise MSE", 4),
-        Column("clip_mean", "CLIP score, mean", 2),
-        Column("clip_variance", "CLIP score, variance", 3),
+        column("pairwise_perceptual"),
+        column("pairwise_mse"),
+        column("clip_mean"),
+        column("clip_variance"),
     ),
 )
 # Caching at N = 3 changes details, not what is drawn: the distance between two seeds' images must stay within a third.

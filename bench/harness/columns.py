@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from deepcache.metrics.registry import METRICS
 from deepcache.results import published
 from deepcache.results.layout import PROTOCOL, Column, Published, Scalar
+
+
+def column(metric: str, published: str = "", **more: Any) -> Column:
+    """Return the column of a metric, with the title and the digits of its entry in `deepcache.metrics.registry`."""
+    known = METRICS[metric]
+    return Column(metric, known.title, known.digits, published, **more)
+
 
 MACS = Column("macs", "MACs (G)", 4, "macs_g", scale=1e9, same=("model", "uncached_steps"))
 TOTAL = Column("total_macs", "MACs of a sample (G)", 3, scale=1e9, same=("model",))
 THROUGHPUT = Column("throughput", "images/s", 2, "throughput", same=None)
 SPEEDUP = Column("speedup", "speedup", 2, "speedup", same=())
-FID = Column("fid", "FID", 2, "fid")
-SFID = Column("sfid", "sFID", 2, "sfid")
-IS = Column("is", "IS", 2, "is")
-PRECISION = Column("precision", "precision (%)", 1, "precision")
-RECALL = Column("recall", "recall (%)", 1, "recall")
-CLIP = Column("clip_score", "CLIP score", 2, "clip_score", same=(*PROTOCOL, "clip"))
-PSNR = Column("psnr_db", "PSNR (dB)", 1)
-MEDIAN = Column("psnr_median_db", "PSNR, median seed (dB)", 1)
-TIPPED = Column("tipped", "tipped seeds (%)", 1)
-DRIFT = Column("fid_drift", "FID drift", 3)
+FID = column("fid", "fid")
+SFID = column("sfid", "sfid")
+IS = column("is", "is")
+PRECISION = column("precision", "precision")
+RECALL = column("recall", "recall")
+CLIP = column("clip_score", "clip_score", same=(*PROTOCOL, "clip"))
+PSNR = column("psnr_db")
+MEDIAN = column("psnr_median_db")
+TIPPED = column("tipped")
+DRIFT = column("fid_drift")
 NUM_FULL = Column("num_full", "full steps", 0)
 FEATURE = Column("feature_bytes", "feature (KiB)", 1, scale=1024)
 LATENCY = Column("latency_s", "latency (s)", 2)

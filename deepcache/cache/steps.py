@@ -1,4 +1,4 @@
-"""The two steps of a cached U-Net: eager, or as two static graphs by `torch.compile`."""
+"""Compiles the two steps of a cut U-Net as two static graphs; eager steps are the cut U-Net's own."""
 
 from __future__ import annotations
 

@@ -1,8 +1,12 @@
 """The metrics: how each is called and printed, which direction is better, and which function measures it.
 
-A new metric is written in two files: its function in a module of this package, and its entry in `METRICS`. This module
-imports neither torch nor numpy, so that tables can take a metric's title, digits and direction from it, and so that a
-command can tell where the weights of the large extractors come from before anything is loaded.
+A new metric is written in two files: its function in a module of this package, and its entry in `METRICS`. `deepcache
+metrics` and the benches then measure and record it, since both measure every metric of the inputs that they have. A
+bench prints it where its table has the column (`bench.harness.columns.column`); the gate compares it where
+`deepcache.results.compare.FIDELITY` gives it a tolerance.
+
+This module imports neither torch nor numpy, so that a table can take the title and the digits of a metric from it, and
+so that a command can tell where the weights of the large extractors come from before anything is loaded.
 """
 
 from __future__ import annotations

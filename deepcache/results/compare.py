@@ -33,11 +33,12 @@ NUM_NAMED = 3  # seeds that one finding names
 
 
 @dataclass(frozen=True)
-class Fidelity:
+class Tolerance:
     """By how much a metric of single seeds may fall; higher values are better.
 
-    The mean may fall by `mean`, and no single seed by more than `seed`: the noise of a machine reaches neither, and
-    every destroyed image does. A seed whose value stays above `same` shows the same image, however far it falls.
+    A row fails if the whole bootstrap interval of the change of its mean lies below -`mean`, or if a single seed falls
+    by more than `seed`: the noise of a machine does neither, and every destroyed image does. A seed whose value stays
+    above `same` shows the same image, however far it falls.
     """
 
     unit: str
@@ -54,10 +55,10 @@ class Fidelity:
 # PSNR, 96 rows and 3,140 seeds of CLIP score.
 # PSNR: 99.9% of the seeds differ by less than 0.01 dB, and below 40 dB none by more than 0.45 dB. Above 40 dB noise may
 # turn a single code of mini-ldm's autoencoder, which is the whole difference of an image there: 80 dB become 46 dB.
-# A floor of 3 dB lets the squared error double, counted from 40 dB. A destroyed image falls by all its PSNR.
+# An allowed fall of 3 dB lets the squared error double, counted from 40 dB. A destroyed image falls by all its PSNR.
 # CLIP score: no seed differs by more than 0.18 points. Noise, grey or another prompt's image in place of four samples
 # of mini-sd costs at least 32 points each; all rows of the paper's Tables 13 and 14 lie within 2 points.
-FIDELITY = {"psnr_db": Fidelity("dB", mean=0.1, seed=3.0, same=40.0), "clip_score": Fidelity("points", 0.1, seed=3.0)}
+FIDELITY = {"psnr_db": Tolerance("dB", mean=0.1, seed=3.0, same=40.0), "clip_score": Tolerance("points", 0.1, seed=3.0)}
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def is_gated(record: Record) -> bool:
 
 
 def compare(base: Record, found: Record, rerun: Record | None = None) -> list[Finding]:
-    """Return everything that differs between two records of one row.
+    """Return changed counts, and falls of fidelity or speed beyond their tolerance, between two records of one row.
 
     Args:
         base: the record of the baseline.
@@ -160,38 +161,40 @@ def _exact(base: Record, found: Record) -> Iterator[Finding]:
 
 
 def _fidelity(base: Record, found: Record) -> Iterator[Finding]:
-    for name, law in FIDELITY.items():
+    for name, tolerance in FIDELITY.items():
         old, new = base.per_seed.get(name, []), found.per_seed.get(name, [])
         if not old:  # the record may have more than the baseline
             continue
         if len(old) != len(new):
             yield Finding(f"{name}: the baseline has {len(old)} seeds and this record {len(new)}", INCOMPARABLE)
             continue
-        yield from _mean(name, law, [after - before for before, after in zip(old, new, strict=True)])
-        yield from _each_seed(name, law, base, list(zip(old, new, strict=True)))
+        yield from _mean(name, tolerance, [after - before for before, after in zip(old, new, strict=True)])
+        yield from _each_seed(name, tolerance, base, list(zip(old, new, strict=True)))
 
 
-def _mean(name: str, law: Fidelity, changes: Sequence[float]) -> Iterator[Finding]:
-    if sum(changes) / len(changes) >= -law.mean:
+def _mean(name: str, tolerance: Tolerance, changes: Sequence[float]) -> Iterator[Finding]:
+    if sum(changes) / len(changes) >= -tolerance.mean:
         return
     low, high = interval(changes)
-    if high < -law.mean:
+    if high < -tolerance.mean:
         yield Finding(
-            f"{name}: the mean over {len(changes)} seeds changes by {low:+.3f} to {high:+.3f} {law.unit} "
-            f"({CONFIDENCE:.0%} bootstrap), tolerance -{law.mean} {law.unit}"
+            f"{name}: the mean over {len(changes)} seeds changes by {low:+.3f} to {high:+.3f} {tolerance.unit} "
+            f"({CONFIDENCE:.0%} bootstrap), tolerance -{tolerance.mean} {tolerance.unit}"
         )
 
 
-def _each_seed(name: str, law: Fidelity, base: Record, pairs: Sequence[tuple[float, float]]) -> Iterator[Finding]:
-    falls = [law.fall(before, after) for before, after in pairs]
-    fallen = sorted((i for i, fall in enumerate(falls) if fall > law.seed), key=lambda i: -falls[i])
+def _each_seed(
+    name: str, tolerance: Tolerance, base: Record, pairs: Sequence[tuple[float, float]]
+) -> Iterator[Finding]:
+    falls = [tolerance.fall(before, after) for before, after in pairs]
+    fallen = sorted((i for i, fall in enumerate(falls) if fall > tolerance.seed), key=lambda i: -falls[i])
     if not fallen:
         return
     first_seed = number(base, "first_seed") or 0
     named = [f"seed {first_seed + i:.0f} {pairs[i][0]:.4g} -> {pairs[i][1]:.4g}" for i in fallen[:NUM_NAMED]]
     more = f" and {len(fallen) - NUM_NAMED} more" if len(fallen) > NUM_NAMED else ""
     count = f"{len(fallen)} of {len(pairs)} seeds"
-    yield Finding(f"{name}: {count} fall by more than {law.seed:g} {law.unit}: {', '.join(named)}{more}")
+    yield Finding(f"{name}: {count} fall by more than {tolerance.seed:g} {tolerance.unit}: {', '.join(named)}{more}")
 
 
 def _speed(base: Record, found: Record, rerun: Record | None) -> Iterator[Finding]:

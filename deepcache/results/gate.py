@@ -114,8 +114,9 @@ def gate(
 ) -> Verdict:
     """Compare the records of a run with a baseline.
 
-    A record is a regression if its test did not pass, if a number got worse (`compare`), or if it is missing although
-    other rows of its table were run. A failure becomes a note if the record passed when it was run again.
+    A record is a regression if its test did not pass, if a count changed, if fidelity or speed got worse (`compare`),
+    or if it is missing although other rows of its table were run. A failure becomes a note if the record passed when it
+    was run again.
 
     Args:
         baseline: the records to compare with.

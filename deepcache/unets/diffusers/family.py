@@ -17,7 +17,9 @@ from deepcache.unets.family import Family, Feature
 
 
 class CutDiffusersUNet:
-    """A U-Net of diffusers that is cut at one branch. Nothing is kept between calls, so threads may share it.
+    """The `CutUNet` of diffusers: a U-Net that is cut at one branch.
+
+    Nothing is kept between calls, so threads may share it.
 
     Raises:
         UnsupportedUNetError: the type of a block is not known, or the block at the cut has hooks.

@@ -1,4 +1,4 @@
-"""The kernel: a full and a shallow forward pass of a U-Net of diffusers, as functions without state.
+"""The full and the shallow forward pass of a U-Net of diffusers, as functions without state.
 
 A full step runs every stage and also returns the feature of branch b, the hidden state g_{b+1} that enters up stage b.
 A shallow step runs d_0..d_b and u_b..u_0 with a g_{b+1} that it is given (DeepCache, Ma et al., 2024,

@@ -161,7 +161,11 @@ def _slice(block: Any, resnets: slice, **changes: nn.Module | list[nn.Module] | 
 
 
 def _view(module: Any, **changes: nn.Module | list[nn.Module] | None) -> Any:
-    """Return a copy of a module that shares its children but for the changed ones and runs its class's `forward`."""
+    """Return a copy of a module that shares its children but for the changed ones, and runs its class's `forward`.
+
+    The copy lacks what was put into the module itself (`WRAPPED`), so that a cache that answers the module's calls is
+    not called again.
+    """
     modules = {**module._modules}
     for name, value in changes.items():
         modules[name] = _list(value) if isinstance(value, list) else value
