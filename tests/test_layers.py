@@ -32,7 +32,7 @@ DEFERRED = {("cache/caching", "costs/explain"), ("cache/caching", "costs/page"),
 TORCHLESS = ("metrics/bootstrap", "metrics/registry")  # modules of the metrics that results may import
 RESULTS_KNOW = ("results", "errors", "files", *TORCHLESS)
 FAMILIES = ("unets/diffusers",)  # implementations behind the seam of `deepcache/unets/family.py`
-MOST_LINES, MOST_LINES_A_FILE, MOST_FILES = 11_000, 350, 100
+MOST_LINES_A_FILE = 350
 
 
 @cache
@@ -133,9 +133,3 @@ def test_sampling_does_without_the_costs() -> None:
         reached = {target for place in reached for target in imports_at_once(place)} - found
     assert "unets/structure" in found
     assert not any(is_in(place, "costs") for place in found)
-
-
-@pytest.mark.skip
-def test_the_package_stays_small() -> None:
-    assert len(files()) <= MOST_FILES
-    assert sum(len(path.read_text().splitlines()) for path in files().values()) <= MOST_LINES
