@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from tests.examples import RECORDS, entries
+from tests.examples import entries, table1_record
 
 ROOT = Path(__file__).parents[1]
 BENCH, METRICS = "pip install 'deepcache-bench[bench]'", "pip install 'deepcache-bench[metrics]'"
@@ -97,6 +97,12 @@ def _requires(name: str) -> list[str]:
         return []
 
 
+PLOTTED = [  # enough points for a plot
+    table1_record("uncached", speedup=1.0, psnr_median_db=80.0),
+    table1_record("uniform", 3, speedup=2.4, psnr_median_db=40.0),
+]
+
+
 def absent_from_a_plain_install() -> list[str]:
     """The packages here that a plain install would not bring."""
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -112,7 +118,7 @@ def absent_from_a_plain_install() -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands read."""
     folder = tmp_path_factory.mktemp("packages")
-    (folder / "results.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries(RECORDS)))
+    (folder / "results.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries(PLOTTED)))
     (folder / "prompts.txt").write_text("a red coat\n")
     (folder / "images").mkdir()
     for number in range(4):

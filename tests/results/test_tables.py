@@ -134,5 +134,5 @@ def test_the_overview_has_a_line_a_record_and_a_dash_for_what_there_is_not():
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DeepCacheError, match=r"cannot write .* choose another place"):
+    with pytest.raises(DeepCacheError, match=r"cannot write .* take another folder"):
         render(RECORDS, tmp_path / "file" / "tables")

@@ -92,7 +92,7 @@ def in_place(path: Path) -> IO[bytes]:
 
 def is_found_out(pipe: Any, folder: Path) -> bool:
     """Return whether a worker refuses the file that a killed worker has left in its place."""
-    with patch.object(shard_files, "whole", in_place):
+    with patch.object(shard_files, "whole_file", in_place):
         assert ended(start(pipe, folder, Worker())) == -signal.SIGKILL
     return ended(start(pipe, folder, Worker())) == REFUSED
 
