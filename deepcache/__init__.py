@@ -20,22 +20,9 @@ if TYPE_CHECKING:
     from deepcache.search.tuner import tune
 
 __all__ = [
-    "Cache",
-    "CachePlan",
-    "Calibration",
-    "DeepCacheError",
-    "DeepCacheWarning",
-    "Generation",
-    "Interval",
-    "UnsupportedUNetError",
-    "cached",
-    "calibrate",
-    "compat",
-    "models",
-    "quadratic",
-    "tune",
-    "uniform",
-]
+    "Cache", "CachePlan", "Calibration", "DeepCacheError", "DeepCacheWarning", "Generation", "Interval",
+    "UnsupportedUNetError", "cached", "calibrate", "compat", "models", "quadratic", "tune", "uniform",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 __getattr__, __dir__ = lazy(

@@ -15,9 +15,6 @@ COMMANDS = (costs, tune, convert, sample, metrics, tables, report, gate)
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and print its result.
 
-    Args:
-        arguments: the command line after the program's name; that of this process if not given.
-
     Returns:
         The exit code: 2 after a user's mistake, which is one line on stderr; else the gate's verdict, or 0.
     """

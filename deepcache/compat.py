@@ -6,35 +6,28 @@ from typing import Any
 
 from deepcache.cache.caching import Cache, cached
 from deepcache.errors import DeepCacheError
-from deepcache.typing import Pipeline
+from deepcache.unets.pipelines import Pipeline
 
 
 class DeepCacheSDHelper:
     """`DeepCacheSDHelper` of the package `DeepCache` 0.1.1, with the same three calls.
 
-        helper = DeepCacheSDHelper(pipe=pipe)
-        helper.set_params(cache_interval=3, cache_branch_id=0)
-        helper.enable()
-        image = pipe(prompt).images[0]
-        helper.disable()
-
-    Args:
-        pipe: a diffusers pipeline; it may be given to `enable` instead.
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=3, cache_branch_id=0)
+    helper.enable()
+    image = pipe(prompt).images[0]
+    helper.disable()
     """
 
     def __init__(self, pipe: Pipeline | None = None) -> None:
-        self.pipe = pipe
+        self.pipe = pipe  # may be given to `enable` instead
         self._params: dict[str, Any] | None = None
         self._cache: Cache | None = None
 
     def set_params(
-        self,
-        cache_interval: int = 1,
-        cache_branch_id: int = 0,
-        skip_mode: str = "uniform",
-        order: int = 0,
+        self, cache_interval: int = 1, cache_branch_id: int = 0, skip_mode: str = "uniform", order: int = 0
     ) -> None:
-        """Choose the plan. An enabled pipeline follows the new plan at once and begins its generation anew.
+        """Choose the plan. An enabled pipeline follows it at once and begins its generation anew.
 
         Args:
             cache_interval: N, at least 1: steps 0, N, 2N, ... are full.
@@ -43,8 +36,7 @@ class DeepCacheSDHelper:
             order: the order of the prediction, which the older package did not have; 0 reuses the feature.
 
         Raises:
-            DeepCacheError: `skip_mode` is not "uniform"; or the pipeline is enabled and a parameter is out of its
-                range, in which case the old parameters stay.
+            DeepCacheError: `skip_mode` is not "uniform", or a parameter of an enabled pipeline is out of its range.
         """
         if skip_mode != "uniform":
             raise DeepCacheError(
@@ -59,10 +51,7 @@ class DeepCacheSDHelper:
                 raise
 
     def enable(self, pipe: Pipeline | None = None) -> Cache:
-        """Cache the pipeline until `disable` is called. A pipeline that is enabled already follows the new parameters.
-
-        Returns:
-            The enabled `deepcache.Cache`, which tells what each generation did.
+        """Cache the pipeline until `disable` is called, and return the cache, which tells what each generation did.
 
         Raises:
             DeepCacheError: there is no pipeline, or the parameters were not set or are out of their ranges.

@@ -16,10 +16,7 @@ _BETWEEN = ("deepcache", "diffusers", "torch", "accelerate", "peft", "contextlib
 
 
 class DeepCacheError(Exception):
-    """A mistake of the user, or a missing piece. The command line prints the message alone and exits with 2.
-
-    The message is always one line, even if it quotes a line break, such as one in a file's name.
-    """
+    """A mistake of the user, or a missing piece, in a message of one line; the command line then exits with 2."""
 
     def __str__(self) -> str:
         return " ".join(super().__str__().splitlines())
@@ -54,15 +51,7 @@ def on_one_line(text: object) -> str:
 
 @contextmanager
 def one_line(problem: str, remedy: str) -> Iterator[None]:
-    """Inside the block, turn what diffusers, torch or another package raises into an error of one line.
-
-    Args:
-        problem: what went wrong.
-        remedy: what the user can do.
-
-    Raises:
-        UnsupportedUNetError: the block raised one of `FAILURES`; the message names it between problem and remedy.
-    """
+    """Inside the block, turn `FAILURES` of other packages into an `UnsupportedUNetError` of one line."""
     try:
         yield
     except FAILURES as error:
@@ -75,11 +64,7 @@ def guessed(remedy: str) -> AbstractContextManager[None]:
 
 
 def warn(message: str) -> None:
-    """Issue a `DeepCacheWarning` that points at the user's line.
-
-    The user's line is the innermost line outside this package and outside the packages that stand between it and the
-    user; for example, a call of a pipeline reaches this package through diffusers and torch.
-    """
+    """Issue a `DeepCacheWarning` that points at the user's line, the innermost outside the packages of `_BETWEEN`."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back
@@ -88,15 +73,7 @@ def warn(message: str) -> None:
 
 @contextmanager
 def needs(act: str, extra: str) -> Iterator[None]:
-    """Inside the block, turn a failed import into an error of one line.
-
-    Args:
-        act: what needs the package; the subject of the message.
-        extra: the extra of our distribution that installs the package.
-
-    Raises:
-        DeepCacheError: the block raised an ImportError.
-    """
+    """Inside the block, turn a failed import into a `DeepCacheError`: our `extra` installs what `act` needs."""
     try:
         yield
     except ImportError as error:

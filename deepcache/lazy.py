@@ -11,12 +11,8 @@ from typing import Any
 def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the `__getattr__` and the `__dir__` of a package.
 
-    No name may equal the name of a submodule, unless the name stands for that submodule: when Python imports a
-    submodule, it binds the submodule under its name in the package, in place of anything else.
-
-    Args:
-        package: the `__name__` of the package.
-        homes: maps each module of the package to its names; a module without names stands for itself.
+    `homes` maps each module of the package to its names; a module without names stands for itself. No name may equal
+    that of another submodule, which Python would bind in its place.
     """
     homes_of = {name: home for home, names in homes.items() for name in names or (home,)}
 

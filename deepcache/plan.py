@@ -38,11 +38,8 @@ class CachePlan:
         num_steps: T, from 1 to `MOST_STEPS`.
         full_steps: the full steps in ascending order; the first is 0 and all are below `num_steps`.
         branch: b, at least 0; the skips 0..b stay live on a shallow step.
-        order: how the feature of a shallow step is predicted (`deepcache.cache.prediction`): 0 reuses the last feature,
-            as in the paper; 1 (the default) and 2 extrapolate from the last two or three features.
-
-    Raises:
-        DeepCacheError: a value is out of its range.
+        order: how a shallow step predicts its feature (`deepcache.cache.prediction`): 0 reuses the last feature, as in
+            the paper; 1 (the default) and 2 extrapolate from the last two or three features.
     """
 
     num_steps: int
@@ -51,15 +48,12 @@ class CachePlan:
     order: int = DEFAULT_ORDER
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "num_steps", require_whole("num_steps", self.num_steps, at_least=1, at_most=MOST_STEPS)
-        )
-        object.__setattr__(self, "branch", require_whole("branch", self.branch, at_least=0))
-        object.__setattr__(self, "order", require_order(self.order))
+        num_steps = require_whole("num_steps", self.num_steps, at_least=1, at_most=MOST_STEPS)
+        _require_step(self)
         if not isinstance(self.full_steps, (tuple, list, range)):
             raise DeepCacheError(f"expected full_steps to be a tuple of steps, got {shown(self.full_steps)}")
         steps = tuple(require_whole("a full step", step, at_least=0) for step in self.full_steps)
-        object.__setattr__(self, "full_steps", steps)
+        vars(self).update(num_steps=num_steps, full_steps=steps)
         if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.num_steps:
             raise DeepCacheError(
                 f"expected ascending full steps that begin with 0 and stay below num_steps = {self.num_steps}, "
@@ -74,21 +68,13 @@ class CachePlan:
         return step in self.full_steps
 
     def save(self, path: str | Path) -> None:
-        """Write the plan to a JSON file, for `CachePlan.load` and for every `--plan` of the command line.
-
-        Raises:
-            DeepCacheError: the file cannot be written.
-        """
+        """Write the plan to a JSON file, for `CachePlan.load` and for every `--plan` of the command line."""
         with whole_file(Path(path)) as file:
             file.write(self.to_json().encode() + b"\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Return the plan in a JSON file that `save` wrote.
-
-        Raises:
-            DeepCacheError: the file cannot be read, or holds no plan.
-        """
+        """Return the plan in a JSON file that `save` wrote."""
         return cls.from_json(read_text(path, _JSON, most_bytes=_MOST_BYTES), str(path))
 
     def to_json(self) -> str:
@@ -97,15 +83,7 @@ class CachePlan:
 
     @classmethod
     def from_json(cls, text: str, source: str = "the text") -> Self:
-        """Return the plan that `to_json` wrote.
-
-        Args:
-            text: the JSON.
-            source: where the text comes from, for the error message.
-
-        Raises:
-            DeepCacheError: the text is no JSON, has other keys, or has values that make no plan.
-        """
+        """Return the plan that `to_json` wrote; an error message names the `source` of the text."""
         found = json_value(text, _JSON, source)
         known = {field.name for field in fields(cls)}
         if not isinstance(found, dict) or not {"num_steps", "full_steps"} <= found.keys() <= known:
@@ -119,12 +97,8 @@ class Interval:
 
     Attributes:
         interval: N, at least 1; 1 caches nothing.
-        branch: as in `CachePlan`.
-        order: as in `CachePlan`.
+        branch, order: as in `CachePlan`.
         last_step_full: whether the last step is full as well; this needs a known number of steps.
-
-    Raises:
-        DeepCacheError: a value is out of its range.
     """
 
     interval: int
@@ -133,9 +107,8 @@ class Interval:
     last_step_full: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "interval", require_whole("interval", self.interval, at_least=1))
-        object.__setattr__(self, "branch", require_whole("branch", self.branch, at_least=0))
-        object.__setattr__(self, "order", require_order(self.order))
+        vars(self).update(interval=require_whole("interval", self.interval, at_least=1))
+        _require_step(self)
 
     def is_full(self, step: int, num_steps: int | None = None) -> bool:
         """Return whether a step is full in a generation of `num_steps` steps, or of an unknown number of steps."""
@@ -150,12 +123,8 @@ def uniform(
     Args:
         num_steps: T, from 1 to `MOST_STEPS`.
         interval: N, at least 1; 1 caches nothing.
-        branch: as in `CachePlan`.
-        order: as in `CachePlan`.
+        branch, order: as in `CachePlan`.
         last_step_full: whether step T - 1 is full as well.
-
-    Raises:
-        DeepCacheError: an argument is out of its range.
     """
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     every = Interval(interval, branch, order, last_step_full)
@@ -184,8 +153,7 @@ def quadratic(
         num_full: the number of full steps, from 1 to T.
         center: c, from 0 to T.
         power: p, above 1 and at most 10; the paper uses 1.2 to 1.6.
-        branch: as in `CachePlan`.
-        order: as in `CachePlan`.
+        branch, order: as in `CachePlan`.
         signed_root: how to take the root of the negative number -c. False, as in the released code, takes the real
             part of points on the principal complex root; True takes -(c^(1/p)).
         last_step_full: whether step T - 1 is full as well; it then comes on top of `num_full` other steps.
@@ -238,16 +206,9 @@ _DECIMALS = {"center", "power"}
 
 
 def parse_plan(text: str, num_steps: int) -> CachePlan | None:
-    """Return the plan that a text of `GRAMMAR` describes, or the plan in the JSON file that the text names.
+    """Return the plan that a text of `GRAMMAR` describes, or that is in the file that it names; None for "uncached".
 
-        parse_plan("uniform,interval=3,branch=0,order=1", 50)
-
-    Args:
-        text: the description, or the path of a file that `CachePlan.save` wrote.
-        num_steps: the number of U-Net calls of a generation.
-
-    Returns:
-        The plan; None if the text is "uncached".
+        parse_plan("uniform,interval=3,branch=0,order=1", 50)  # for 50 U-Net calls
 
     Raises:
         DeepCacheError: the text does not follow `GRAMMAR`, or the file's plan has another number of steps.
@@ -287,23 +248,20 @@ def _argument(word: str, text: str) -> tuple[str, Any]:
     raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {shown(word)} in {shown(text)}")
 
 
-def require_order(order: object) -> int:
-    """Return the order of the prediction as an int.
+def _require_step(plan: CachePlan | Interval) -> None:
+    """Check what tells how a plan's shallow steps run."""
+    vars(plan).update(branch=require_whole("branch", plan.branch, at_least=0), order=require_order(plan.order))
 
-    Raises:
-        DeepCacheError: `order` is none of `ORDERS`.
-    """
+
+def require_order(order: object) -> int:
+    """Return the order of the prediction as an int, or raise a `DeepCacheError` if it is none of `ORDERS`."""
     if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in ORDERS:
         raise DeepCacheError(f"expected order to be one of {', '.join(map(str, ORDERS))}, got {shown(order)}")
     return int(order)
 
 
 def require_number(name: str, value: object) -> float:
-    """Return a value as a float; NaN and infinity are numbers, too.
-
-    Raises:
-        DeepCacheError: `value` is no real number, or is too large for a float.
-    """
+    """Return a value as a float, or raise a `DeepCacheError`; NaN and infinity are numbers, too."""
     if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         with suppress(OverflowError):
             return float(value)
@@ -311,11 +269,7 @@ def require_number(name: str, value: object) -> float:
 
 
 def require_whole(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
-    """Return a value as an int.
-
-    Raises:
-        DeepCacheError: `value` is no whole number, or is out of bounds.
-    """
+    """Return a value as an int, or raise a `DeepCacheError` if it is no whole number or is out of bounds."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise DeepCacheError(f"expected {name} to be a whole number of at least {at_least}, got {shown(value)}")
     if at_most is not None and value > at_most:

@@ -14,7 +14,7 @@ import deepcache
 
 ROOT = Path(deepcache.__file__).parent
 LAYERS = (  # a file imports from its own layer and from those before it; the last layer may import everything
-    ("errors", "lazy", "typing"),
+    ("errors", "lazy"),
     ("files",),
     ("plan",),
     ("unets",),

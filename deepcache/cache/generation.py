@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from deepcache.cache.prediction import Node, Polynomial
+from deepcache.cache.prediction import Polynomial
 from deepcache.cache.timeline import Place, Values, goes_on
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, Interval
-from deepcache.unets.family import Feature
+from deepcache.unets.calls import Call
 from deepcache.unets.structure import Structure
 
 Fingerprint = tuple[Any, ...]  # shapes, types and devices of a call's inputs, and which inputs there are
@@ -39,7 +39,7 @@ class Generation:
     full_steps: tuple[int, ...]
     num_calls: int
     feature_bytes: int
-    _calls: CallMacs = field(repr=False, compare=False)
+    _mean_macs: Callable[[], int] = field(repr=False, compare=False)
 
     @property
     def macs(self) -> int:
@@ -50,84 +50,49 @@ class Generation:
         Raises:
             UnsupportedUNetError: the U-Net does not run without data, as with xformers' attention.
         """
-        return self._calls.mean()
+        return self._mean_macs()
 
 
-class CallMacs:
-    """Counts the MACs of a generation's calls when somebody asks for them."""
+@dataclass(frozen=True)
+class MeanMacs:
+    """Counts the mean MACs of a generation's calls when somebody asks for them."""
 
-    def __init__(
-        self,
-        structure: Structure,
-        examples: dict[Fingerprint, tuple[tuple[Any, ...], dict[str, Any]]],
-        calls: Counter[tuple[Fingerprint, bool]],
-        branch: int,
-    ) -> None:
-        self._structure, self._examples, self._calls, self._branch = structure, examples, calls, branch
+    structure: Structure
+    examples: dict[Fingerprint, Call]
+    calls: Counter[tuple[Fingerprint, bool]]
+    branch: int
 
-    def mean(self) -> int:
-        """Return the mean MACs of the calls.
-
-        Raises:
-            UnsupportedUNetError: the U-Net does not run without data.
-        """
+    def __call__(self) -> int:
+        """Return the mean MACs of the calls."""
         from deepcache.costs.macs import counted  # sampling does without
 
         total = Fraction()
-        for (fingerprint, is_full), number in self._calls.items():
-            args, kwargs = self._examples[fingerprint]
-            one = self._structure.once(fingerprint, partial(counted, args=args, kwargs=kwargs))
-            total += number * (one.full() if is_full else one.shallow(self._branch))
-        return round(total / self._calls.total())
+        for (fingerprint, is_full), number in self.calls.items():
+            args, kwargs = self.examples[fingerprint]
+            one = self.structure.once(fingerprint, partial(counted, args=args, kwargs=kwargs))
+            total += number * (one.full() if is_full else one.shallow(self.branch))
+        return round(total / self.calls.total())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the mean, or the error that says why it cannot be counted, instead of the U-Net's structure."""
         try:
-            return CountedMacs, (self.mean(),)
+            return partial, (_returned, self())
         except DeepCacheError as error:
-            return CountedMacs, (error,)
+            return partial, (_returned, error)
 
 
-@dataclass(frozen=True)
-class CountedMacs(CallMacs):
-    """Mean MACs that were counted when a generation was pickled, or the error of that count."""
-
-    found: int | DeepCacheError
-
-    def mean(self) -> int:
-        if isinstance(self.found, DeepCacheError):
-            raise self.found
-        return self.found
+def _returned(found: int | DeepCacheError) -> int:
+    if isinstance(found, DeepCacheError):
+        raise found
+    return found
 
 
 @dataclass
 class Stream:
-    """The calls at one turn of every step (say, the unconditional calls), and the features of their full steps."""
+    """The calls at one turn of every step (say, the unconditional calls)."""
 
-    fingerprint: Fingerprint = ()
-    _polynomial: Polynomial | None = None
-
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        """The last full steps, the newest first."""
-        return () if self._polynomial is None else self._polynomial.nodes
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for node in self.nodes for part in node.feature)
-
-    def keep(self, nodes: Sequence[Node], fingerprint: Fingerprint) -> None:
-        """Predict from these full steps from now on; their calls had this fingerprint."""
-        self._polynomial, self.fingerprint = Polynomial.through(nodes), fingerprint
-
-    def feature(self, step: int, timestep: Any) -> Feature:
-        """Return the predicted feature of a shallow step; there must have been a full step."""
-        assert self._polynomial is not None
-        return self._polynomial(step, timestep)
-
-    def clear(self) -> None:
-        """Drop the features."""
-        self._polynomial = None
+    fingerprint: Fingerprint = ()  # of the last full steps
+    polynomial: Polynomial | None = None  # predicts the feature from the last full steps; None without any
 
 
 @dataclass
@@ -140,44 +105,32 @@ class Facts:
     calls: Counter[tuple[Fingerprint, bool]] = field(default_factory=Counter)
     feature_bytes: int = 0
 
+    def generation(self, examples: dict[Fingerprint, Call], branch: int) -> Generation:
+        """Return the facts as the user reads them; `examples` has a call for each fingerprint."""
+        calls = self.calls.copy()  # another thread may be counting
+        macs = MeanMacs(self.structure, examples, calls, branch)
+        return Generation(self.num_steps, tuple(self.full_steps), calls.total(), self.feature_bytes, macs)
+
 
 @dataclass
 class ActiveGeneration:
-    """A generation that is under way.
-
-    Attributes:
-        plan: which steps are full.
-        facts: what the generation has done so far.
-        num_steps: the number of steps after which the features are dropped; None if the number is unknown.
-        limit: the number of steps after which another step is refused; None if any number of steps may come.
-        is_counted: whether `num_steps` is the number of the scheduler's timesteps from the first call on.
-        calls_per_step: U-Net calls of every step; None if a step has as many calls as come at one timestep.
-        stride: the distance in memory from one of the scheduler's timesteps to the next, in elements.
-        timesteps: the scheduler's timesteps, which identify the generation if the calls get numbers or copies.
-        alive: expires with the tensor whose elements the calls get; None if they get numbers or copies.
-        step: the step of the last call; -1 before the first call.
-        turn: the number of the last call within its step.
-        offset: the offset in memory of the last call's timestep; None if the timestep was a number or a copy.
-        values: the values of the last step's timestep; None if unknown.
-        direction: the direction in which the timesteps go: -1 down, 1 up, 0 if unknown.
-        streams: one stream for each turn.
-    """
+    """A generation that is under way."""
 
     plan: CachePlan | Interval
     facts: Facts
-    num_steps: int | None
-    limit: int | None
-    is_counted: bool
-    calls_per_step: int | None
-    stride: int
-    timesteps: Tensor | None
-    alive: StorageWeakRef | None
-    step: int = -1
-    turn: int = 0
-    offset: int | None = None
-    values: Values | None = None
-    direction: int = 0
-    streams: list[Stream] = field(default_factory=list)
+    num_steps: int | None  # after so many steps the features are dropped; None if unknown
+    limit: int | None  # after so many steps another step is refused; None if any number may come
+    is_counted: bool  # whether `num_steps` is the number of the scheduler's timesteps from the first call on
+    calls_per_step: int | None  # None if a step has as many calls as come at one timestep
+    stride: int  # the distance in memory from one of the scheduler's timesteps to the next, in elements
+    timesteps: Tensor | None  # the scheduler's, which identify the generation if the calls get numbers or copies
+    alive: StorageWeakRef | None  # expires with the tensor whose elements the calls get; None for numbers and copies
+    step: int = -1  # that of the last call; -1 before the first call
+    turn: int = 0  # the number of the last call within its step
+    offset: int | None = None  # in memory, of the last call's timestep; None for a number or a copy
+    values: Values | None = None  # those of the last step's timestep; None if unknown
+    direction: int = 0  # in which the timesteps go: -1 down, 1 up, 0 if unknown
+    streams: list[Stream] = field(default_factory=list)  # one for each turn
 
     @property
     def is_step_complete(self) -> bool:
@@ -190,19 +143,16 @@ class ActiveGeneration:
         return self.step + 1 == self.num_steps and self.is_step_complete
 
     def is_continued_at(self, found: Place) -> bool:
-        """Return whether a call at this place belongs to this generation: the place is not before the last call's."""
+        """Return whether a call at this place belongs to this generation: it is not before the last call's place."""
         return self.offset is None or found.offset >= self.offset
 
+    @property
     def is_over(self) -> bool:
-        """Return whether no call can continue this generation, because its timesteps no longer exist."""
+        """Whether no call can continue this generation, because its timesteps no longer exist."""
         return self.alive is not None and self.alive.expired()
 
     def advance(self, found: Place) -> Stream:
-        """Count a call whose timestep has a place in memory, and return the stream of the call.
-
-        Raises:
-            DeepCacheError: the call can be neither another call of this step nor the first call of the next step.
-        """
+        """Count a call whose timestep has a place in memory, and return the stream of the call."""
         if found.offset == self.offset:
             return self._repeat()
         if self.offset is not None and found.offset > self.offset + self.stride:
@@ -212,14 +162,7 @@ class ActiveGeneration:
         return stream
 
     def count_on(self, found: Values | None) -> Stream:
-        """Count a call whose timestep is a number or a copy, and return the stream of the call.
-
-        Args:
-            found: the value of the timestep; None if the timestep is on a device.
-
-        Raises:
-            DeepCacheError: the value does not go on from the last step's value, or there is a step too many.
-        """
+        """Count a call whose timestep is a number or a copy (None on a device), and return the stream of the call."""
         if self.step >= 0 and not self.is_step_complete:
             return self._repeat()
         direction = self.direction
@@ -272,11 +215,7 @@ class ActiveGeneration:
         return self.streams[0]
 
     def _disprove(self, why: str) -> None:
-        """Note that the number of U-Net calls is not the number of the scheduler's timesteps.
-
-        Raises:
-            DeepCacheError: the plan depends on that number.
-        """
+        """Note that there are not as many U-Net calls as the scheduler's timesteps; refuse a plan that needs that."""
         if not self.is_counted:
             return
         if isinstance(self.plan, CachePlan) or self.plan.last_step_full:
@@ -286,21 +225,18 @@ class ActiveGeneration:
             )
         self.num_steps, self.is_counted = None, False
 
-    def is_full(self) -> bool:
-        """Return whether the plan makes this step full."""
-        return self.plan.is_full(self.step, self.num_steps)
-
     def count(self, fingerprint: Fingerprint, *, is_full: bool) -> None:
         """Add a call that has run to the facts, and drop the features after the last step."""
         facts = self.facts
         facts.num_steps = self.step + 1
         facts.calls[fingerprint, is_full] += 1
         if is_full:
-            facts.feature_bytes = max(facts.feature_bytes, sum(stream.num_bytes for stream in self.streams))
+            kept = [node for stream in self.streams if stream.polynomial for node in stream.polynomial.nodes]
+            facts.feature_bytes = max(facts.feature_bytes, sum(part.nbytes for node in kept for part in node.feature))
             if facts.full_steps[-1:] != [self.step]:
                 facts.full_steps.append(self.step)
         if self.num_steps is not None and self.step >= self.num_steps - 1:
-            self.streams[self.turn].clear()
+            self.streams[self.turn].polynomial = None
 
 
 def _show(values: Values) -> str:

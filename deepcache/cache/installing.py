@@ -6,24 +6,24 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from deepcache.errors import DeepCacheError
-from deepcache.typing import UNet
+from deepcache.unets.family import UNet
 
 Handler = Callable[..., Any]  # takes the arguments of a U-Net's `forward` and returns what `forward` returns
 _LOCK = threading.Lock()
 
 
+@dataclass(eq=False)
 class _Entry:
     """One stay of a handler in a U-Net, for the thread or task that installed the handler."""
 
-    __slots__ = ("__weakref__", "handler")
-
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
+    handler: Handler
 
 
 # The entries of this thread or asyncio task, the innermost last. A task begins with a copy of the context that made the
@@ -32,17 +32,13 @@ _ENTERED: ContextVar[tuple[weakref.ref[_Entry], ...]] = ContextVar("deepcache_en
 
 
 class Installed:
-    """Stands in for a U-Net's `forward` and passes each call to one handler.
-
-    The first rule that applies chooses the handler:
+    """Stands in for a U-Net's `forward` and passes each call to the first of these handlers that there is.
 
     1. the innermost entry of the calling thread or task;
     2. the handler that was installed last for all threads;
     3. the only entry of another thread or task, whose workers may make the call;
     4. if no handler is left, the U-Net's own `forward`.
     """
-
-    __slots__ = ("_entries", "_for_all", "_undo", "unet")
 
     def __init__(self, unet: UNet) -> None:
         self.unet = unet
@@ -78,10 +74,6 @@ class Installed:
     def original(self) -> Handler:
         return type(self.unet).forward.__get__(self.unet)  # type: ignore[no-any-return]
 
-    @property
-    def is_idle(self) -> bool:
-        return not self._entries and not self._for_all
-
     def add(self, handler: Handler, *, for_all: bool) -> None:
         if for_all:
             self._for_all = (*self._for_all, handler)
@@ -94,25 +86,21 @@ class Installed:
         """Remove a handler from any thread or task; a context that still names its entry skips the entry."""
         self._entries = tuple(entry for entry in self._entries if entry.handler is not handler)
         self._for_all = tuple(other for other in self._for_all if other is not handler)
-
-    def put(self) -> None:
-        """Take the place of the innermost `forward`, below accelerate's hook."""
-        slot = "_old_forward" if "_old_forward" in vars(self.unet) else "forward"
-        vars(self.unet)[slot] = self
+        if not self._entries and not self._for_all:
+            self._take_out()
 
     def set_compiled_calls_aside(self, outer: UNet) -> None:
         """Make torch.compile's wrapper, and a U-Net that was compiled in place, call the U-Net uncompiled."""
-        self._set_aside(self.unet, "_compiled_call_impl", None)
+        changes: list[tuple[UNet, str, Any]] = [(self.unet, "_compiled_call_impl", None)]
         if outer is not self.unet:
-            self._set_aside(outer, "forward", self.unet.__call__)
+            changes.append((outer, "forward", self.unet.__call__))
+        for module, name, value in changes:
+            before = vars(module).get(name)
+            if before is not None and before != value:
+                vars(module)[name] = value
+                self._undo.append(partial(vars(module).update, {name: before}))
 
-    def _set_aside(self, module: UNet, name: str, value: Any) -> None:
-        before = vars(module).get(name)
-        if before is not None and before != value:
-            vars(module)[name] = value
-            self._undo.append(lambda: vars(module).update({name: before}))
-
-    def take_out(self) -> None:
+    def _take_out(self) -> None:
         """Give the original `forward` back, wherever hooks that came or went meanwhile have moved this object."""
         for undo in self._undo:
             undo()
@@ -124,17 +112,13 @@ class Installed:
 
 
 def install(unet: UNet, outer: UNet, handler: Handler, *, for_all: bool = False) -> Installed:
-    """Let a handler answer the U-Net's calls.
+    """Let a handler answer the U-Net's calls, and return the object that `uninstall` needs.
 
     Args:
         unet: the U-Net.
         outer: what the pipeline calls: the U-Net, or `torch.compile`'s wrapper of it.
         handler: takes the arguments of `forward`.
-        for_all: whether the handler answers every thread and task that has no entry of its own. If False, the calling
-            thread or task gets an entry for the handler.
-
-    Returns:
-        The object that `uninstall` needs.
+        for_all: whether it answers every thread and task without an entry, or the calling thread or task gets an entry.
 
     Raises:
         DeepCacheError: another package has replaced the U-Net's `forward`.
@@ -143,7 +127,7 @@ def install(unet: UNet, outer: UNet, handler: Handler, *, for_all: bool = False)
         installed = _innermost(unet)
         if not isinstance(installed, Installed):
             installed = Installed(unet)
-            installed.put()
+            vars(unet)["_old_forward" if "_old_forward" in vars(unet) else "forward"] = installed
         installed.set_compiled_calls_aside(outer)
         installed.add(handler, for_all=for_all)
         return installed
@@ -153,12 +137,10 @@ def uninstall(installed: Installed, handler: Handler) -> None:
     """Undo `install`. When the last handler goes, the U-Net gets its own `forward` back."""
     with _LOCK:
         installed.remove(handler)
-        if installed.is_idle:
-            installed.take_out()
 
 
 def _innermost(unet: UNet) -> Any:
-    """Return the `forward` below accelerate's hook: None for the class's own, or an `Installed`."""
+    """Return the `forward` below accelerate's hook: an `Installed`, or the class's own (None if nothing is there)."""
     found = vars(unet).get("_old_forward", vars(unet).get("forward"))
     if found is None or isinstance(found, Installed) or getattr(found, "__func__", None) is type(unet).forward:
         return found

@@ -47,38 +47,28 @@ def coordinate(timestep: Tensor | float) -> Coordinate:
 class Polynomial:
     """The polynomial through the features of the last full steps, with all that stays the same until the next one.
 
-    Attributes:
-        nodes: the last full steps, the newest first; their number is the order plus one.
-        by_step: whether the step is the coordinate instead of the timestep, because two nodes have the same timestep.
-        places: the coordinate of each node.
-        gaps: the differences between the places of two nodes, by the positions of the nodes.
-
     References:
         Neville, Iterative interpolation (1934). Against reuse: From Reusing to Forecasting: Accelerating Diffusion
         Models with TaylorSeers (Liu et al., 2025), https://arxiv.org/abs/2503.06923
     """
 
-    nodes: tuple[Node, ...]
-    by_step: bool | Tensor
-    places: tuple[Coordinate, ...]
-    gaps: dict[tuple[int, int], Coordinate]
+    nodes: tuple[Node, ...]  # the newest first; their number is the order plus one
+    by_step: bool | Tensor  # whether the step is the coordinate, because two nodes have the same timestep
+    places: tuple[Coordinate, ...]  # the coordinate of each node
+    gaps: dict[tuple[int, int], Coordinate]  # the differences between the places of two nodes
 
     @classmethod
     def through(cls, nodes: Sequence[Node]) -> Self:
         """Return the polynomial of degree `len(nodes)` - 1 through the nodes, the newest first."""
         same = [one.timestep == other.timestep for one, other in combinations(nodes, 2)]
-        by_step: bool | Tensor = any(same) if not any(isinstance(each, Tensor) for each in same) else _any(same)
+        on_device = any(isinstance(each, Tensor) for each in same)
+        by_step = reduce(torch.logical_or, map(torch.as_tensor, same)) if on_device else any(same)
         places = tuple(_choice(by_step, node.step, node.timestep) for node in nodes)
         gaps = {(i, j): places[i] - places[j] for i, j in combinations(range(len(places)), 2)}
         return cls(tuple(nodes), by_step, places, gaps)
 
     def __call__(self, step: int, timestep: Tensor | float) -> Feature:
-        """Return the predicted feature, with the shapes and types of the nodes' features.
-
-        Args:
-            step: the number of the step.
-            timestep: the timestep of the U-Net call.
-        """
+        """Return the predicted feature at a step and its timestep, with the shapes and types of the nodes' features."""
         if len(self.nodes) == 1:
             return self.nodes[0].feature
         at = _choice(self.by_step, step, coordinate(timestep))
@@ -100,10 +90,6 @@ def _lerp(start: Tensor, end: Tensor, weight: Coordinate) -> Tensor:
         if weight.numel() > 1:  # the frames of a video follow each other within a sample
             weight = weight.repeat_interleave(start.shape[0] // weight.numel(), dim=0)
     return torch.lerp(start, end, weight)
-
-
-def _any(flags: Sequence[bool | Tensor]) -> Tensor:
-    return reduce(torch.logical_or, (torch.as_tensor(flag) for flag in flags))
 
 
 def _choice(by_step: bool | Tensor, step: int, timestep: Coordinate) -> Coordinate:  # noqa: FBT001 (a value, not an option)

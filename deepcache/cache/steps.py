@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError, first_line
-from deepcache.unets.family import CutUNet, Feature, Steps
+from deepcache.unets.family import CutUNet, Feature
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 OPTIONS = tuple(inspect.signature(torch.compile).parameters)[1:]
@@ -26,15 +26,14 @@ class CompiledSteps:
     """The two steps as two graphs, of arguments that the cut U-Net makes anew on every step.
 
     The compiler looks at these arguments as at any module: it compiles again where FreeU, an adapter or another layer
-    has come or gone, as it does for the U-Net itself.
-
-    Threads take turns, because a step that torch runs eagerly after all keeps its feature in the view for a moment.
+    has come or gone. Threads take turns, because a step that torch runs eagerly keeps its feature in the view.
     """
 
     def __init__(self, cut: CutUNet, compiler: Compiler) -> None:
         self._cut, self._turn = cut, threading.Lock()
         self._run_full = compiler(_with_own_code(cut.run_full))
         self._run_shallow = compiler(_with_own_code(cut.run_shallow))
+        self.require_inputs = cut.require_inputs
 
     def full(self, *args: Any, **kwargs: Any) -> tuple[Any, Feature]:
         with self._turn:
@@ -49,9 +48,6 @@ class CompiledSteps:
             torch.compiler.cudagraph_mark_step_begin()
             return self._kept(self._run_shallow(*args, **kwargs))
 
-    def require_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._cut.require_inputs(args, kwargs)
-
     def _kept(self, output: Any) -> Any:
         """Return an output that the next step does not overwrite; multistep solvers keep some outputs."""
         return self._cut.with_tensors(output, _cloned(self._cut.tensors_of(output)))
@@ -62,53 +58,41 @@ def _cloned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(tensor.clone() if tensor.is_cuda else tensor for tensor in tensors)
 
 
-def steps(cut: CutUNet, compiler: Compiler | None) -> Steps:
-    """Return the steps that `cached` runs: those of the cut U-Net, compiled unless `compiler` is None."""
-    return cut if compiler is None else CompiledSteps(cut, compiler)
-
-
 def compiler(how: Compile) -> Compiler | None:
-    """Return the function that compiles a step, or None for eager steps.
-
-    Args:
-        how: a mode of `torch.compile`, a dict of its keyword arguments, or None.
+    """Return the function that compiles a step in a mode or with a dict of arguments; None for eager steps.
 
     Raises:
         DeepCacheError: `how` is something else, or has an argument that `torch.compile` does not take.
     """
     if how is None:
         return None
-    if isinstance(how, Mapping):
-        if unknown := [name for name in how if name not in OPTIONS]:
+    if not isinstance(how, Mapping):
+        if how not in MODES:
             raise DeepCacheError(
-                f"expected compile to have arguments of torch.compile ({', '.join(OPTIONS)}), got {unknown[0]!r}"
+                f"expected compile to be one of {', '.join(MODES)}, or a dict of torch.compile's arguments, got {how!r}"
             )
-        return _checked(partial(torch.compile, **{"dynamic": False, **how}))
-    if how not in MODES:
+        how = {"mode": how}
+    if unknown := [name for name in how if name not in OPTIONS]:
         raise DeepCacheError(
-            f"expected compile to be one of {', '.join(MODES)}, or a dict of torch.compile's arguments, got {how!r}"
+            f"expected compile to have arguments of torch.compile ({', '.join(OPTIONS)}), got {unknown[0]!r}"
         )
-    return partial(torch.compile, mode=how, dynamic=False)
+    return partial(_compiled, options={"dynamic": False, **how})
 
 
-def _checked(compiler: Compiler) -> Compiler:
-    """Return a compiler that refuses, before anything runs, arguments which do not go together."""
-
-    def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return compiler(step)
-        except Exception as error:
-            raise DeepCacheError(
-                f"torch.compile does not take these arguments: {first_line(error)}; correct compile"
-            ) from error
-
-    return compiled
+def _compiled(step: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """Compile a step, or refuse arguments that do not go together, before anything runs."""
+    try:
+        return torch.compile(step, **options)
+    except Exception as error:
+        raise DeepCacheError(
+            f"torch.compile does not take these arguments: {first_line(error)}; correct compile"
+        ) from error
 
 
 def compiler_of(outer: Any) -> Compiler | None:
-    """Return the compiler of a U-Net that is compiled already, by `torch.compile(unet)` or `unet.compile()`.
+    """Return the compiler of a U-Net that is compiled already; None if it is not.
 
-    None means that the U-Net is not compiled.
+    `torch.compile(unet)` makes `outer` a wrapper of the U-Net, and `unet.compile()` compiles it in place.
     """
     in_place = getattr(outer, "_compiled_call_impl", None)
     if in_place is None:

@@ -8,8 +8,8 @@ repeat in the tensor (PNDM, Heun, KDPM2), but places in memory do not:
 - the same place means another call of the same step, as when the conditional and the unconditional call are apart;
 - a later place means the next step.
 
-Reading a place reads nothing back from the device. A number or a copy has no place; if its value equals one of the
-pipeline's timesteps, it stands for that timestep.
+Reading a place reads nothing back from the device. A number or a copy has no place, and may stand for the timestep of
+the same value.
 """
 
 from __future__ import annotations
@@ -35,15 +35,12 @@ def place(timestep: Any, timesteps: Tensor | None) -> Place | None:
     """Return the place of a timestep that is part of a tensor of timesteps; None for a number or a copy.
 
     The only element of a tensor is part of the tensor if it is a view, as indexing makes it. In inference mode torch
-    does not tell views; there, such an element has a place only if it lies in `timesteps`.
-
-    Args:
-        timestep: the timestep of a U-Net call, a number or a tensor.
-        timesteps: the scheduler's timesteps (T), if there is a scheduler.
+    does not tell views; there, such an element has a place only if it lies in `timesteps`, the scheduler's (T).
     """
     if not isinstance(timestep, Tensor):
         return None
-    memory, num_own = timestep.untyped_storage(), _num_elements(timestep)
+    memory = timestep.untyped_storage()
+    num_own = prod(size for size, stride in zip(timestep.shape, timestep.stride(), strict=True) if stride)
     is_part = (
         memory.nbytes() > num_own * timestep.element_size()
         or (num_own == 1 and timestep._is_view())
@@ -66,17 +63,14 @@ def values(timestep: Any) -> Values | None:
 
 
 def matched(timestep: Any, timesteps: Tensor, last: int | None, *, is_complete: bool) -> Place | None:
-    """Return the place of the scheduler's timestep that a number or a copy stands for.
+    """Return the place of the scheduler's timestep that a number or a copy stands for; a cast may have changed it.
+
+    The place is None if the value is none of the scheduler's, or passes over some: it may be another generation's.
 
     Args:
-        timestep: the timestep of a U-Net call; a cast may have changed its value a little.
-        timesteps: the scheduler's timesteps (T).
+        timestep, timesteps: the timestep of a U-Net call, and the scheduler's timesteps (T).
         last: the offset in memory of the last call's timestep; None before the first call.
         is_complete: whether the last call was the last call of its step, so that the next timestep is expected.
-
-    Returns:
-        The place. None if the value equals none of the scheduler's timesteps, or if it passes over timesteps, because
-        nothing then tells that both calls belong to one generation.
     """
     found = values(timestep)
     if found is None or len(found) != 1 or timesteps.device.type != "cpu":
@@ -105,10 +99,7 @@ def _lost(timestep: Any, timesteps: Tensor) -> float:
 def goes_on(found: Values, last: Values, direction: int) -> int:
     """Return the direction in which a step's values go on from the last step's: -1 down, 1 up, 0 if they do not.
 
-    Args:
-        found: the values of this step's timestep.
-        last: the values of the last step's timestep.
-        direction: the direction so far; 0 if it is unknown.
+    A `direction` so far, other than 0, is the only one that is accepted.
     """
     if len(found) != len(last):
         found, last = (max(found),), (max(last),)
@@ -140,8 +131,3 @@ def num_after(timestep: Tensor) -> int:
 def lifetime(timestep: Tensor) -> StorageWeakRef:
     """Return a reference that expires with a timestep's memory; until then no other memory gets the same number."""
     return StorageWeakRef(timestep.untyped_storage())
-
-
-def _num_elements(timestep: Tensor) -> int:
-    """Return how many elements of memory a timestep has: one if it is expanded to the batch."""
-    return prod(int(size) for size, stride in zip(timestep.shape, timestep.stride(), strict=True) if stride)

@@ -5,43 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from deepcache.cache.generation import ActiveGeneration, Facts, Stream
-from deepcache.cache.paying import warn_if_it_cannot_pay
 from deepcache.cache.timeline import Place, lifetime, matched, num_after, num_left, place, stride_of, values
 from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
-from deepcache.typing import Pipeline, UNet
-from deepcache.unets.pipelines import num_calls, skips_timesteps
+from deepcache.unets.family import UNet
+from deepcache.unets.pipelines import Pipeline, num_calls, skips_timesteps
 from deepcache.unets.structure import structure_of
 
 MOST_REMEMBERED = 1000  # generations
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The numbers of steps and calls that the user states; the attributes are arguments of `cached`."""
-
-    num_steps: int | None = None
-    calls_per_step: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None:
-                object.__setattr__(self, name, require_whole(name, value, at_least=1))
-
-    def require_fit(self, plan: CachePlan | Interval) -> None:
-        """Raise a DeepCacheError if the number of steps is not the plan's."""
-        if isinstance(plan, CachePlan) and self.num_steps not in (None, plan.num_steps):
-            raise DeepCacheError(
-                f"the plan is for {plan.num_steps} steps, and num_steps is {self.num_steps}; make the plan for "
-                f"{self.num_steps} steps, or leave num_steps out"
-            )
+FEW_STEPS = 4  # the number of steps of models made for few steps: LCM, Turbo, Lightning
 
 
 class Tracker:
@@ -51,10 +29,26 @@ class Tracker:
         facts: what the last generations did, at most 1000, in the order in which the generations began.
     """
 
-    def __init__(self, unet: UNet, owner: Pipeline | UNet, plan: CachePlan | Interval, counts: Counts) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        owner: Pipeline | UNet,
+        plan: CachePlan | Interval,
+        num_steps: int | None,
+        calls_per_step: int | None,
+    ) -> None:
+        for name, value in (("num_steps", num_steps), ("calls_per_step", calls_per_step)):
+            if value is not None:
+                require_whole(name, value, at_least=1)
+        if isinstance(plan, CachePlan) and num_steps not in (None, plan.num_steps):
+            raise DeepCacheError(
+                f"the plan is for {plan.num_steps} steps, and num_steps is {num_steps}; make the plan for {num_steps} "
+                "steps, or leave num_steps out"
+            )
         self.facts: deque[Facts] = deque(maxlen=MOST_REMEMBERED)
         self._unet = cast("nn.Module", unet)  # every U-Net is a module
-        self._owner, self._plan, self._counts = owner, plan, counts
+        self._owner, self._plan = owner, plan
+        self._num_steps, self._calls_per_step = num_steps, calls_per_step
         self._local = threading.local()
         self._warned = False
 
@@ -73,18 +67,15 @@ class Tracker:
             del active[memory]
 
     def locate(self, timestep: Any) -> tuple[ActiveGeneration, Stream]:
-        """Return the generation and the stream that a call belongs to.
-
-        Args:
-            timestep: the timestep of the call, a number or a tensor.
+        """Return the generation and the stream of a call with this timestep, a number or a tensor.
 
         Raises:
             DeepCacheError: the generation or the step cannot be told.
         """
         active, schedule = self._active(), self._schedule()
         found = place(timestep, schedule)
-        is_number = found is None or (self._counts.num_steps is not None and _is_alone(timestep, found, schedule))
-        if is_number and schedule is not None and self._counts.num_steps is None:
+        is_number = found is None or (self._num_steps is not None and _is_alone(timestep, found, schedule))
+        if is_number and schedule is not None and self._num_steps is None:
             known = active.get(schedule.untyped_storage()._cdata)
             last, is_complete = (known.offset, known.is_step_complete) if known else (None, True)
             found = matched(timestep, schedule, last, is_complete=is_complete)
@@ -99,7 +90,7 @@ class Tracker:
 
     def _locate_counted(self, timestep: Any, schedule: Tensor | None) -> tuple[ActiveGeneration, Stream]:
         """Do what `locate` does for a number or a copy that is none of the pipeline's timesteps."""
-        found, is_told = values(timestep), self._counts.num_steps is not None
+        found, is_told = values(timestep), self._num_steps is not None
         is_planned = isinstance(self._plan, CachePlan) and schedule is None and found is not None
         if not is_told and not is_planned:
             other = "the tensor of the pipeline's timesteps" if schedule is not None else "a tensor of timesteps"
@@ -122,20 +113,13 @@ class Tracker:
     def _begin(
         self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool
     ) -> ActiveGeneration:
-        """Begin a generation with this call.
+        """Begin a generation with this call, or raise a `DeepCacheError` if the plan does not fit the generation.
 
-        Args:
-            timestep: the timestep of the call.
-            found: the place of the timestep, or of the scheduler's timestep that it stands for; None if there is none.
-            schedule: the scheduler's timesteps (T).
-            is_number: whether the timestep is a number or a copy.
-
-        Raises:
-            DeepCacheError: the plan does not fit the generation.
+        `found` is the place of the timestep, or the place in `schedule` that a number or a copy stands for, if any.
         """
         active = self._active()
         memory = None if found is None else found.memory
-        num_steps, limit, is_counted = self._num_steps(timestep, found, schedule, is_number=is_number)
+        num_steps, limit, is_counted = self._length(timestep, found, schedule, is_number=is_number)
         if num_steps is None and isinstance(self._plan, Interval) and self._plan.last_step_full:
             raise DeepCacheError(
                 "last_step_full with an interval needs the number of steps, and this call's timestep is none of the "
@@ -150,27 +134,23 @@ class Tracker:
             num_steps=num_steps,
             limit=limit,
             is_counted=is_counted,
-            calls_per_step=self._counts.calls_per_step or (1 if is_number or schedule is None else None),
+            calls_per_step=self._calls_per_step or (1 if is_number or schedule is None else None),
             stride=stride_of(schedule),
             timesteps=schedule if found is None else None,
             alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
         )
-        for other in [key for key, one in active.items() if key == memory or one.is_over()]:
+        for other in [key for key, one in active.items() if key == memory or one.is_over]:
             del active[other]
         active[memory] = generation
         self.facts.append(facts)
         return generation
 
-    def _num_steps(
+    def _length(
         self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool
     ) -> tuple[int | None, int | None, bool]:
-        """Return `num_steps`, `limit` and `is_counted` of the `ActiveGeneration` that begins with this call.
-
-        Raises:
-            DeepCacheError: the plan has another number of steps.
-        """
-        if self._counts.num_steps is not None:
-            return self._counts.num_steps, None if found is None else self._counts.num_steps, False
+        """Return `num_steps`, `limit` and `is_counted` of the `ActiveGeneration` that begins with this call."""
+        if self._num_steps is not None:
+            return self._num_steps, None if found is None else self._num_steps, False
         left = None if found is None else num_left(found, schedule)
         if left is None or schedule is None:
             if isinstance(self._plan, Interval):
@@ -196,9 +176,8 @@ class Tracker:
 
     def _warn_of_copies(self) -> bool:
         """Warn after three generations of one step in a row: each timestep was a view of a copy of its own."""
-        if getattr(self._plan, "interval", None) == 1:
-            return False
-        if [facts.num_steps for facts in tuple(self.facts)[-3:]] != [1, 1, 1]:
+        last = [facts.num_steps for facts in tuple(self.facts)[-3:]]
+        if getattr(self._plan, "interval", None) == 1 or last != [1, 1, 1]:
             return False
         warn(
             "three generations in a row had one step, of which nothing is cached; if they are one: pass elements of "
@@ -209,18 +188,37 @@ class Tracker:
     def _active(self) -> dict[int | None, ActiveGeneration]:
         """Return this thread's or task's generations by the memory of their timesteps; None stands for no memory."""
         names = vars(self._local)
-        task = _task()
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no loop runs in this thread
+            task = None
         if task is None:
             return names.setdefault("open", {})  # type: ignore[no-any-return]
         return names.setdefault("of_tasks", WeakKeyDictionary()).setdefault(task, {})  # type: ignore[no-any-return]
 
 
-def _task() -> Any:
-    """Return the asyncio task that makes this call, if there is one."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # no loop runs in this thread
-        return None
+def reason(num_full: int, num_steps: int) -> str | None:
+    """Return why caching cannot pay for a plan with this many full steps; None where it can."""
+    if num_full == num_steps:
+        steps = "the only step is" if num_steps == 1 else f"all {num_steps} steps are"
+        return f"{steps} full, so that nothing is cached"
+    if num_steps <= FEW_STEPS:
+        return (
+            f"{num_steps} steps, as few-step models (LCM, Turbo) take, lie too far apart to share a feature; "
+            "sample without a cache"
+        )
+    return None
+
+
+def warn_if_it_cannot_pay(plan: CachePlan | Interval, num_steps: int | None) -> bool:
+    """Warn of a generation of too few steps, unless its plan caches nothing on purpose; return whether it was done."""
+    if num_steps is None or num_steps > FEW_STEPS or getattr(plan, "interval", None) == 1:
+        return False
+    num_full = sum(plan.is_full(step, num_steps) for step in range(num_steps))
+    if isinstance(plan, CachePlan) and 1 < num_steps == num_full:
+        return False
+    warn(str(reason(num_full, num_steps)))
+    return True
 
 
 def _is_alone(timestep: Tensor, found: Place, schedule: Tensor | None) -> bool:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from textwrap import wrap
 from typing import Any
 
-from deepcache.cache.paying import reason
+from deepcache.cache.tracking import reason
 from deepcache.costs.macs import EVERYTHING, Convention, Cost
 from deepcache.costs.parts import Part
 from deepcache.plan import MOST_STEPS, CachePlan, require_whole, uniform

@@ -13,7 +13,6 @@ from deepcache.errors import DeepCacheError
 from deepcache.plan import require_whole
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
-
 CLIP_TOKENS = 77  # the length of the context where nothing tells it
 
 
@@ -29,21 +28,14 @@ def named(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
 
 
 def replaced(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]) -> Call:
-    """Return the arguments of a call with some of them replaced.
-
-    A positional argument stays positional and a keyword stays a keyword: diffusers reads a LoRA scale from keywords
-    alone.
-    """
+    """Return a call with some arguments replaced, positional or keyword as before: a LoRA scale has to be a keyword."""
     names = parameters(unet.__class__)
     positional = tuple(changed.get(name, value) for name, value in zip(names, args, strict=False))
     return positional, {name: changed.get(name, value) for name, value in kwargs.items()}
 
 
 def one_sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """Return the arguments of a call as shapes for one sample, on the meta device; floating point becomes float32.
-
-    Where a tensor has several rows for each sample (the frames of a video), these rows stay together.
-    """
+    """Return the arguments of a call as shapes for one sample (`shape_of`), which has all the frames of a video."""
     batch = len(args[0] if args else kwargs["sample"])
 
     def meta(value: Any) -> Any:
@@ -64,14 +56,7 @@ def shape_of(value: Tensor) -> Tensor:
 
 
 def sides(size: Any) -> tuple[int, int]:
-    """Return height and width of a U-Net's sample.
-
-    Args:
-        size: the `sample_size` of a configuration: one number or two, each at least 1.
-
-    Raises:
-        DeepCacheError: the size is None, or holds something else than whole numbers of at least 1.
-    """
+    """Return height and width of a configuration's `sample_size`, which is one whole number or two, of at least 1."""
     if size is None:
         raise DeepCacheError("this U-Net's configuration has no sample_size; pass height and width, or add it there")
     height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)

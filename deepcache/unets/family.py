@@ -1,8 +1,7 @@
 """The seam for U-Nets: what the rest of the library asks of a U-Net that can be cut.
 
-A family is a set of U-Net classes that are cut in the same way. `Family` says what such a set tells of a U-Net, and
-`CutUNet` is a U-Net of the family that is cut at one branch. A new family is one new file with both, and one line in
-`deepcache/unets/registry.py`; the cache, the costs, the models and the search use these protocols alone.
+A family is a set of U-Net classes that are cut in the same way. A new family is one new file with a `Family` and a
+`CutUNet`, and one line in `deepcache/unets/registry.py`.
 """
 
 from __future__ import annotations
@@ -19,17 +18,20 @@ from deepcache.unets.calls import Call
 Feature = tuple[Tensor, ...]  # the tensors that enter the up stage of the branch; mostly one, (B, C, H', W')
 
 
+class UNet(Protocol):
+    """A diffusion U-Net, which is a `torch.nn.Module`; it may be wrapped by `torch.compile`."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A piece of a U-Net that pushes or pops exactly one skip.
+    """A piece of a U-Net that pushes or pops exactly one skip."""
 
-    Attributes:
-        name: tells where the stage is in the U-Net.
-        modules: the modules that run in the stage.
-    """
-
-    name: str
-    modules: tuple[nn.Module, ...]
+    name: str  # tells where the stage is in the U-Net
+    modules: tuple[nn.Module, ...]  # those that run in the stage
 
 
 AnyStage = TypeVar("AnyStage", bound=Stage, covariant=True)
@@ -65,9 +67,8 @@ class Steps(Protocol):
 class CutUNet(Steps, Protocol):
     """A U-Net that is cut at one branch.
 
-    `full` and `shallow` run at once. A compiler gets the same steps in two pieces: `run_full` and `run_shallow` are
-    functions without state, and `full_call` and `shallow_call` return the arguments that they take. The arguments are
-    made anew for every step, so that a change of the U-Net is seen.
+    `full` and `shallow` run at once. A compiler gets the same steps in two pieces: functions without state, and their
+    arguments, which are made anew for every step, so that a change of the U-Net is seen.
     """
 
     @property
@@ -92,14 +93,11 @@ class CutUNet(Steps, Protocol):
 
 
 class Family(Protocol):
-    """A set of U-Net classes that are cut in the same way.
-
-    Attributes:
-        classes: the classes by name, as a configuration file names them.
-    """
+    """A set of U-Net classes that are cut in the same way."""
 
     @property
-    def classes(self) -> Mapping[str, type[nn.Module]]: ...
+    def classes(self) -> Mapping[str, type[nn.Module]]:
+        """The classes by name, as a configuration file names them."""
 
     def covers(self, unet: Any) -> bool:
         """Say whether this family cuts the U-Net; `nest` may still refuse one of its blocks."""
@@ -108,7 +106,7 @@ class Family(Protocol):
         """Return the stages of a U-Net, or raise an `UnsupportedUNetError` for a block that is not known."""
 
     def cut(self, unet: Any, branch: int) -> CutUNet:
-        """Cut a U-Net at a branch.
+        """Cut a U-Net at a branch: the skips 0..branch stay live on a shallow step.
 
         Raises:
             UnsupportedUNetError: the family does not know a block, or a block at the cut has hooks.
@@ -127,9 +125,12 @@ class Family(Protocol):
 
         Args:
             unet: the U-Net, with weights or on the meta device.
-            context_tokens: the length of the conditioning sequence; None for the usual length of the class.
+            context_tokens: the length of the conditioning sequence, at least 1; None for that of the class.
             size: height and width of the sample; None for those of the configuration.
-            num_frames: the frames of a video; None for those of the configuration.
+            num_frames: the length of a video, at least 1; None for that of the configuration, or else 16.
+
+        Raises:
+            DeepCacheError: there is neither a size nor a `sample_size`, or a number is below 1.
         """
 
     def num_frames(self, unet: Any, shape: tuple[int, ...]) -> int:
@@ -137,11 +138,7 @@ class Family(Protocol):
 
 
 def require_branch(branch: object, num_branches: int) -> int:
-    """Return the branch, or refuse a branch that the U-Net does not have.
-
-    Raises:
-        DeepCacheError: the branch is not one of 0 .. `num_branches` - 1.
-    """
+    """Return the branch, or raise a `DeepCacheError` if it is not one of 0 .. `num_branches` - 1."""
     if isinstance(branch, bool) or not isinstance(branch, int) or not 0 <= branch < num_branches:
         raise DeepCacheError(
             f"expected branch 0..{num_branches - 1}, one a skip connection of this U-Net, got {branch!r}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError, UnsupportedUNetError
+from deepcache.unets.family import UNet
 from deepcache.unets.registry import classes
 
 READERS = (  # pipelines that read, on every step, the attention inside the deep blocks
@@ -21,17 +22,27 @@ READERS = (  # pipelines that read, on every step, the attention inside the deep
     "StableDiffusionSAGPipeline",
 )
 COPIERS = ("ScoreSdeVePipeline",)  # pipelines that call the U-Net more than once a step, with copies of the timestep
+_REFUSED = {
+    **dict.fromkeys(READERS, "reads the attention of deep blocks on every step, which shallow steps do not run"),
+    **dict.fromkeys(
+        COPIERS, "calls its U-Net more than once a step with copies of the timestep, so that a step cannot be told"
+    ),
+}
 SKIPPERS = ("RePaintPipeline",)  # pipelines that call the U-Net only at a timestep below the one before
 
 
+class Pipeline(Protocol):
+    """A diffusers pipeline, or any object with a U-Net and a scheduler, whose `timesteps` (T) are those under way."""
+
+    @property
+    def unet(self) -> UNet: ...
+
+    @property
+    def scheduler(self) -> Any: ...
+
+
 def unet_of(owner: Any) -> tuple[Any, Any]:
-    """Return what a pipeline calls, and the U-Net in it.
-
-    Args:
-        owner: a pipeline, anything with `.unet`, or a U-Net.
-
-    Returns:
-        The callable, and the U-Net itself; they differ where `torch.compile` wraps the U-Net.
+    """Return what a pipeline (or a bare U-Net) calls, and the U-Net in it, which `torch.compile` may have wrapped.
 
     Raises:
         UnsupportedUNetError: a pipeline of diffusers without `.unet`; the message names the U-Nets that it has.
@@ -61,59 +72,31 @@ def _without_unet(pipe: DiffusionPipeline) -> str:
 
 
 def require_pipeline(owner: Any) -> None:
-    """Refuse a pipeline that cannot be cached.
-
-    Raises:
-        UnsupportedUNetError: the pipeline reads the attention of deep blocks on every step (`READERS`), its steps
-            cannot be told (`COPIERS`), or group offloading moves its U-Net as a whole.
-    """
-    _require_no_groups(unet_of(owner)[1])
-    for kind in type(owner).__mro__:
-        if kind.__name__ in READERS:
-            raise UnsupportedUNetError(
-                f"{kind.__name__} reads the attention of deep blocks on every step, which shallow steps do not run; "
-                "run it outside deepcache.cached"
-            )
-        if kind.__name__ in COPIERS:
-            raise UnsupportedUNetError(
-                f"{kind.__name__} calls its U-Net more than once a step with copies of the timestep, so that a step "
-                "cannot be told; run it outside deepcache.cached"
-            )
-
-
-def _require_no_groups(unet: Any) -> None:
-    """Refuse group offloading that has a hook on the U-Net itself, as it has by blocks or with a stream."""
-    hooks = getattr(unet, "_diffusers_hook", None)
-    if hooks is not None and hooks.get_hook("group_offloading") is not None:
+    """Raise an `UnsupportedUNetError` for `READERS`, `COPIERS` and group offloading that moves the U-Net as a whole."""
+    hooks = getattr(unet_of(owner)[1], "_diffusers_hook", None)
+    if hooks is not None and hooks.get_hook("group_offloading") is not None:  # by blocks, or with a stream
         raise UnsupportedUNetError(
             "expected a U-Net without group offloading by blocks or with streams, which moves the weights of a full "
             "step in its order, and a shallow step runs parts of blocks in another; offload it with "
             'offload_type="leaf_level" and use_stream=False, which is cached exactly'
         )
+    for kind in type(owner).__mro__:
+        if kind.__name__ in _REFUSED:
+            raise UnsupportedUNetError(f"{kind.__name__} {_REFUSED[kind.__name__]}; run it outside deepcache.cached")
 
 
 def require_sampler(owner: Any) -> None:
-    """Refuse a pipeline that cannot be sampled from, or that cannot be cached.
-
-    Raises:
-        DeepCacheError: a bare U-Net, or anything else without a scheduler.
-        UnsupportedUNetError: `require_pipeline` refuses the pipeline.
-    """
+    """Raise a `DeepCacheError` for anything without a scheduler, and refuse what `require_pipeline` refuses."""
     if not hasattr(owner, "scheduler") or not callable(owner):
         raise DeepCacheError(f"expected a diffusers pipeline with a scheduler, got {type(owner).__name__}")
     require_pipeline(owner)
 
 
 def num_calls(owner: Any, timesteps: Tensor) -> tuple[int, ...]:
-    """Return at how many timesteps a pipeline calls its U-Net, as far as this is known before it does.
+    """Return at how many of the scheduler's remaining timesteps, (T,), a pipeline calls its U-Net.
 
-    Args:
-        owner: the pipeline.
-        timesteps: (T,), the scheduler's timesteps from that of the generation's first call on.
-
-    Returns:
-        One number, or several where it can be any of them: SDXL's base stops at `denoising_end`, which it remembers
-        from its last call, so that another pipeline on the same scheduler may be the one that runs.
+    Several numbers are possible for SDXL's base, which stops at `denoising_end`: it remembers that from its last call,
+    so that another pipeline on the same scheduler may be the one that runs.
     """
     if skips_timesteps(owner):
         return (num_descents(timesteps.tolist()),)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from deepcache.errors import UnsupportedUNetError
-from deepcache.unets.diffusers.family import DIFFUSERS
+from deepcache.unets.diffusers import DIFFUSERS
 from deepcache.unets.family import CutUNet, Family
 
 FAMILIES: tuple[Family, ...] = (DIFFUSERS,)
@@ -19,11 +19,7 @@ def classes() -> dict[str, type[nn.Module]]:
 
 
 def family_of(unet: Any) -> Family:
-    """Return the family that cuts a U-Net.
-
-    Raises:
-        UnsupportedUNetError: no family cuts it; the message names the classes that can be cut.
-    """
+    """Return the family that cuts a U-Net, or raise an `UnsupportedUNetError` that names the classes that can be."""
     for family in FAMILIES:
         if family.covers(unet):
             return family
@@ -31,10 +27,5 @@ def family_of(unet: Any) -> Family:
 
 
 def cut(unet: Any, branch: int) -> CutUNet:
-    """Cut a U-Net at a branch: the skips 0..branch stay live on a shallow step.
-
-    Raises:
-        UnsupportedUNetError: no family cuts the U-Net, or a block of it is not known or has hooks at the cut.
-        DeepCacheError: the U-Net has no such branch.
-    """
+    """Cut a U-Net at a branch, as `Family.cut` does."""
     return family_of(unet).cut(unet, branch)

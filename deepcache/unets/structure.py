@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from deepcache.errors import FAILURES, one_line
-from deepcache.typing import UNet
 from deepcache.unets.calls import shape_of
 
 # Attributes of a module that another package has wrapped. They belong to the module, not to a copy of it.
@@ -39,28 +38,19 @@ def on_meta(network: nn.Module) -> nn.Module:
 
 
 class Structure:
-    """The modules of a U-Net as they were at one time, without weights.
-
-    Args:
-        unet: the U-Net; the structure does not keep it alive.
-    """
+    """The modules of a U-Net as they were at one time, without weights; a structure does not keep the U-Net alive."""
 
     def __init__(self, unet: nn.Module) -> None:
         self._counts: dict[Any, Any] = {}
         self._turn = threading.Lock()
-        self._twin: nn.Module | None = None
-        self._failure: Exception | None = None
+        self._twin: nn.Module | Exception
         try:
             self._twin = on_meta(unet)
         except FAILURES as error:
-            self._failure = error
+            self._twin = error
 
     def once(self, key: Any, count: Callable[[nn.Module], Counted]) -> Counted:
-        """Return what `count` returns for the modules; calls with the same key count once.
-
-        Args:
-            key: identifies the count.
-            count: takes the U-Net on the meta device.
+        """Return what `count` returns for the U-Net on the meta device; calls with the same key count once.
 
         Raises:
             UnsupportedUNetError: the U-Net does not run without data, as with xformers' attention.
@@ -71,9 +61,8 @@ class Structure:
                     "this U-Net does not run without data, by which its MACs are counted",
                     "set another attention processor, or count the MACs of its configuration: deepcache macs",
                 ):
-                    if self._twin is None:
-                        assert self._failure is not None
-                        raise self._failure
+                    if isinstance(self._twin, Exception):
+                        raise self._twin
                     self._counts[key] = count(self._twin)
             return self._counts[key]  # type: ignore[no-any-return]
 
@@ -81,17 +70,15 @@ class Structure:
 _STRUCTURES: WeakKeyDictionary[nn.Module, tuple[list[Any], Structure]] = WeakKeyDictionary()
 
 
-def structure_of(unet: nn.Module | UNet) -> Structure:
+def structure_of(unet: nn.Module) -> Structure:
     """Return the structure of a U-Net as it is now; a new one is made only where modules or adapters have changed."""
-    marks: list[Any] = []
-    whole = cast("nn.Module", unet)
-    modules = [whole]
+    marks, modules = [], [unet]
     while modules:
         module = modules.pop()
         names = vars(module)
         marks.append((id(module), *(str(names[name]) for name in _SHAPING if name in names)))
         modules.extend(child for child in module._modules.values() if child is not None)
-    known = _STRUCTURES.get(whole)
+    known = _STRUCTURES.get(unet)
     if known is None or known[0] != marks:
-        known = _STRUCTURES[whole] = (marks, Structure(whole))
+        known = _STRUCTURES[unet] = (marks, Structure(unet))
     return known[1]

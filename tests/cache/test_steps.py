@@ -208,7 +208,7 @@ def test_change_of_the_unet_within_a_compiled_block_is_seen(change: Callable[[An
 def test_views_that_are_made_once_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test of the test above: a view that is kept has the numbers of FreeU from before the change."""
     for name in ("full_view", "shallow_view"):
-        monkeypatch.setattr(f"deepcache.unets.diffusers.family.{name}", cache(getattr(views, name)))
+        monkeypatch.setattr(f"deepcache.unets.diffusers.forward.{name}", cache(getattr(views, name)))
     with pytest.raises(AssertionError):
         test_change_of_the_unet_within_a_compiled_block_is_seen(_free)
 

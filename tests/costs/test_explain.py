@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, models, uniform
-from deepcache.cache.paying import warn_if_it_cannot_pay
+from deepcache.cache.tracking import warn_if_it_cannot_pay
 from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING, PAPER, cost
 from deepcache.costs.page import Explanation, Profile

@@ -5,13 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import (
-    I2VGenXLUNet,
-    UNet2DModel,
-    UNet3DConditionModel,
-    UNetMotionModel,
-    UNetSpatioTemporalConditionModel,
-)
+from diffusers import I2VGenXLUNet, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel
 from torch import Tensor
 
 from deepcache.plan import require_whole
@@ -28,18 +22,7 @@ def example(
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
 ) -> Call:
-    """Return one call of a U-Net: sample, timestep, context, and the labels and conditions that it needs.
-
-    Args:
-        unet: a U-Net of one of the classes `deepcache.unets.diffusers.stages.CLASSES`.
-        context_tokens: the length of the conditioning sequence, at least 1; None means 77, and 1 for
-            `UNetSpatioTemporalConditionModel`.
-        size: height and width of the sample; None means the `sample_size` of the configuration.
-        num_frames: the length of a video, at least 1; None means that of the configuration, or else 16.
-
-    Raises:
-        DeepCacheError: there is neither a size nor a `sample_size`, or a number is below 1.
-    """
+    """Return one call of a U-Net (`Family.example`); without `context_tokens`, 77, and 1 for Stable Video Diffusion."""
     config = unet.config
     for name, number in (("context_tokens", context_tokens), ("num_frames", num_frames)):
         if number is not None:
@@ -67,7 +50,7 @@ def example(
 
 
 def _labels(config: Any) -> dict[str, Any]:
-    """Return the class labels that a configuration asks for, by name of the argument."""
+    """Return the class labels that a configuration asks for."""
     kind, is_counted = getattr(config, "class_embed_type", None), getattr(config, "num_class_embeds", None)
     if kind is None and not is_counted:
         return {}
@@ -80,7 +63,7 @@ def _labels(config: Any) -> dict[str, Any]:
 
 
 def _conditions(config: Any) -> dict[str, Any]:
-    """Return the added conditions that a configuration asks for, by name of the argument."""
+    """Return the added conditions that a configuration asks for."""
     found: dict[str, Any] = {}
     if getattr(config, "time_cond_proj_dim", None):
         found["timestep_cond"] = _meta(1, config.time_cond_proj_dim)

@@ -14,14 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import (
-    I2VGenXLUNet,
-    UNet2DConditionModel,
-    UNet2DModel,
-    UNet3DConditionModel,
-    UNetMotionModel,
-    UNetSpatioTemporalConditionModel,
-)
+import diffusers
 from diffusers.models.unets import unet_2d_blocks as flat
 from diffusers.models.unets import unet_3d_blocks as deep
 from diffusers.models.unets import unet_motion_model as motion
@@ -31,67 +24,36 @@ from deepcache.errors import UnsupportedUNetError
 from deepcache.unets.family import Nest, Stage
 
 CLASSES: tuple[type[nn.Module], ...] = (
-    UNet2DModel,
-    UNet2DConditionModel,
-    UNetSpatioTemporalConditionModel,
-    UNetMotionModel,
-    UNet3DConditionModel,
-    I2VGenXLUNet,
-)
+    diffusers.UNet2DModel, diffusers.UNet2DConditionModel, diffusers.UNetSpatioTemporalConditionModel,
+    diffusers.UNetMotionModel, diffusers.UNet3DConditionModel, diffusers.I2VGenXLUNet,
+)  # fmt: skip
 SKIP_UP_BLOCKS = (flat.SkipUpBlock2D, flat.AttnSkipUpBlock2D)
 DOWN_BLOCKS: tuple[type[nn.Module], ...] = (
-    flat.DownBlock2D,
-    flat.AttnDownBlock2D,
-    flat.CrossAttnDownBlock2D,
-    flat.SimpleCrossAttnDownBlock2D,
-    flat.ResnetDownsampleBlock2D,
-    flat.SkipDownBlock2D,
-    flat.AttnSkipDownBlock2D,
-    deep.DownBlock3D,
-    deep.CrossAttnDownBlock3D,
-    deep.DownBlockSpatioTemporal,
-    deep.CrossAttnDownBlockSpatioTemporal,
-    motion.DownBlockMotion,
-    motion.CrossAttnDownBlockMotion,
-)
+    flat.DownBlock2D, flat.AttnDownBlock2D, flat.CrossAttnDownBlock2D, flat.SimpleCrossAttnDownBlock2D,
+    flat.ResnetDownsampleBlock2D, flat.SkipDownBlock2D, flat.AttnSkipDownBlock2D,
+    deep.DownBlock3D, deep.CrossAttnDownBlock3D, deep.DownBlockSpatioTemporal, deep.CrossAttnDownBlockSpatioTemporal,
+    motion.DownBlockMotion, motion.CrossAttnDownBlockMotion,
+)  # fmt: skip
 UP_BLOCKS: tuple[type[nn.Module], ...] = (
-    flat.UpBlock2D,
-    flat.AttnUpBlock2D,
-    flat.CrossAttnUpBlock2D,
-    flat.SimpleCrossAttnUpBlock2D,
-    flat.ResnetUpsampleBlock2D,
-    *SKIP_UP_BLOCKS,
-    deep.UpBlock3D,
-    deep.CrossAttnUpBlock3D,
-    deep.UpBlockSpatioTemporal,
-    deep.CrossAttnUpBlockSpatioTemporal,
-    motion.UpBlockMotion,
-    motion.CrossAttnUpBlockMotion,
-)
+    flat.UpBlock2D, flat.AttnUpBlock2D, flat.CrossAttnUpBlock2D, flat.SimpleCrossAttnUpBlock2D,
+    flat.ResnetUpsampleBlock2D, *SKIP_UP_BLOCKS,
+    deep.UpBlock3D, deep.CrossAttnUpBlock3D, deep.UpBlockSpatioTemporal, deep.CrossAttnUpBlockSpatioTemporal,
+    motion.UpBlockMotion, motion.CrossAttnUpBlockMotion,
+)  # fmt: skip
 PER_RESNET = ("resnets", "attentions", "motion_modules", "temp_convs", "temp_attentions")
 
 
 @dataclass(frozen=True)
 class BlockStage(Stage):
-    """A stage and its place in the blocks of a U-Net.
+    """A stage and its place in the blocks of a U-Net."""
 
-    Attributes:
-        block: the number of the stage's down or up block; -1 for `conv_in`.
-        resnet: the number of the stage's resnet within the block; for a downsampler, how many resnets come before it.
-        is_last: whether the stage is the last one of its block.
-    """
-
-    block: int = -1
-    resnet: int = 0
-    is_last: bool = True
+    block: int = -1  # the number of the stage's down or up block; -1 for `conv_in`
+    resnet: int = 0  # the number of its resnet within the block; for a downsampler, how many resnets come before it
+    is_last: bool = True  # whether it is the last stage of its block
 
 
 def nest(unet: Any) -> Nest[BlockStage]:
-    """Return the stages of a U-Net.
-
-    Raises:
-        UnsupportedUNetError: the type of a block is not known, or skips are pushed that nobody pops.
-    """
+    """Return the stages of a U-Net; unknown blocks and skips that nobody pops raise an `UnsupportedUNetError`."""
     _require_blocks(unet)
     down = (BlockStage("conv_in", (unet.conv_in,)), *_stages("down_blocks", unet.down_blocks))
     up = tuple(_stages("up_blocks", unet.up_blocks))[::-1]

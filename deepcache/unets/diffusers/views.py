@@ -25,32 +25,17 @@ _EMPTY = nn.ModuleList()
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a branch cuts a U-Net.
+    """Where a branch b cuts a U-Net: the skips 0..b stay live on a shallow step."""
 
-    Attributes:
-        branch: the skips 0..branch stay live.
-        whole: how many down blocks run whole on a shallow step.
-        part: how many resnets of the next down block run as well.
-        block: the number of the up block that the feature enters.
-        resnet: the number of the resnet in that block before which the feature enters.
-        num_adapted: how many T2I-Adapter residuals the live down blocks take.
-    """
-
-    branch: int
-    whole: int
-    part: int
-    block: int
-    resnet: int
-    num_adapted: int
+    whole: int  # how many down blocks run whole on a shallow step
+    part: int  # how many resnets of the next down block run as well
+    block: int  # the number of the up block that the feature enters
+    resnet: int  # the number of the resnet in that block before which the feature enters
+    num_adapted: int  # how many T2I-Adapter residuals the live down blocks take
 
     @classmethod
     def of(cls, unet: Any, branch: int) -> Self:
-        """Return the cut of a U-Net at a branch.
-
-        Raises:
-            UnsupportedUNetError: the type of a block is not known.
-            DeepCacheError: the U-Net has no such branch.
-        """
+        """Return the cut of a U-Net at a branch; `nest` and `require_branch` raise their errors."""
         found = nest(unet)
         require_branch(branch, found.num_branches)
         down, up = found.down[branch], found.up[branch]
@@ -58,7 +43,7 @@ class Cut:
         part = 0 if down.is_last else down.resnet + 1
         last = unet.down_blocks[whole] if part else None  # with cross-attention it adds before its downsampler
         adapts = last is not None and part == len(last.resnets) and getattr(last, "has_cross_attention", False)
-        return cls(branch, whole, part, up.block, up.resnet, whole + adapts)
+        return cls(whole, part, up.block, up.resnet, whole + adapts)
 
 
 class Gate(nn.Module):
@@ -105,22 +90,14 @@ _NOTHING = _Nothing()
 
 
 def full_view(unet: Any, cut: Cut) -> tuple[Any, Gate]:
-    """Return a view that runs everything, and its gate, which has the feature afterwards.
-
-    Raises:
-        UnsupportedUNetError: the block at the cut has hooks or a `forward` of its own, which a view cannot run.
-    """
+    """Return a view that runs everything, and its gate, which has the feature afterwards."""
     blocks = list(unet.up_blocks)
     before, gate = _cut_up(blocks[cut.block], cut)
     return _view(unet, up_blocks=[*blocks[: cut.block], *before, gate, *blocks[cut.block + 1 :]]), gate
 
 
 def shallow_view(unet: Any, cut: Cut) -> tuple[Any, Gate]:
-    """Return a view that runs the outermost `cut.branch` + 1 stages of either side, and its gate for the feature.
-
-    Raises:
-        UnsupportedUNetError: the block at the cut has hooks or a `forward` of its own, which a view cannot run.
-    """
+    """Return a view that runs the outermost b + 1 stages of either side, and its gate for the feature."""
     down = list(unet.down_blocks)
     live = down[: cut.whole]
     if cut.part:
@@ -146,12 +123,8 @@ def _cut_up(block: Any, cut: Cut) -> tuple[list[Any], Gate]:
 
 def _slice(block: Any, resnets: slice, **changes: nn.Module | list[nn.Module] | None) -> Any:
     """Return a view of a block with some of its resnets, or refuse a block that somebody has wrapped."""
-    forward = vars(block).get("forward", type(block).forward)
-    if (
-        block._forward_hooks
-        or block._forward_pre_hooks
-        or getattr(forward, "__func__", forward) is not type(block).forward
-    ):
+    is_wrapped = getattr(block.forward, "__func__", None) is not type(block).forward
+    if is_wrapped or block._forward_hooks or block._forward_pre_hooks:
         raise UnsupportedUNetError(
             f"expected a {type(block).__name__} without hooks, because this branch cuts through it; found a hook, or a "
             "forward that another package put there; remove it, hook its resnets instead, or take another branch"
@@ -163,25 +136,16 @@ def _slice(block: Any, resnets: slice, **changes: nn.Module | list[nn.Module] | 
 def _view(module: Any, **changes: nn.Module | list[nn.Module] | None) -> Any:
     """Return a copy of a module that shares its children but for the changed ones, and runs its class's `forward`.
 
-    The copy lacks what was put into the module itself (`WRAPPED`), so that a cache that answers the module's calls is
-    not called again.
+    The copy lacks what was put into the module (`WRAPPED`), so that a cache that answers the module's calls is not
+    called. The constructors of `nn.Module` would take too long: every step makes two views.
     """
-    modules = {**module._modules}
-    for name, value in changes.items():
-        modules[name] = _list(value) if isinstance(value, list) else value
-    return _copy(module, modules)
-
-
-def _list(modules: list[nn.Module]) -> nn.ModuleList:
-    return _copy(_EMPTY, {str(i): module for i, module in enumerate(modules)})  # type: ignore[no-any-return]
-
-
-def _copy(module: nn.Module, modules: dict[str, nn.Module | None]) -> Any:
-    """Copy a module without the time that the constructors of `nn.Module` take: every step makes two copies."""
     copy = object.__new__(type(module))
     state = copy.__dict__
     state.update(module.__dict__)
     for name in WRAPPED:
         state.pop(name, None)
-    state["_modules"] = modules
+    state["_modules"] = modules = {**module._modules}
+    for name, value in changes.items():
+        is_list = isinstance(value, list)
+        modules[name] = _view(_EMPTY, **{str(i): each for i, each in enumerate(value)}) if is_list else value
     return copy
