@@ -249,7 +249,7 @@ def _argument(word: str, text: str) -> tuple[str, Any]:
 
 
 def _require_step(plan: CachePlan | Interval) -> None:
-    """Check what tells how a plan's shallow steps run."""
+    """Require the branch and the order of a plan, which tell how its shallow steps run."""
     vars(plan).update(branch=require_whole("branch", plan.branch, at_least=0), order=require_order(plan.order))
 
 

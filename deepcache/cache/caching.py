@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
-from deepcache.cache.generation import ActiveGeneration, Fingerprint, Generation, Stream
+from deepcache.cache.generation import Fingerprint, Generation
 from deepcache.cache.installing import Installed, install, uninstall
 from deepcache.cache.prediction import Node, Polynomial, coordinate
 from deepcache.cache.steps import Compile, CompiledSteps, compiler, compiler_of
@@ -39,15 +39,12 @@ def cached(
     """Return a cache for the U-Net of a diffusers pipeline, or for a bare U-Net.
 
     A full step runs the whole U-Net and keeps one deep feature; a shallow step runs only the outermost stages and
-    predicts the deep feature from the last full steps. Use the cache for a block, or as long as a server lives:
+    predicts the deep feature from the last full steps. Use the cache for a block, which gives the U-Net back at its
+    end, or from `cache.enable()` to `cache.disable()`; before that, nothing is installed:
 
         with deepcache.cached(pipe, interval=3, branch=0, order=1) as cache:
             image = pipe("a red sneaker").images[0]
         cache.generations[-1].full_steps
-
-        cache = deepcache.cached(pipe, interval=3).enable()
-        ...
-        cache.disable()
 
     **Threads and tasks.** A call is answered by the innermost block that its thread or asyncio task is in; else by the
     cache that was enabled last; else by the only block that is open, whose workers may make the call. If several blocks
@@ -216,29 +213,24 @@ class Cache:
         timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
         active, stream = self._tracker.locate(timestep)
         try:
-            return self._step(active, stream, timestep, args, kwargs)
+            fingerprint = _fingerprint((args, kwargs))
+            known = stream.polynomial if fingerprint == stream.fingerprint else None
+            is_full = known is None or self.plan.is_full(active.step, active.num_steps)
+            if known is not None and not is_full:
+                output = self._steps.shallow(known(active.step, timestep), *args, **kwargs)
+            else:
+                before = () if known is None else known.nodes[: self.plan.order]
+                known = stream.polynomial = None  # frees features that are no longer needed before memory is allocated
+                output, feature = self._steps.full(*args, **kwargs)
+                constant = tuple(part.detach() if part.requires_grad else part for part in feature)
+                stream.polynomial = Polynomial.through((Node(active.step, coordinate(timestep), constant), *before))
+                stream.fingerprint = fingerprint
+                if fingerprint not in self._examples:
+                    self._examples[fingerprint] = one_sample(args, kwargs)
+            active.count(fingerprint, is_full=is_full)
         except BaseException:
             self._tracker.drop(active)
             raise
-
-    def _step(
-        self, active: ActiveGeneration, stream: Stream, timestep: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        fingerprint = _fingerprint((args, kwargs))
-        known = stream.polynomial if fingerprint == stream.fingerprint else None
-        if known is not None and not self.plan.is_full(active.step, active.num_steps):
-            output = self._steps.shallow(known(active.step, timestep), *args, **kwargs)
-            active.count(fingerprint, is_full=False)
-            return output
-        before = () if known is None else known.nodes[: self.plan.order]
-        known = stream.polynomial = None  # frees features that are no longer needed before the step allocates memory
-        output, feature = self._steps.full(*args, **kwargs)
-        constant = tuple(part.detach() if part.requires_grad else part for part in feature)
-        stream.polynomial = Polynomial.through((Node(active.step, coordinate(timestep), constant), *before))
-        stream.fingerprint = fingerprint
-        if fingerprint not in self._examples:
-            self._examples[fingerprint] = one_sample(args, kwargs)
-        active.count(fingerprint, is_full=True)
         return output
 
 

@@ -28,8 +28,7 @@ class Generation:
     """What one generation did. A `Generation` holds neither features nor weights, and can be pickled.
 
     Attributes:
-        num_steps: steps so far; a step calls the U-Net once, or several times, as where the conditional and the
-            unconditional call are apart.
+        num_steps: steps so far; a step makes several calls where the unconditional call is one of its own.
         full_steps: the steps with a full call, in ascending order.
         num_calls: calls of the U-Net.
         feature_bytes: the largest number of bytes of features that were kept at the same time.
@@ -43,12 +42,9 @@ class Generation:
 
     @property
     def macs(self) -> int:
-        """Mean MACs of the U-Net calls for one sample, by the paper's convention (`deepcache.costs.macs`).
+        """Mean MACs of a call for one sample (`deepcache.costs.macs`); later changes of the U-Net do not count.
 
-        The MACs are those of the U-Net at the beginning of the generation, whatever was loaded into it later.
-
-        Raises:
-            UnsupportedUNetError: the U-Net does not run without data, as with xformers' attention.
+        An `UnsupportedUNetError` says that the U-Net does not run without data, as with xformers' attention.
         """
         return self._mean_macs()
 

@@ -115,8 +115,7 @@ def install(unet: UNet, outer: UNet, handler: Handler, *, for_all: bool = False)
     """Let a handler answer the U-Net's calls, and return the object that `uninstall` needs.
 
     Args:
-        unet: the U-Net.
-        outer: what the pipeline calls: the U-Net, or `torch.compile`'s wrapper of it.
+        unet, outer: the U-Net, and what the pipeline calls: the U-Net, or `torch.compile`'s wrapper of it.
         handler: takes the arguments of `forward`.
         for_all: whether it answers every thread and task without an entry, or the calling thread or task gets an entry.
 
@@ -124,9 +123,14 @@ def install(unet: UNet, outer: UNet, handler: Handler, *, for_all: bool = False)
         DeepCacheError: another package has replaced the U-Net's `forward`.
     """
     with _LOCK:
-        installed = _innermost(unet)
-        if not isinstance(installed, Installed):
-            installed = Installed(unet)
+        found = vars(unet).get("_old_forward", vars(unet).get("forward"))  # below accelerate's hook
+        installed = found if isinstance(found, Installed) else Installed(unet)
+        if found is not installed:
+            if found is not None and getattr(found, "__func__", None) is not type(unet).forward:
+                name = getattr(found, "__qualname__", type(found).__qualname__)
+                raise DeepCacheError(
+                    f"expected a U-Net with its own forward; another package replaced it by {name}; remove that first"
+                )
             vars(unet)["_old_forward" if "_old_forward" in vars(unet) else "forward"] = installed
         installed.set_compiled_calls_aside(outer)
         installed.add(handler, for_all=for_all)
@@ -137,14 +141,3 @@ def uninstall(installed: Installed, handler: Handler) -> None:
     """Undo `install`. When the last handler goes, the U-Net gets its own `forward` back."""
     with _LOCK:
         installed.remove(handler)
-
-
-def _innermost(unet: UNet) -> Any:
-    """Return the `forward` below accelerate's hook: an `Installed`, or the class's own (None if nothing is there)."""
-    found = vars(unet).get("_old_forward", vars(unet).get("forward"))
-    if found is None or isinstance(found, Installed) or getattr(found, "__func__", None) is type(unet).forward:
-        return found
-    name = getattr(found, "__qualname__", type(found).__qualname__)
-    raise DeepCacheError(
-        f"expected a U-Net with its own forward; another package replaced it by {name}; remove that first"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,7 +15,6 @@ from deepcache.errors import DeepCacheError, first_line
 from deepcache.unets.family import CutUNet, Feature
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-OPTIONS = tuple(inspect.signature(torch.compile).parameters)[1:]
 Compile = str | Mapping[str, Any] | None
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 _NUMBERS = count()
@@ -59,11 +57,7 @@ def _cloned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def compiler(how: Compile) -> Compiler | None:
-    """Return the function that compiles a step in a mode or with a dict of arguments; None for eager steps.
-
-    Raises:
-        DeepCacheError: `how` is something else, or has an argument that `torch.compile` does not take.
-    """
+    """Return the function that compiles a step in a mode or with a dict of arguments; None for eager steps."""
     if how is None:
         return None
     if not isinstance(how, Mapping):
@@ -72,15 +66,11 @@ def compiler(how: Compile) -> Compiler | None:
                 f"expected compile to be one of {', '.join(MODES)}, or a dict of torch.compile's arguments, got {how!r}"
             )
         how = {"mode": how}
-    if unknown := [name for name in how if name not in OPTIONS]:
-        raise DeepCacheError(
-            f"expected compile to have arguments of torch.compile ({', '.join(OPTIONS)}), got {unknown[0]!r}"
-        )
     return partial(_compiled, options={"dynamic": False, **how})
 
 
 def _compiled(step: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    """Compile a step, or refuse arguments that do not go together, before anything runs."""
+    """Compile a step, or refuse arguments that torch does not know or that do not go together; nothing has run yet."""
     try:
         return torch.compile(step, **options)
     except Exception as error:
@@ -90,10 +80,7 @@ def _compiled(step: Callable[..., Any], options: Mapping[str, Any]) -> Callable[
 
 
 def compiler_of(outer: Any) -> Compiler | None:
-    """Return the compiler of a U-Net that is compiled already; None if it is not.
-
-    `torch.compile(unet)` makes `outer` a wrapper of the U-Net, and `unet.compile()` compiles it in place.
-    """
+    """Return the compiler of a U-Net that `torch.compile(unet)` or `unet.compile()` has compiled; None without."""
     in_place = getattr(outer, "_compiled_call_impl", None)
     if in_place is None:
         return getattr(outer, "dynamo_ctx", None)

@@ -8,8 +8,8 @@ repeat in the tensor (PNDM, Heun, KDPM2), but places in memory do not:
 - the same place means another call of the same step, as when the conditional and the unconditional call are apart;
 - a later place means the next step.
 
-Reading a place reads nothing back from the device. A number or a copy has no place, and may stand for the timestep of
-the same value.
+Reading a place reads nothing back from the device. A number or a copy has no place; it stands for the pipeline's
+timestep of the same value, if there is one.
 """
 
 from __future__ import annotations

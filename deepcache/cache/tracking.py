@@ -23,11 +23,7 @@ FEW_STEPS = 4  # the number of steps of models made for few steps: LCM, Turbo, L
 
 
 class Tracker:
-    """Finds the generation of each call that a cache answers, and begins new generations.
-
-    Attributes:
-        facts: what the last generations did, at most 1000, in the order in which the generations began.
-    """
+    """Finds the generation of each call that a cache answers, and begins new generations."""
 
     def __init__(
         self,
@@ -45,7 +41,7 @@ class Tracker:
                 f"the plan is for {plan.num_steps} steps, and num_steps is {num_steps}; make the plan for {num_steps} "
                 "steps, or leave num_steps out"
             )
-        self.facts: deque[Facts] = deque(maxlen=MOST_REMEMBERED)
+        self.facts: deque[Facts] = deque(maxlen=MOST_REMEMBERED)  # in the order in which the generations began
         self._unet = cast("nn.Module", unet)  # every U-Net is a module
         self._owner, self._plan = owner, plan
         self._num_steps, self._calls_per_step = num_steps, calls_per_step
@@ -72,7 +68,9 @@ class Tracker:
         Raises:
             DeepCacheError: the generation or the step cannot be told.
         """
-        active, schedule = self._active(), self._schedule()
+        timesteps = getattr(getattr(self._owner, "scheduler", None), "timesteps", None)  # none of a bare U-Net
+        schedule = timesteps if isinstance(timesteps, Tensor) and timesteps.ndim == 1 else None
+        active = self._active()
         found = place(timestep, schedule)
         is_number = found is None or (self._num_steps is not None and _is_alone(timestep, found, schedule))
         if is_number and schedule is not None and self._num_steps is None:
@@ -104,11 +102,6 @@ class Tracker:
         if generation is None or generation.timesteps is not schedule or (is_told and generation.is_complete):
             generation = self._begin(timestep, None, schedule, is_number=True)
         return generation, generation.count_on(found)
-
-    def _schedule(self) -> Tensor | None:
-        """Return the timesteps (T) of the pipeline's scheduler; None for a bare U-Net."""
-        timesteps = getattr(getattr(self._owner, "scheduler", None), "timesteps", None)
-        return timesteps if isinstance(timesteps, Tensor) and timesteps.ndim == 1 else None
 
     def _begin(
         self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool

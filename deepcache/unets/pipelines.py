@@ -48,27 +48,23 @@ def unet_of(owner: Any) -> tuple[Any, Any]:
         UnsupportedUNetError: a pipeline of diffusers without `.unet`; the message names the U-Nets that it has.
     """
     outer = getattr(owner, "unet", owner)
-    if isinstance(outer, DiffusionPipeline):
-        raise UnsupportedUNetError(_without_unet(outer))
-    return outer, _unwrapped(outer)
+    if not isinstance(outer, DiffusionPipeline):
+        return outer, _unwrapped(outer)
+    known, name = classes(), type(outer).__name__
+    others = [other for other, network in vars(outer).items() if type(_unwrapped(network)) in known.values()]
+    if not others:
+        raise UnsupportedUNetError(
+            f"expected a pipeline with a diffusers U-Net ({', '.join(known)}), got a {name}, which has none"
+        )
+    calls = ", ".join(f"deepcache.cached(pipe.{other}, interval=N)" for other in others)
+    raise UnsupportedUNetError(
+        f"expected a pipeline with its U-Net in pipe.unet, got a {name}; cache its U-Nets by their own names, each in "
+        f"a block: {calls}"
+    )
 
 
 def _unwrapped(module: Any) -> Any:
     return getattr(module, "_orig_mod", module)
-
-
-def _without_unet(pipe: DiffusionPipeline) -> str:
-    """Say that a pipeline has no `.unet`, and how to cache the U-Nets that it has under other names."""
-    known = classes()
-    names = [name for name, network in vars(pipe).items() if type(_unwrapped(network)) in known.values()]
-    if not names:
-        kinds = ", ".join(known)
-        return f"expected a pipeline with a diffusers U-Net ({kinds}), got a {type(pipe).__name__}, which has none"
-    calls = ", ".join(f"deepcache.cached(pipe.{name}, interval=N)" for name in names)
-    return (
-        f"expected a pipeline with its U-Net in pipe.unet, got a {type(pipe).__name__}; cache its U-Nets by their own "
-        f"names, each in a block: {calls}"
-    )
 
 
 def require_pipeline(owner: Any) -> None:

@@ -50,11 +50,7 @@ class Structure:
             self._twin = error
 
     def once(self, key: Any, count: Callable[[nn.Module], Counted]) -> Counted:
-        """Return what `count` returns for the U-Net on the meta device; calls with the same key count once.
-
-        Raises:
-            UnsupportedUNetError: the U-Net does not run without data, as with xformers' attention.
-        """
+        """Return what `count` returns for the U-Net on the meta device; calls with the same key count once."""
         with self._turn:
             if key not in self._counts:
                 with one_line(

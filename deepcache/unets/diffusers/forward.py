@@ -22,11 +22,7 @@ _NUM_COMMON = 3  # positional arguments that every class has: sample, timestep, 
 
 
 def full_forward(unet: Any, cut: Cut, *args: Any, **kwargs: Any) -> tuple[Any, Feature]:
-    """Run a U-Net's own forward pass on the arguments of its `forward`, and take the feature of a branch.
-
-    Returns:
-        What `forward` returns, bit for bit, and the feature: (B, C, H', W'), where B counts every frame of a video.
-    """
+    """Return what a U-Net's `forward` returns, bit for bit, and the feature: (B, C, H', W'), B with all frames."""
     return run_full(*full_view(unet, cut), *args, **kwargs)
 
 

@@ -54,25 +54,20 @@ class BlockStage(Stage):
 
 def nest(unet: Any) -> Nest[BlockStage]:
     """Return the stages of a U-Net; unknown blocks and skips that nobody pops raise an `UnsupportedUNetError`."""
-    _require_blocks(unet)
+    for blocks, known in ((unet.down_blocks, DOWN_BLOCKS), (unet.up_blocks, UP_BLOCKS)):
+        for block in blocks:
+            if type(block) not in known:  # a subclass of a known block may have another `forward`
+                names = ", ".join(kind.__name__ for kind in known)
+                raise UnsupportedUNetError(f"expected blocks of type {names}; this U-Net has a {type(block).__name__}")
+    if len({type(block) in SKIP_UP_BLOCKS for block in unet.up_blocks}) > 1:
+        raise UnsupportedUNetError("expected all up blocks of a U-Net with skip blocks to be such; some are not")
     down = (BlockStage("conv_in", (unet.conv_in,)), *_stages("down_blocks", unet.down_blocks))
     up = tuple(_stages("up_blocks", unet.up_blocks))[::-1]
     if len(down) != len(up):
         raise UnsupportedUNetError(
             f"expected as many skips pushed as popped; this {type(unet).__name__} pushes {len(down)} and pops {len(up)}"
         )
-    return Nest(down, Stage("mid", _present([unet.mid_block])), up)
-
-
-def _require_blocks(unet: Any) -> None:
-    """Refuse blocks of another type than the known ones; a subclass of a known block may have another `forward`."""
-    for blocks, known in ((unet.down_blocks, DOWN_BLOCKS), (unet.up_blocks, UP_BLOCKS)):
-        for block in blocks:
-            if type(block) not in known:
-                names = ", ".join(kind.__name__ for kind in known)
-                raise UnsupportedUNetError(f"expected blocks of type {names}; this U-Net has a {type(block).__name__}")
-    if len({type(block) in SKIP_UP_BLOCKS for block in unet.up_blocks}) > 1:
-        raise UnsupportedUNetError("expected all up blocks of a U-Net with skip blocks to be such; some are not")
+    return Nest(down, Stage("mid", () if unet.mid_block is None else (unet.mid_block,)), up)
 
 
 def _stages(kind: str, blocks: Sequence[Any]) -> Iterator[BlockStage]:
@@ -85,16 +80,12 @@ def _stages(kind: str, blocks: Sequence[Any]) -> Iterator[BlockStage]:
         for r in range(num_resnets):
             is_last = r == num_resnets - 1 and not pushes
             own = [modules[r] for modules in lists.values()]
-            yield BlockStage(f"{kind}.{b}.{r}", _present(own + rest * is_last), b, r, is_last=is_last)
+            yield BlockStage(f"{kind}.{b}.{r}", (*own, *(rest if is_last else ())), b, r, is_last=is_last)
         if pushes:
-            yield BlockStage(f"{kind}.{b}.downsampler", _present(rest), b, num_resnets)
+            yield BlockStage(f"{kind}.{b}.downsampler", tuple(rest), b, num_resnets)
 
 
 def per_resnet(block: Any) -> dict[str, nn.ModuleList]:
     """Return the lists of a block that have one module for each resnet."""
     found = {name: block._modules[name] for name in PER_RESNET if block._modules.get(name) is not None}
     return {name: modules for name, modules in found.items() if len(modules) == len(block.resnets)}
-
-
-def _present(modules: Sequence[nn.Module | None]) -> tuple[nn.Module, ...]:
-    return tuple(module for module in modules if module is not None)

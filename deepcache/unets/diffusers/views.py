@@ -146,6 +146,7 @@ def _view(module: Any, **changes: nn.Module | list[nn.Module] | None) -> Any:
         state.pop(name, None)
     state["_modules"] = modules = {**module._modules}
     for name, value in changes.items():
-        is_list = isinstance(value, list)
-        modules[name] = _view(_EMPTY, **{str(i): each for i, each in enumerate(value)}) if is_list else value
+        if isinstance(value, list):
+            value = _view(_EMPTY, **{str(i): each for i, each in enumerate(value)})
+        modules[name] = value
     return copy
