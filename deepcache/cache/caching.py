@@ -104,10 +104,7 @@ def cached(
 class Cache:
     """A U-Net's cache, which `cached` makes: it answers the U-Net's calls while it is in a `with` block or enabled.
 
-    A cache can be used again after its block or after `disable`, and keeps its compiled steps.
-
-    Attributes:
-        plan: the `CachePlan`, or the `Interval` that fits generations of any length.
+    A cache keeps its plan (`cache.plan`) and its compiled steps, and can be used again after its block or `disable`.
     """
 
     def __init__(self, owner: Pipeline | UNet, plan: CachePlan | Interval, tracker: Tracker, steps: Steps) -> None:
@@ -152,8 +149,7 @@ class Cache:
     def disable(self) -> None:
         """Stop answering calls and drop all features, from any thread; a generation under way goes on uncached.
 
-        Raises:
-            DeepCacheError: the cache is in a `with` block.
+        A cache in its `with` block raises a `DeepCacheError`.
         """
         with self._switch:
             self._require_no_block("disable")

@@ -124,7 +124,6 @@ class Family(Protocol):
         """Return a call for one sample, on the meta device, as the configuration of the U-Net tells it.
 
         Args:
-            unet: the U-Net, with weights or on the meta device.
             context_tokens: the length of the conditioning sequence, at least 1; None for that of the class.
             size: height and width of the sample; None for those of the configuration.
             num_frames: the length of a video, at least 1; None for that of the configuration, or else 16.

@@ -44,8 +44,7 @@ class Pipeline(Protocol):
 def unet_of(owner: Any) -> tuple[Any, Any]:
     """Return what a pipeline (or a bare U-Net) calls, and the U-Net in it, which `torch.compile` may have wrapped.
 
-    Raises:
-        UnsupportedUNetError: a pipeline of diffusers without `.unet`; the message names the U-Nets that it has.
+    An `UnsupportedUNetError` names the U-Nets of a diffusers pipeline that has no `.unet`.
     """
     outer = getattr(owner, "unet", owner)
     if not isinstance(outer, DiffusionPipeline):

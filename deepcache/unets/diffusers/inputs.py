@@ -16,11 +16,7 @@ NUM_TIME_IDS = 6  # SDXL's; another split between the time ids and the text embe
 
 
 def example(
-    unet: Any,
-    *,
-    context_tokens: int | None = None,
-    size: tuple[int, int] | None = None,
-    num_frames: int | None = None,
+    unet: Any, *, context_tokens: int | None = None, size: tuple[int, int] | None = None, num_frames: int | None = None
 ) -> Call:
     """Return one call of a U-Net (`Family.example`); without `context_tokens`, 77, and 1 for Stable Video Diffusion."""
     config = unet.config

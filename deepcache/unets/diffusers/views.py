@@ -136,10 +136,9 @@ def _slice(block: Any, resnets: slice, **changes: nn.Module | list[nn.Module] | 
 def _view(module: Any, **changes: nn.Module | list[nn.Module] | None) -> Any:
     """Return a copy of a module that shares its children but for the changed ones, and runs its class's `forward`.
 
-    The copy lacks what was put into the module (`WRAPPED`), so that a cache that answers the module's calls is not
-    called. The constructors of `nn.Module` would take too long: every step makes two views.
+    The copy lacks what was put into the module (`WRAPPED`), such as a cache that answers the module's calls.
     """
-    copy = object.__new__(type(module))
+    copy = object.__new__(type(module))  # constructors would take too long: every step makes two views
     state = copy.__dict__
     state.update(module.__dict__)
     for name in WRAPPED:
