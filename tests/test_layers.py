@@ -33,6 +33,7 @@ TORCHLESS = ("metrics/bootstrap", "metrics/registry")  # modules of the metrics 
 RESULTS_KNOW = ("results", "errors", "files", *TORCHLESS)
 FAMILIES = ("unets/diffusers",)  # implementations behind the seam of `deepcache/unets/family.py`
 MOST_LINES_A_FILE = 350
+MOST_FILES, MOST_LINES = 100, 11_000
 
 
 @cache
@@ -118,6 +119,11 @@ def test_a_circle_of_imports_is_found() -> None:
     graph["unets/calls"] |= {"unets/registry"}
     with pytest.raises(CycleError):
         TopologicalSorter(graph).prepare()
+
+
+def test_the_package_is_small() -> None:
+    assert len(files()) <= MOST_FILES
+    assert sum(len(path.read_text().splitlines()) for path in files().values()) <= MOST_LINES
 
 
 def test_no_file_is_long() -> None:
