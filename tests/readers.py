@@ -132,8 +132,7 @@ def package() -> dict[str, Callable[[Path], Any]]:
     from deepcache.metrics.images import Images, image_set
     from deepcache.metrics.statistics import Statistics
     from deepcache.models.architectures import architecture, skeleton
-    from deepcache.models.checkpoint import weights
-    from deepcache.models.configurations import on_meta
+    from deepcache.models.checkpoint import on_meta, weights
     from deepcache.models.ldm_config import ldm_networks, read_config
     from deepcache.models.loading import load
     from deepcache.plan import CachePlan

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.pareto.aims import chosen, reuse
 from bench.pareto.equal_cost import NEAREST, Recorded, panels
-from deepcache.models.recommendations import PLANS, path_of
+from deepcache.models.embedded import PLANS, plan_path
 from deepcache.plan import CachePlan
 
 INTERVAL = 3  # a recommended plan costs no more than reuse at this interval
@@ -24,7 +24,7 @@ def main(results: Path) -> None:
         best = None if base is None else chosen(points, OF_ALL_STEPS, base.share)
         if isinstance(best, Recorded):
             scheduler, steps = panel.split()
-            _plan(best).save(path_of(model, scheduler, int(steps)))
+            _plan(best).save(plan_path(model, scheduler, int(steps)))
             print(f"{model}, {panel}: {best.name}, {best.metrics[NEAREST]:.1f} dB")
 
 

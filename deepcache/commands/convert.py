@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 def run(options: Namespace) -> str:
     from deepcache.models.folders import require_free, save
     from deepcache.models.ldm import load_ldm
-    from deepcache.models.single_file import load_single_file
+    from deepcache.models.loading import load_single_file
 
     require_free(options.out)
     is_ldm = options.config is not None

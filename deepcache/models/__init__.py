@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 from deepcache.lazy import lazy
 
 if TYPE_CHECKING:
-    from deepcache.models.embedded import load_extractor
+    from deepcache.models.embedded import load_extractor, recommended
     from deepcache.models.ldm import load_ldm
     from deepcache.models.loading import load
-    from deepcache.models.recommendations import recommended
     from deepcache.models.registry import MODELS
 
 __all__ = ["MODELS", "load", "load_extractor", "load_ldm", "recommended"]
@@ -16,10 +15,9 @@ __all__ = ["MODELS", "load", "load_extractor", "load_ldm", "recommended"]
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "embedded": ("load_extractor",),
+        "embedded": ("load_extractor", "recommended"),
         "ldm": ("load_ldm",),
         "loading": ("load",),
-        "recommendations": ("recommended",),
         "registry": ("MODELS",),
     },
 )

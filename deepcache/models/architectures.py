@@ -13,33 +13,26 @@ import torch
 
 from deepcache.costs.macs import PAPER, PAPER_LDM, Convention, Cost, cost
 from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed, shown
-from deepcache.models.configurations import bounded, on_meta, read
-from deepcache.models.embedded import WEIGHTS
+from deepcache.models.checkpoint import bounded, on_meta, read
+from deepcache.models.embedded import folder_of
+from deepcache.models.ldm_config import Component
 from deepcache.models.local_files import INDEX, SUFFIXES, is_hub_id, repository
-from deepcache.models.registry import EMBEDDED, MODELS, NETWORKS, PUBLISHED, Component, Model, published
+from deepcache.models.registry import EMBEDDED, MODELS, NETWORKS, PUBLISHED, Model, published
 from deepcache.plan import require_whole
 from deepcache.unets.calls import CLIP_TOKENS
 from deepcache.unets.registry import classes, family_of
 
 _COUNTED = ("text_encoder", "text_encoder_2", "text_encoder_3", "vae", "vqvae", "movq")
-_LIBRARIES = ("diffusers", "transformers")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A U-Net's configuration, the size of its inputs, and how its MACs are counted.
+    """A U-Net's configuration, the size of its inputs, and how its MACs are counted."""
 
-    Attributes:
-        build: the U-Net's class.
-        config: its configuration.
-        context_tokens: length of the conditioning sequence; 0 for a U-Net that takes none.
-        convention: how the paper counted the MACs.
-    """
-
-    build: Any
+    build: Any  # the U-Net's class
     config: dict[str, Any]
-    context_tokens: int = 0
-    convention: Convention = PAPER
+    context_tokens: int = 0  # length of the conditioning sequence; 0 for a U-Net that takes none
+    convention: Convention = PAPER  # how the paper counted the MACs
 
     def meta(self) -> Any:
         """The U-Net on the meta device: all of its shapes, and no memory."""
@@ -53,11 +46,7 @@ class Architecture:
         return family_of(unet).nest(unet).num_branches
 
     def cost(self) -> Cost:
-        """MACs of the steps on one sample.
-
-        Raises:
-            UnsupportedUNetError: the configuration is wrong, or needs inputs that cannot be guessed.
-        """
+        """MACs of the steps on one sample; an `UnsupportedUNetError` if the U-Net's inputs cannot be guessed."""
         with guessed("call deepcache.costs.macs.cost(unet, ...) with the U-Net's own inputs"):
             unet = self.meta()
             args, kwargs = family_of(unet).example(unet, context_tokens=self.context_tokens or None)
@@ -101,8 +90,7 @@ def skeleton(name: str) -> tuple[SimpleNamespace, int | None]:
         name: as for `architecture`; the configuration of a single U-Net gives the U-Net alone.
 
     Returns:
-        The networks as attributes (`unet`, `text_encoder`, `vae`, ...), on the meta device, and the number of context
-        tokens, None if the U-Net takes none.
+        The networks as attributes (`unet`, `vae`, ...) on the meta device; the number of context tokens, or None.
 
     Raises:
         DeepCacheError: there is no such model, its configuration cannot be read, or a library is not installed.
@@ -118,53 +106,50 @@ def skeleton(name: str) -> tuple[SimpleNamespace, int | None]:
 def _described(name: str) -> str:
     """What tells the networks of a model: a known name, a folder, or the path of a configuration."""
     path = Path(name)
-    if os.path.isfile(path) and path.suffix.lower() in SUFFIXES:
-        from deepcache.models.single_file import configuration  # slow, and hardly ever needed
+    suffix = path.suffix.lower()
+    if os.path.isfile(path) and suffix in SUFFIXES:
+        from deepcache.models.loading import configuration  # slow, and hardly ever needed
 
         return configuration(path)
-    is_file = path.suffix.lower() in (".json", *SUFFIXES)  # or the name of a file that is not there
+    is_file = suffix in (".json", *SUFFIXES)  # or the name of a file that is not there
     return str(repository(name)) if is_hub_id(name) and not os.path.exists(path) and not is_file else name
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    return read(folder / INDEX) if os.path.isfile(folder / INDEX) else {}
 
 
 def _find(name: str) -> Architecture:
     if known := published(name):
         return _published(known)
-    if name in EMBEDDED:
-        return from_config(WEIGHTS / name / "unet" / "config.json", context_tokens=MODELS[name].context_tokens)
-    folder = Path(name)
-    index = read(folder / INDEX) if os.path.isfile(folder / INDEX) else {}
-    has_text = not index or not index.keys().isdisjoint(("text_encoder", "tokenizer"))
-    for path in (folder, folder / "unet" / "config.json", folder / "config.json"):
-        if os.path.isfile(path):  # unlike Path.is_file, this also takes a name that is too long
-            return from_config(path, context_tokens=CLIP_TOKENS if has_text else 1)
-    known_names = ", ".join(dict.fromkeys([*ARCHITECTURES, *PUBLISHED, *EMBEDDED]))
-    raise DeepCacheError(
-        f"expected a model out of {known_names}, a diffusers folder or a config.json; got {name!r}, which is neither"
-    )
-
-
-def from_config(path: Path, *, context_tokens: int) -> Architecture:
-    """The architecture in a U-Net's `config.json`; `context_tokens` counts if the class of the U-Net takes a text."""
-    known, config = classes(), read(path)
+    folder = folder_of(name) if name in EMBEDDED else Path(name)
+    places = (folder, folder / "unet" / "config.json", folder / "config.json")
+    path = next(filter(os.path.isfile, places), None)  # unlike Path.is_file, this also takes a name that is too long
+    if path is None:
+        names = ", ".join(dict.fromkeys([*ARCHITECTURES, *PUBLISHED, *EMBEDDED]))
+        raise DeepCacheError(
+            f"expected a model out of {names}, a diffusers folder or a config.json; got {name!r}, which is neither"
+        )
+    index, config, supported = _index(folder), read(path), classes()
     kind = config.get("_class_name")
-    if not isinstance(kind, str) or kind not in known:
-        raise UnsupportedUNetError(f"expected a configuration of {', '.join(known)} in {path}, got {shown(kind)}")
-    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    if not isinstance(kind, str) or kind not in supported:
+        raise UnsupportedUNetError(f"expected a configuration of {', '.join(supported)} in {path}, got {shown(kind)}")
+    has_text = not index or not index.keys().isdisjoint(("text_encoder", "tokenizer"))
+    context_tokens = MODELS[name].context_tokens if name in EMBEDDED else CLIP_TOKENS if has_text else 1
     own = {"UNet2DModel": 0, "UNetSpatioTemporalConditionModel": 1}  # the former takes no context, the latter an image
-    return Architecture(known[kind], settings, own.get(kind, context_tokens))
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    return Architecture(supported[kind], settings, own.get(kind, context_tokens))
 
 
 def _beside_unet(name: str) -> dict[str, Component]:
     """The networks of a pipeline other than its U-Net."""
     if known := published(name):
         return {component: network for component, network in known.networks.items() if component != "unet"}
-    folder = WEIGHTS / (MODELS[name].base or name) if name in EMBEDDED else Path(name)
-    if not os.path.isfile(folder / INDEX):
-        return {}
-    index = read(folder / INDEX)
-    named = {name: index[name] for name in _COUNTED if isinstance(index.get(name), list)}  # [library, class]
+    folder = folder_of(MODELS[name].base or name) if name in EMBEDDED else Path(name)
+    index = _index(folder)
+    entries = {part: index[part] for part in _COUNTED if isinstance(index.get(part), list)}  # [library, class]
     return {
-        name: (entry[0], entry[1], read(folder / name / "config.json"))
-        for name, entry in named.items()
-        if len(entry) == len(("library", "class")) and entry[0] in _LIBRARIES and isinstance(entry[1], str)
+        part: (entry[0], entry[1], read(folder / part / "config.json"))
+        for part, entry in entries.items()
+        if len(entry) == 2 and entry[0] in ("diffusers", "transformers") and isinstance(entry[1], str)
     }

@@ -32,10 +32,7 @@ def subjects() -> list[Subject]:
 
 
 def subject_of(seed: int) -> Subject:
-    """The subject of a seed, which depends on the seed alone.
-
-    Consecutive seeds are balanced over garments, colours and backgrounds.
-    """
+    """The subject of a seed; consecutive seeds are balanced over garments, colours and backgrounds."""
     garment, colour = seed % len(GARMENTS), seed % len(COLOURS)
     period = len(GARMENTS) * len(COLOURS)  # seeds after which a garment has the same colour again
     shift = 1 + (seed // len(GARMENTS) + seed // period) % (len(BACKGROUNDS) - 1)

@@ -1,4 +1,4 @@
-"""Weights out of a file that nobody vouches for: tensors are read, and code never runs."""
+"""Weights and configurations out of files that nobody vouches for: code never runs, and sizes are bounded."""
 
 from __future__ import annotations
 
@@ -8,43 +8,49 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
+from threading import get_ident
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from deepcache.errors import DeepCacheError, first_line, shown
+from deepcache.files import read_json
 
-_MOST_OF_PICKLE = 64 << 20  # bytes; the names and shapes of SDXL's weights take 1 MB
+MOST_MODULES = 10_000  # layers and groups of layers that are built at once; SDXL's U-Net has 1,929
 MOST_WRAPPINGS = 8  # levels of `state_dict` within `state_dict`
-_CALLBACKS = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")  # a training keeps their state
-_HOMES = ("pytorch_lightning.callbacks", "lightning.pytorch.callbacks")
+_MOST_OF_CONFIG = 1 << 20  # bytes; configurations have some KiB
+_MOST_OF_PICKLE = 64 << 20  # bytes; the names and shapes of SDXL's weights take 1 MB
 _KEEP_WEIGHTS = "torch.save({'state_dict': found['state_dict']}, path)"
+# CompVis' checkpoints come from trainings and name Lightning's callbacks as keys; a class without a body runs no code
+_STAND_INS: list[Any] = [
+    (type(kind, (), {}), f"{home}.{module}.{kind}")
+    for home in ("pytorch_lightning.callbacks", "lightning.pytorch.callbacks")
+    for module, kind in (("model_checkpoint", "ModelCheckpoint"), ("early_stopping", "EarlyStopping"))
+]
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file by name; in a training's checkpoint, the tensors under `state_dict`.
-
-    Args:
-        path: a `.safetensors` file, or a file that `torch.save` wrote.
+    """The tensors by name that `contents` finds in a file; in a training's checkpoint, those under `state_dict`.
 
     Raises:
-        DeepCacheError: there is no such file; or the file is truncated, carries code, would take more memory than its
-            size, contains itself, or has no tensors by name.
+        DeepCacheError: as for `contents`, or the file contains itself, or has no tensors by name.
     """
-    found = contents(path)
-    for _ in range(MOST_WRAPPINGS):
-        if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-            found = found["state_dict"]
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        raise DeepCacheError(
-            f"expected weights in {path}, got `state_dict` more than {MOST_WRAPPINGS} times within itself; "
-            f"keep its weights alone: {_KEEP_WEIGHTS}"
-        )
-    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)} if _is_named(found) else {}
+    found, num_wrappings = contents(path), 0
+    while isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found, num_wrappings = found["state_dict"], num_wrappings + 1
+        if num_wrappings > MOST_WRAPPINGS:
+            raise DeepCacheError(
+                f"expected weights in {path}, got `state_dict` more than {MOST_WRAPPINGS} times within itself; "
+                f"keep its weights alone: {_KEEP_WEIGHTS}"
+            )
+    is_named = isinstance(found, Mapping) and all(isinstance(key, str) for key in found)
+    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)} if is_named else {}
     if not tensors:
         raise DeepCacheError(f"expected tensors by name in {path}, got none; is this a model's checkpoint?")
     for name, tensor in tensors.items():
@@ -70,28 +76,21 @@ def contents(path: Path) -> Any:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Within the block, any error while a file is read becomes an error of one line.
-
-    Lightning's callbacks are read as empty classes: CompVis' checkpoints come from trainings and name these classes as
-    keys, and a class without a body has no code that could run.
-
-    Raises:
-        DeepCacheError: the file carries code, is truncated, or is something else.
-    """
+    """Within the block, any error while a file is read becomes a `DeepCacheError` that names the file."""
     try:
-        with torch.serialization.safe_globals(_stand_ins()):
+        with torch.serialization.safe_globals(_STAND_INS):
             yield
-    except UnpicklingError as error:
-        if named := re.search(r"GLOBAL (\S+)", str(error)):
+    except DeepCacheError:
+        raise
+    except Exception as error:  # for altered bytes, torch, safetensors and the libraries raise a dozen kinds
+        if isinstance(error, UnpicklingError) and (named := re.search(r"GLOBAL (\S+)", str(error))):
             raise DeepCacheError(
                 f"expected weights alone in {path}, got code ({named[1]}), of which nothing ran; "
                 f"where you trust the file, load it and keep its weights: {_KEEP_WEIGHTS}"
             ) from error
-        raise _unreadable(path, error) from error
-    except DeepCacheError:
-        raise
-    except Exception as error:  # for altered bytes, torch, safetensors and the libraries raise a dozen kinds
-        raise _unreadable(path, error) from error
+        raise DeepCacheError(
+            f"expected a checkpoint in {path}, which is truncated or something else: {first_line(error)}"
+        ) from error
 
 
 def _unpickled(path: Path) -> Any:
@@ -125,15 +124,50 @@ def _is_whole(tensor: Tensor) -> bool:
     return is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _is_named(found: Any) -> bool:
-    return isinstance(found, Mapping) and all(isinstance(key, str) for key in found)
+def read(path: Path) -> dict[str, Any]:
+    """The values of a configuration file; a `DeepCacheError` if it cannot be read or does not hold an object."""
+    found = read_json(path, "a diffusers configuration", most_bytes=_MOST_OF_CONFIG)
+    if not isinstance(found, dict):
+        raise DeepCacheError(f"expected a diffusers configuration in {path}, got a {type(found).__name__}")
+    return found
 
 
-def _stand_ins() -> list[Any]:
-    """Empty classes, each with the name of one of Lightning's callbacks."""
-    return [(type(kind.split(".")[-1], (), {}), f"{home}.{kind}") for home in _HOMES for kind in _CALLBACKS]
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Within the block, this thread builds no network of more than `MOST_MODULES` layers and groups of layers.
+
+    A configuration of a few bytes may ask for millions of layers, under names that differ from class to class. Layers
+    are counted as they are made, so that a request for too many is a `DeepCacheError` after a second.
+    """
+    thread, count = get_ident(), 0
+
+    def refuse(module: nn.Module, name: str, child: nn.Module | None) -> None:  # noqa: ARG001 (torch's signature)
+        nonlocal count
+        count += get_ident() == thread
+        if count > MOST_MODULES:
+            raise DeepCacheError(
+                f"expected a configuration of at most {MOST_MODULES:,} layers, got one of more; "
+                "correct the numbers of its layers and blocks"
+            )
+
+    handle = register_module_module_registration_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def _unreadable(path: Path, error: Exception) -> DeepCacheError:
-    reason = first_line(error)
-    return DeepCacheError(f"expected a checkpoint in {path}, which is truncated or something else: {reason}")
+def on_meta(library: str, kind: str, config: Mapping[str, Any]) -> Any:
+    """A network on the meta device, which has shapes and no memory; a `DeepCacheError` if it cannot be built."""
+    try:
+        build = getattr(import_module(library), kind)
+        if not issubclass(build, nn.Module):
+            raise TypeError(f"{kind} is no network")
+        with torch.device("meta"), bounded():
+            is_text = library == "transformers"
+            found = build(build.config_class(**config)) if is_text else build.from_config(config)
+    except DeepCacheError:
+        raise
+    except Exception as error:  # a wrong configuration makes the libraries raise a dozen kinds
+        raise DeepCacheError(f"expected to build a {kind} of {library}: {first_line(error)}") from error
+    return found.eval()

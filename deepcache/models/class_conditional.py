@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin, UNet2DConditionModel, VQModel
+from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DConditionModel, VQModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
@@ -33,17 +33,10 @@ class ClassEmbedder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.embedding(class_labels)[:, None]  # type: ignore[no-any-return]
 
 
-class ClassConditionalOutput(NamedTuple):
-    """`images` in the form that `output_type` asks for."""
-
-    images: Any
-
-
 class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Sample images of given classes, with classifier-free guidance in the latent space of a VQ autoencoder.
 
-    References: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022),
-    https://arxiv.org/abs/2112.10752
+    References: High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2022), arXiv:2112.10752
     """
 
     model_cpu_offload_seq = "class_embedder->unet->vqvae"
@@ -65,7 +58,7 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         latents: Tensor | None = None,
         eta: float = 0.0,
         output_type: str = "pil",
-    ) -> ClassConditionalOutput:
+    ) -> ImagePipelineOutput:
         """Sample one image for each label.
 
         Args:
@@ -93,7 +86,8 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
             latents = randn_tensor(shape, generator, device, self.unet.dtype)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         latents = latents * self.scheduler.init_noise_sigma
-        extra = self._scheduler_arguments(eta, generator)
+        accepted = inspect.signature(self.scheduler.step).parameters
+        extra = {k: v for k, v in (("eta", eta), ("generator", generator)) if k in accepted}
         for t in self.progress_bar(self.scheduler.timesteps):
             doubled = torch.cat([latents] * 2) if guided else latents
             noise = self.unet(self.scheduler.scale_model_input(doubled, t), t, context).sample
@@ -102,9 +96,8 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 noise = without + guidance_scale * (conditional - without)
             latents = self.scheduler.step(noise, t, latents, **extra).prev_sample
         if output_type != "latent":
-            decoded = self.decode_latents(latents)
-            latents = self.image_processor.postprocess(decoded, output_type=output_type)
-        return ClassConditionalOutput(latents)
+            latents = self.image_processor.postprocess(self.decode_latents(latents), output_type=output_type)
+        return ImagePipelineOutput(latents)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -116,7 +109,3 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
             latents = torch.cat([exact(each.float())[0] for each in latents.split(_QUANTISED)]).to(latents.dtype)
             return self.vqvae.decode(latents, force_not_quantize=True).sample  # type: ignore[no-any-return]
         return self.vqvae.decode(latents).sample  # type: ignore[no-any-return]
-
-    def _scheduler_arguments(self, eta: float, generator: Any) -> dict[str, Any]:
-        accepted = inspect.signature(self.scheduler.step).parameters
-        return {k: v for k, v in (("eta", eta), ("generator", generator)) if k in accepted}

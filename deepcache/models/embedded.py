@@ -6,37 +6,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError
-from deepcache.models.folders import load_folder
+from deepcache.models.folders import load_folder, network
 from deepcache.models.registry import MODELS
+from deepcache.plan import CachePlan
 from deepcache.unets.pipelines import unet_of
 
 WEIGHTS = Path(__file__).parent / "weights"
+PLANS = Path(__file__).parent / "plans"
 EXTRACTOR = "mini-features"
 SIZE = (32, 32)  # height and width of the images that mini-features was trained on
-_OPTIONS = {"variant": "fp16", "use_safetensors": True, "low_cpu_mem_usage": False}
 
 
 def load(name: str) -> Any:
-    """An embedded model as a diffusers pipeline, in float32 on the CPU.
-
-    Args:
-        name: name of an embedded model: mini-ldm is a `ClassConditionalPipeline`, mini-ddpm a `DDPMPipeline`, the
-            others are `StableDiffusionPipeline`s.
-
-    Raises:
-        DeepCacheError: the weights are not there.
-    """
+    """An embedded model as a diffusers pipeline, in float32 on the CPU."""
     base = MODELS[name].base
-    if not base:
-        return load_folder(_folder(name))
-    from diffusers import UNet2DConditionModel
+    unet = {"unet": network(folder_of(name) / "unet", UNet2DConditionModel)} if base else {}
+    return load_folder(folder_of(base or name), **unet)
 
-    return load_folder(_folder(base), unet=UNet2DConditionModel.from_pretrained(_folder(name) / "unet", **_OPTIONS))
+
+def folder_of(name: str) -> Path:
+    """The folder with the weights of an embedded model; there is a `DeepCacheError` where it is missing."""
+    folder = WEIGHTS / name
+    if not folder.is_dir():
+        raise DeepCacheError(f"expected the weights of {name} in {folder}, which is not there; reinstall the package")
+    return folder
 
 
 def is_embedded(pipe: Any) -> bool:
@@ -45,28 +43,41 @@ def is_embedded(pipe: Any) -> bool:
     return WEIGHTS in Path(origin).parents
 
 
-def load_extractor() -> MiniFeatures:
-    """mini-features, the extractor that the embedded models are measured with, in float32 on the CPU.
+def recommended(model: str, scheduler: str, num_steps: int) -> CachePlan:
+    """The plan that was nearest to the uncached images among those that cost no more than reuse at interval 3.
+
+    Eight seeds decided (`bench/pareto/recommend.py`); the plan's figures on other seeds are in bench/results/pareto.
+
+        plan = deepcache.models.recommended("mini-ldm", "ddim", 50)
+
+    Args:
+        model: name of an embedded model.
+        scheduler: name of a solver, one of `deepcache.sampling.schedulers.SCHEDULERS`.
+        num_steps: steps of the solver.
 
     Raises:
-        DeepCacheError: the weights are not there.
+        DeepCacheError: no plan was found for these; the message names those for which one was.
     """
-    model = MiniFeatures.from_pretrained(_folder(EXTRACTOR), **_OPTIONS)
-    return model.eval()  # type: ignore[no-any-return]
+    path = plan_path(model, scheduler, num_steps)
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in PLANS.glob("*.json")))
+        raise DeepCacheError(f"expected a plan out of {known}; got {path.stem}; deepcache.tune finds others")
+    return CachePlan.load(path)
+
+
+def plan_path(model: str, scheduler: str, num_steps: int) -> Path:
+    """The file of the plan that is recommended for a model, a solver and its number of steps."""
+    return PLANS / f"{model}-{scheduler}-{num_steps}.json"
 
 
 class Extracted(NamedTuple):
-    """What mini-features says of B images.
+    """What mini-features says of B images."""
 
-    `pooled` (B, D) and `spatial` (B, S) are features; `garment` (B, 10), `colour` (B, 7) and `background` (B, 8) are
-    logits.
-    """
-
-    pooled: Tensor
-    spatial: Tensor
-    garment: Tensor
-    colour: Tensor
-    background: Tensor
+    pooled: Tensor  # (B, D) features
+    spatial: Tensor  # (B, S) features
+    garment: Tensor  # (B, 10) logits
+    colour: Tensor  # (B, 7) logits
+    background: Tensor  # (B, 8) logits
 
 
 class MiniFeatures(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -113,9 +124,7 @@ class _Residual(nn.Module):
         return torch.relu(self.second(self.first(hidden)) + self.shortcut(hidden))
 
 
-def _folder(name: str) -> Path:
-    if not (WEIGHTS / name).is_dir():
-        raise DeepCacheError(
-            f"expected the weights of {name} in {WEIGHTS / name}, which is not there; reinstall the package"
-        )
-    return WEIGHTS / name
+def load_extractor() -> MiniFeatures:
+    """mini-features, the extractor that the embedded models are measured with, in float32 on the CPU."""
+    options = {"variant": "fp16", "use_safetensors": True, "low_cpu_mem_usage": False}
+    return MiniFeatures.from_pretrained(folder_of(EXTRACTOR), **options).eval()  # type: ignore[no-any-return]

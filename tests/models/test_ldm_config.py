@@ -13,7 +13,8 @@ import yaml
 from torch import Tensor
 
 from deepcache import DeepCacheError
-from deepcache.models import configurations, load_ldm
+from deepcache.models import checkpoint as checkpoints
+from deepcache.models import load_ldm
 from deepcache.models.ldm import ldm_pipeline
 from deepcache.models.ldm_config import read_config
 from tests import compvis
@@ -163,7 +164,7 @@ def test_a_yaml_that_is_none_of_compvis_is_one_line(tmp_path, found, state, text
     ],
 )
 def test_numbers_that_no_model_has_are_one_short_line_at_once(tmp_path, monkeypatch, unet, told):
-    monkeypatch.setattr(configurations, "MOST_MODULES", 1_000)
+    monkeypatch.setattr(checkpoints, "MOST_MODULES", 1_000)
     said = refused(tmp_path, compvis.config(unet=unet))
     assert told in said
     assert len(said) < 800

@@ -15,7 +15,7 @@ from torch import nn
 
 from deepcache import DeepCacheError, models
 from deepcache.__main__ import main
-from deepcache.models import configurations
+from deepcache.models import checkpoint
 from deepcache.models.embedded import WEIGHTS
 
 
@@ -136,7 +136,7 @@ def test_a_folder_whose_numbers_no_model_has_is_one_line_at_once(tmp_path, file,
 
 
 def test_costs_of_a_billion_layers_are_one_line_at_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(configurations, "MOST_MODULES", 1_000)
+    monkeypatch.setattr(checkpoint, "MOST_MODULES", 1_000)
     folder = changed(tmp_path / "x", "unet/config.json", layers_per_block=10**9)
     for command in (["macs"], ["explain", "--interval", "3"]):
         assert main([*command, "--model", str(folder)]) == 2

@@ -10,7 +10,7 @@ import pytest
 from deepcache import DeepCacheError, models, uniform
 from deepcache.costs.macs import EVERYTHING, Cost
 from deepcache.models.architectures import architecture
-from deepcache.models.recommendations import PLANS, recommended
+from deepcache.models.embedded import PLANS, recommended
 from deepcache.models.registry import EMBEDDED, MODELS
 from deepcache.sampling.schedulers import num_calls
 

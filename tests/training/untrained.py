@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, VQModel
 from bench.training import fashion, mini_bk, mini_clip, mini_ddpm, mini_ldm, mini_sd
 from bench.training.tokens import tokenizer
 from deepcache.metrics import clip_score
-from deepcache.models import architectures, embedded
+from deepcache.models import embedded
 from deepcache.models.captions import GARMENTS
 
 WEIGHTS = embedded.WEIGHTS  # the real ones
@@ -54,5 +54,5 @@ def weights(folder: Path) -> None:
 
 def use(monkeypatch, folder: Path) -> None:
     """Make the package look for its weights in `folder`."""
-    for module in (embedded, architectures, clip_score, mini_bk):
+    for module in (embedded, clip_score, mini_bk):
         monkeypatch.setattr(module, "WEIGHTS", folder)
