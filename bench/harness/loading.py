@@ -13,7 +13,7 @@ from bench.harness.workload import Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
-from deepcache.metrics.clip_score import PAPER, Clip, load_clip, load_named_clip
+from deepcache.metrics.clip_score import PAPER, Clip, load_clip
 from deepcache.metrics.extractors import Extractor, MiniExtractor, batches, load_inception
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
@@ -74,7 +74,7 @@ def _inception(device: str) -> Extractor:
 
 @cache
 def _paper_clip(device: str) -> Clip:
-    return load_named_clip(PAPER[0], requirements.clip().located(), device)
+    return load_clip(PAPER[0], checkpoint=requirements.clip().located(), device=device)
 
 
 def load_distance(config: Any) -> Perceptual:

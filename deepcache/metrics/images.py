@@ -23,7 +23,7 @@ from torch import Tensor
 
 from deepcache.errors import DeepCacheError, first_line
 from deepcache.files import read_bytes
-from deepcache.metrics.archives import headers, opened
+from deepcache.metrics.archives import headers, opened, readable
 from deepcache.sampling.manifest import FILE as MANIFEST
 from deepcache.sampling.store import Store, StoredImages
 
@@ -38,7 +38,6 @@ _UNREAD_SUFFIXES = (  # a folder with such a picture is refused, so that no pict
 )  # fmt: skip
 _COPIES = ("__MACOSX", "@eaDir")  # folders of copies that macOS' archives and Synology's disks keep beside the files
 _MODES_OF_8_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")  # as Pillow names them
-_MOST_OF_16_BITS = 0xFFFF
 
 
 class Images(Protocol):
@@ -62,14 +61,15 @@ class PictureFiles:
     def split(self, size: int) -> Iterator[Tensor]:
         expected = pixels(self.paths[0]).shape
         for start in range(0, len(self.paths), size):
-            part = [(path, pixels(path)) for path in self.paths[start : start + size]]
-            for path, found in part:
+            paths = self.paths[start : start + size]
+            part = [pixels(path) for path in paths]
+            for path, found in zip(paths, part, strict=True):
                 if found.shape != expected:
                     raise DeepCacheError(
                         f"expected images of one size, {_size(expected)} as {self.paths[0].name}; "
                         f"{path} is {_size(found.shape)}"
                     )
-            yield _floats(np.stack([found for _, found in part]))
+            yield _floats(np.stack(part))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ArrayImages:
         return self.shape[0]
 
     def split(self, size: int) -> Iterator[Tensor]:
-        with opened(self.path, ARRAY) as stream:
+        with opened(self.path, ARRAY) as (stream, _):
             for start in range(0, len(self), size):
                 shape = (min(size, len(self) - start), *self.shape[1:])
                 found = stream.read(math.prod(shape))
@@ -95,14 +95,10 @@ class ArrayImages:
 
 
 def checked(images: Tensor, *, at_least: int = 1) -> Tensor:
-    """Return the images, or refuse images that no metric can measure.
-
-    Args:
-        images: (B, 3, H, W), floating point, in 0..1.
-        at_least: the smallest B that is accepted.
+    """Return floating-point images (B, 3, H, W) in 0..1, or refuse images that no metric can measure.
 
     Raises:
-        DeepCacheError: another shape or type, fewer images, or a value outside 0..1 (NaN included).
+        DeepCacheError: another shape or type, fewer images than `at_least`, or a value outside 0..1 (NaN included).
     """
     if images.ndim != 4 or images.shape[1] != 3 or len(images) < at_least or not images.is_floating_point():
         raise DeepCacheError(
@@ -123,14 +119,12 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 def image_set(path: Path) -> Images:
-    """The images that lie at a path.
-
-    Args:
-        path: a sample store, a folder of pictures (`pictures_in`), or an `.npz` with `arr_0`.
+    """The images in a sample store, a folder of pictures (`pictures_in`), or an `.npz` with `arr_0`.
 
     Raises:
         DeepCacheError: the path is none of these, has no images, or is a store of samples of random weights.
     """
+    found: StoredImages | PictureFiles
     if os.path.isfile(path / MANIFEST):  # unlike Path.is_file, os.path.isfile does not raise on a name that is too long
         store = Store.open(path)
         if not store.manifest.is_trained:
@@ -138,12 +132,16 @@ def image_set(path: Path) -> Images:
                 f"expected samples of trained weights in {path}, got those of random ones, whose metrics are noise; "
                 "sample without --weights random"
             )
-        return _filled(StoredImages(store, store.seeds()), path)
-    if os.path.isdir(path):
-        return _filled(PictureFiles(tuple(pictures_in(path))), path)
-    if path.suffix.lower() == ".npz" and os.path.isfile(path):
+        found = StoredImages(store, store.seeds())
+    elif os.path.isdir(path):
+        found = PictureFiles(tuple(pictures_in(path)))
+    elif path.suffix.lower() == ".npz" and os.path.isfile(path):
         return array_images(path)
-    raise DeepCacheError(f"expected a sample store, a folder of images or an .npz with {ARRAY} in {path}, got none")
+    else:
+        raise DeepCacheError(f"expected a sample store, a folder of images or an .npz with {ARRAY} in {path}, got none")
+    if not len(found):
+        raise DeepCacheError(f"expected images in {path}, which has none")
+    return found
 
 
 def array_images(path: Path) -> ArrayImages:
@@ -168,22 +166,32 @@ def array_images(path: Path) -> ArrayImages:
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures in a folder and in the folders below it, in the order of their names; 2.png comes before 10.png.
 
-    Hidden files and folders are left out: those whose name begins with a dot, such as Jupyter's `.ipynb_checkpoints`
-    and macOS' `._x.png`, and the folders in `_COPIES`.
+    Files and folders whose name begins with a dot and the folders in `_COPIES` are left out.
 
     Raises:
         DeepCacheError: a folder cannot be read or is linked to twice, or a picture is of a kind that is not read.
     """
-    found: list[Path] = []
-    for path in _files(folder):
-        suffix = path.suffix.lower()
-        if suffix in _UNREAD_SUFFIXES:
+
+    def refuse(error: OSError) -> None:
+        raise DeepCacheError(f"expected a folder of images in {folder}, got: {first_line(error)}") from error
+
+    found, seen = list[Path](), {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for path in (Path(place, name) for name in folders):
+            if (real := os.path.realpath(path)) in seen:
+                raise DeepCacheError(
+                    f"expected a folder of images in {folder}, got {path}, which links to a folder that is read "
+                    "already; move the link away"
+                )
+            seen.add(real)
+        found += [Path(place, name) for name in names if not _is_hidden(name)]
+    for path in found:
+        if path.suffix.lower() in _UNREAD_SUFFIXES:
             raise DeepCacheError(
                 f"expected pictures as {', '.join(SUFFIXES)} in {folder}, got {path}; save it as .png, or move it away"
             )
-        if suffix in SUFFIXES:
-            found.append(path)
-    return sorted(found, key=_in_order)
+    return sorted((path for path in found if path.suffix.lower() in SUFFIXES), key=_in_order)
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
@@ -196,32 +204,8 @@ def pixels(path: Path) -> NDArray[np.uint8]:
             transparent, or its numbers stand for no known shade: 32 bits a channel, CMYK, Lab.
     """
     content = read_bytes(path, "an image", most_bytes=_MOST_BYTES)
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            return _shades(image, path)
-    except DeepCacheError:
-        raise
-    except Exception as error:  # for altered bytes, Pillow's decoders raise a dozen kinds
-        raise DeepCacheError(f"expected an image in {path}, which cannot be read: {first_line(error)}") from error
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder that are not hidden, each once."""
-
-    def refuse(error: OSError) -> None:
-        raise DeepCacheError(f"expected a folder of images in {folder}, got: {first_line(error)}") from error
-
-    seen = {os.path.realpath(folder)}
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        for path in (Path(place, name) for name in folders):
-            if (real := os.path.realpath(path)) in seen:
-                raise DeepCacheError(
-                    f"expected a folder of images in {folder}, got {path}, which links to a folder that is read "
-                    "already; move the link away"
-                )
-            seen.add(real)
-        yield from (Path(place, name) for name in names if not _is_hidden(name))
+    with readable(path, "an image"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        return _shades(image, path)
 
 
 def _is_hidden(name: str) -> bool:
@@ -242,16 +226,14 @@ def _shades(image: Any, path: Path) -> NDArray[np.uint8]:
     is_deep_grey = _is_grey_of_16_bits(image)
     if not is_deep_grey and image.mode not in _MODES_OF_8_BITS:
         raise _unread(path, f"has values of Pillow's mode {image.mode}, whose shades are not known; save it as RGB")
-    if is_deep_grey and image.has_transparency_data:
-        raise _unread(path, "is partly transparent; put it on a background")
     ImageOps.exif_transpose(image, in_place=True)
-    if is_deep_grey:
-        grey = np.asarray(image).astype(np.float32) * (255 / _MOST_OF_16_BITS)
-        return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
-    if image.has_transparency_data:
+    if image.has_transparency_data and not is_deep_grey:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
-            raise _unread(path, "is partly transparent; put it on a background")
+    if image.has_transparency_data and (is_deep_grey or image.getchannel("A").getextrema()[0] < 255):
+        raise _unread(path, "is partly transparent; put it on a background")
+    if is_deep_grey:
+        grey = np.asarray(image).astype(np.float32) * (255 / 65_535)
+        return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
 
 
@@ -265,12 +247,6 @@ def _is_grey_of_16_bits(image: Any) -> bool:
 
 def _unread(path: Path, reason: str) -> DeepCacheError:
     return DeepCacheError(f"expected a still image in shades of 8 or 16 bits in {path}, which {reason}")
-
-
-def _filled(images: Any, path: Path) -> Images:
-    if not len(images):
-        raise DeepCacheError(f"expected images in {path}, which has none")
-    return images  # type: ignore[no-any-return]
 
 
 def _floats(values: NDArray[np.uint8]) -> Tensor:

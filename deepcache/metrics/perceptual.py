@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,14 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from deepcache.errors import DeepCacheError, first_line, needs
+from deepcache.errors import DeepCacheError, needs
+from deepcache.metrics.archives import readable
 from deepcache.metrics.images import checked
-from deepcache.models import load_extractor
+from deepcache.metrics.registry import ALEXNET_URL, in_torch_cache
 from deepcache.models.checkpoint import contents
-from deepcache.models.embedded import SIZE, MiniFeatures
+from deepcache.models.embedded import SIZE, MiniFeatures, load_extractor
 
 MINI = "mini-features perceptual"
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # a backbone's name in lpips, and its name in torchvision
+_URLS = {"alex": ALEXNET_URL, "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth"}  # torchvision's
 _BATCH = 32  # pairs of images that are compared at once
 
 
@@ -30,10 +34,7 @@ class Perceptual(Protocol):
     def name(self) -> str: ...
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        """Measure each pair of images.
-
-        Args:
-            first, second: (B, 3, H, W) in 0..1.
+        """Measure each pair of images (B, 3, H, W) in 0..1.
 
         Returns:
             (B,) float32 on the CPU; 0 for equal images, lower is closer.
@@ -58,12 +59,8 @@ class Lpips:
     name: str
     model: Any
 
-    @torch.no_grad()
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        device = next(iter(self.model.parameters())).device
-        pairs = zip(*(images.split(_BATCH) for images in _alike(first, second)), strict=True)
-        found = [self.model(a.float().to(device), b.float().to(device), normalize=True).flatten() for a, b in pairs]
-        return torch.cat(found).cpu()
+        return _compared(lambda a, b: self.model(a, b, normalize=True).flatten(), self.model, first, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +71,20 @@ class MiniPerceptual:
 
         d(a, b) = sum_l mean_{h, w} sum_c (f_l(a) - f_l(b))_{c, h, w}^2
 
-    Distances lie in 0..6: a block ends in a ReLU, so that two unit vectors are at most the root of 2 apart. The network
-    takes images in -1..1; `distance` takes images (B, 3, 32, 32) in 0..1. These distances cannot be compared with
-    LPIPS.
+    Distances lie in 0..6: a block ends in a ReLU, so that two unit vectors are at most the root of 2 apart. Images have
+    32 x 32 pixels. These distances cannot be compared with LPIPS.
     """
 
     model: MiniFeatures
     name: str = MINI
 
-    @torch.no_grad()
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
         if first.shape[-2:] != SIZE:
             raise DeepCacheError(
                 f"expected images of 32 x 32 for {self.name}, got shape {tuple(first.shape)}; larger ones are for "
                 "LPIPS: give load_perceptual the file of torchvision's AlexNet weights"
             )
-        pairs = zip(*(images.split(_BATCH) for images in _alike(first, second)), strict=True)
-        return torch.cat([self._between(a, b) for a, b in pairs]).cpu()
+        return _compared(self._between, self.model, first, second)
 
     def _between(self, first: Tensor, second: Tensor) -> Tensor:
         maps = zip(self._maps(first), self._maps(second), strict=True)
@@ -99,7 +93,7 @@ class MiniPerceptual:
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         """The map (B, C, H, W) of each block, with a unit vector (or zero, if all channels are) at each position."""
-        hidden, found = self.model.stem(images.to(self.model.device, torch.float32) * 2 - 1), []
+        hidden, found = self.model.stem(images * 2 - 1), []  # the network takes images in -1..1
         for block in self.model.blocks:
             hidden = block(hidden)
             found.append(normalize(hidden, dim=1))
@@ -123,25 +117,17 @@ def load_perceptual(
     """
     if net not in BACKBONES:
         raise DeepCacheError(f"expected a net out of {', '.join(BACKBONES)}; got {net!r}")
-    try:
-        with needs("LPIPS", "metrics"):
-            import lpips
-            import torchvision
-    except DeepCacheError:
-        if backbone is not None:
-            raise
-        return _mini(device)
-    url = torchvision.models.get_model_weights(BACKBONES[net]).IMAGENET1K_V1.url
-    path = backbone or Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if os.path.isfile(path):
-        return Lpips(f"LPIPS ({net})", _lpips(lpips, net, path).to(device))
-    if backbone is None:
-        return _mini(device)
-    raise DeepCacheError(f"expected the weights of {BACKBONES[net]} in {path}, which is not there; get them from {url}")
-
-
-def _mini(device: str | torch.device) -> MiniPerceptual:
-    return MiniPerceptual(load_extractor().to(device))
+    path = backbone or in_torch_cache(Path(_URLS[net]).name)
+    is_there = os.path.isfile(path)
+    if backbone is None and not (is_there and find_spec("lpips") and find_spec("torchvision")):
+        return MiniPerceptual(load_extractor().to(device))
+    with needs("LPIPS", "metrics"):
+        import lpips
+    if not is_there:
+        raise DeepCacheError(
+            f"expected the weights of {BACKBONES[net]} in {path}, which is not there; get them from {_URLS[net]}"
+        )
+    return Lpips(f"LPIPS ({net})", _lpips(lpips, net, path).to(device))
 
 
 def _lpips(lpips: Any, net: str, path: Path) -> Any:
@@ -149,18 +135,18 @@ def _lpips(lpips: Any, net: str, path: Path) -> Any:
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")  # lpips calls it in an old way
         model: Any = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     given = contents(path)
-    try:
+    with readable(path, f"torchvision's weights of {BACKBONES[net]}", "do not fit"):
         # lpips cuts torchvision's `features` into slices and keeps their numbers: slice2.3.bias is features.3.bias
         named = {key: given[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
         model.net.load_state_dict(named)
-    except (KeyError, RuntimeError, TypeError, IndexError) as error:
-        raise DeepCacheError(
-            f"expected torchvision's weights of {BACKBONES[net]} in {path}, which do not fit ({first_line(error)})"
-        ) from error
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def _compared(between: Callable[[Tensor, Tensor], Tensor], model: Any, first: Tensor, second: Tensor) -> Tensor:
+    """The distance of each pair of images, some pairs at a time, in float32 on the model's device."""
     if first.shape != second.shape:
         raise DeepCacheError(f"expected two batches of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    return checked(first), checked(second)
+    device = next(iter(model.parameters())).device
+    pairs = zip(*(checked(images).split(_BATCH) for images in (first, second)), strict=True)
+    return torch.cat([between(*(images.to(device, torch.float32) for images in pair)) for pair in pairs]).cpu()

@@ -197,10 +197,10 @@ def test_a_missing_checkpoint_is_one_clear_line_and_no_download(architecture, mo
         load_clip(architecture)
 
 
-def test_the_papers_model_is_named_as_open_clip_names_it(monkeypatch, tmp_path):
+def test_the_papers_model_has_the_papers_weights_as_open_clip_names_them(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(DeepCacheError, match=r"from laion/CLIP-ViT-g-14-laion2B-s34B-b88K: download"):
-        load_clip(PAPER[0], pretrained=PAPER[1])
+        load_clip(PAPER[0])
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from bench.training.mini_features import save_reference
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
-from deepcache.metrics.extractors import Features, MiniExtractor, batches
+from deepcache.metrics.extractors import MiniExtractor, batches
 from deepcache.metrics.images import Images, image_set
-from deepcache.metrics.statistics import Statistics
+from deepcache.metrics.statistics import Features, Statistics
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
