@@ -24,7 +24,7 @@ _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 @dataclass(frozen=True)
 class Header:
-    """What the archive says of an array before the array's values."""
+    """What an archive says of an array before the array's values."""
 
     shape: tuple[int, ...]
     is_fortran: bool
@@ -32,7 +32,6 @@ class Header:
 
     @property
     def num_bytes(self) -> int:
-        """The bytes that all values take."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -40,8 +39,7 @@ def headers(path: Path) -> dict[str, Header]:
     """The header of each array in an archive, by the array's name; no values are read.
 
     Raises:
-        DeepCacheError: the file is no `.npz`, or has an array that is encrypted, compressed in another way than
-            numpy's, or larger than its place in the archive.
+        DeepCacheError: the file is no `.npz`, or has an array that numpy cannot have written.
     """
     with readable(path, "an .npz"), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
@@ -52,8 +50,7 @@ def array(path: Path, name: str) -> NDArray[Any]:
     """Read a whole array of plain numbers.
 
     Raises:
-        DeepCacheError: as `headers`, or the array is not there, is damaged, holds objects, or has more than
-            `MOST_BYTES`.
+        DeepCacheError: the array is not there, is damaged, holds objects, or has more than `MOST_BYTES`.
     """
     with opened(path, name) as (stream, header):
         if header.num_bytes > MOST_BYTES:
@@ -64,11 +61,7 @@ def array(path: Path, name: str) -> NDArray[Any]:
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
-    """Open the values of an array, behind its header, to be read part by part.
-
-    Raises:
-        DeepCacheError: the archive or the array is not there, or is damaged.
-    """
+    """Open an array behind its header, so that the caller reads its values part by part."""
     with readable(path, "an .npz"), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
         header = _read_header(stream)
         yield stream, header
@@ -76,11 +69,7 @@ def opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
 
 @contextmanager
 def readable(path: Path, what: str, problem: str = "is truncated or something else") -> Iterator[None]:
-    """Within the block, turn what libraries raise on a file from elsewhere into an error of one line.
-
-    Raises:
-        DeepCacheError: the file is not what was expected of it; `problem` says how.
-    """
+    """Within the block, turn what libraries raise on a file from elsewhere into a `DeepCacheError` of one line."""
     try:
         yield
     except DeepCacheError:

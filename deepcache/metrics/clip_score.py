@@ -26,53 +26,32 @@ _NORMALISED_BY = ("mean", "std", "interpolation", "resize_mode")  # what a tag s
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """An image encoder and a text encoder into one space of D dimensions.
+    """An image encoder and a text encoder into one space of D dimensions."""
 
-    Attributes:
-        name: the name that records keep, since a score means nothing without its model.
-        model: open_clip's model.
-        preprocess: a function from a PIL image to the model's input, resized and normalised as the weights ask for.
-        tokenizer: a function from texts to tokens (B, context length).
-    """
+    name: str  # kept in records, since a score means nothing without its model
+    model: Any  # open_clip's
+    preprocess: Callable[[Any], Tensor]  # resizes and normalises a PIL image as the weights ask for
+    tokenizer: Callable[[list[str]], Tensor]  # turns texts into tokens (B, context length)
 
-    name: str
-    model: Any
-    preprocess: Callable[[Any], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
-
-    @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) in 0..1, rounded to 8 bits, as unit vectors (B, D), float32 on the CPU."""
         from torchvision.transforms.functional import to_pil_image
 
         pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in as_bytes(images).cpu()])
-        return self._unit(self.model.encode_image(pixels.to(self._device)))
+        return self._unit(self.model.encode_image, pixels)
 
-    @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts as unit vectors (B, D), float32 on the CPU; a prompt longer than the context is cut."""
-        return self._unit(self.model.encode_text(self.tokenizer(list(prompts)).to(self._device)))
+        return self._unit(self.model.encode_text, self.tokenizer(list(prompts)))
 
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self.model.parameters())).device  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _unit(features: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+    @torch.no_grad()
+    def _unit(self, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        device = next(iter(self.model.parameters())).device
+        return torch.nn.functional.normalize(encode(inputs.to(device)).float(), dim=-1).cpu()
 
 
 def clip_scores(clip: Clip, images: Images, prompts: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float64]:
-    """The CLIP score of each image with its prompt: 100 * max(cos(image, text), 0).
-
-    Args:
-        clip: a model that `load_clip` returns.
-        images: (B, 3, H, W) in 0..1, a tensor or images that are read part by part.
-        prompts: B prompts.
-        batch_size: how many images are encoded together; it changes a score by no more than float rounding.
-
-    Returns:
-        (B,) in 0..100; higher is closer.
+    """The CLIP score (B,) of each image with its prompt, 0..100: 100 * max(cos(image, text), 0).
 
     Raises:
         DeepCacheError: there are not as many prompts as images, or the images are of another shape or range.
@@ -99,18 +78,14 @@ def load_clip(
     checkpoint: Path | None = None,
     device: str | torch.device = "cpu",
 ) -> Clip:
-    """Load a model for CLIP scores; nothing is downloaded.
-
-        load_clip()                                                # mini-clip, which comes with the package
-        load_clip("ViT-g-14")                                      # the paper's model, from the hub's cache
-        load_clip("ViT-g-14", checkpoint=Path("open_clip_model.safetensors"))
+    """Load a model for CLIP scores, in float32; nothing is downloaded.
 
     Args:
         name: "mini-clip", a folder in open_clip's format, or one of open_clip's architectures.
         pretrained: open_clip's tag of an architecture's weights, which decides how images are normalised; if not given,
             the paper's tag for the paper's architecture.
         checkpoint: the file of an architecture's weights, if they are not in the hub's cache.
-        device: where the model runs, in float32.
+        device: where the model runs.
 
     Raises:
         DeepCacheError: open_clip, the architecture, the tag or the weights are not there, or the weights do not fit.

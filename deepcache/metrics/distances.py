@@ -24,13 +24,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
         |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))
 
     The trace of the root is the sum of the roots of the eigenvalues of S1^(1/2) S2 S1^(1/2), which are real and not
-    negative.
-
-    Raises:
-        DeepCacheError: the features differ in length.
-
-    References:
-        GANs Trained by a Two Time-Scale Update Rule (Heusel et al., 2017), https://arxiv.org/abs/1706.08500
+    negative (GANs Trained by a Two Time-Scale Update Rule, Heusel et al., 2017, https://arxiv.org/abs/1706.08500).
     """
     if first.mean.shape != second.mean.shape:
         raise DeepCacheError(
@@ -50,11 +44,8 @@ class Manifold:
     """The union of balls around points (N, D); a ball reaches from its point to the point's k-th nearest neighbour.
 
     Precision is the share of samples within the manifold of the real images, recall is the share of real images within
-    the manifold of the samples.
-
-    References:
-        Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019),
-        https://arxiv.org/abs/1904.06991
+    the manifold of the samples (Improved Precision and Recall Metric for Assessing Generative Models, Kynkäänniemi et
+    al., 2019, https://arxiv.org/abs/1904.06991).
     """
 
     centers: torch.Tensor
@@ -62,15 +53,9 @@ class Manifold:
 
     @classmethod
     def of(cls, features: Array, *, k: int = 3, device: str | torch.device = "cpu") -> Manifold:
-        """The manifold of features.
+        """The manifold of features (N, D), N > k.
 
-        Args:
-            features: (N, D), N > k. Memory holds the features and a block of distances, whatever N.
-            k: which neighbour a ball reaches; 3 in the paper.
-            device: where the distances are worked out, in float64.
-
-        Raises:
-            DeepCacheError: there are too few features.
+        Memory holds the features and a block of float64 distances on the device, whatever N. The paper has k = 3.
         """
         if len(features) <= k:
             raise DeepCacheError(f"expected more than k = {k} features a side, got {len(features)}")

@@ -27,13 +27,12 @@ _LAYERS = ["2048", "logits_unbiased"]  # torch-fidelity's names of pool_3 and of
 
 
 class Extractor(Protocol):
-    """A network that turns images into features, under a name that records keep."""
+    """A network that turns images (B, 3, H, W) in 0..1 into features, under a name that records keep."""
 
     @property
     def name(self) -> str: ...
 
-    def __call__(self, images: Tensor) -> Features:
-        """Extract the features of images (B, 3, H, W) in 0..1, all at once."""
+    def __call__(self, images: Tensor) -> Features: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,6 @@ class MiniExtractor:
 
     @classmethod
     def load(cls, device: str | torch.device = "cpu") -> MiniExtractor:
-        """Load the embedded weights onto a device."""
         return cls(load_extractor().to(device))
 
     @torch.no_grad()
@@ -86,11 +84,7 @@ class Inception:
 
 
 def load_inception(path: Path | None = None, *, device: str | torch.device = "cpu") -> Inception:
-    """Load Inception; nothing is downloaded.
-
-    Args:
-        path: torch-fidelity's file of the weights; if not given, the file in torch.hub's cache.
-        device: where the network runs.
+    """Load Inception from torch-fidelity's file of the weights, or from torch.hub's cache; nothing is downloaded.
 
     Raises:
         DeepCacheError: torch-fidelity is not installed, or the weights are not there or do not fit.
@@ -109,12 +103,12 @@ def load_inception(path: Path | None = None, *, device: str | torch.device = "cp
 
 
 def batches(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Iterator[Features]:
-    """Extract the features of one batch of images after another; only one batch is in memory."""
+    """Extract the features of images batch by batch; only one batch is in memory."""
     return map(extractor, images.split(batch_size))
 
 
 def extract(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Features:
-    """Extract the features of all images, `batch_size` images at a time."""
+    """Extract the features of all images."""
     found = list(batches(extractor, images, batch_size=batch_size))
     return Features(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(Features)))
 

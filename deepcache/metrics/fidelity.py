@@ -28,14 +28,12 @@ _PAIRS = 32  # pairs of images whose perceptual distance is measured at once
 
 
 def quality(samples: Statistics, reference: Reference) -> dict[str, float]:
-    """Measure samples against real images that the same extractor measured.
+    """Measure samples against real images: `fid`, `sfid`, `is`, and `precision` and `recall` in percent.
 
-    Returns:
-        `fid`, `sfid` and `is`, and `precision` and `recall` in percent, without the metrics for which the reference
-        lacks a part.
+    A metric for which the reference lacks a part is left out.
 
     Raises:
-        DeepCacheError: the samples' features are not as long as the reference's, or there are too few samples.
+        DeepCacheError: the features are of another extractor than the reference's, or there are too few samples.
     """
     found: dict[str, float] = {}
     if reference.pooled is not None:
@@ -51,17 +49,13 @@ def quality(samples: Statistics, reference: Reference) -> dict[str, float]:
 
 
 def drift(cached: Features, uncached: Features, errors: Errors) -> dict[str, float]:
-    """Measure how far cached samples lie from the uncached samples of the same seeds.
-
-    Returns:
-        `fid_drift`, the Fréchet distance between the features, and what `drift_of_errors` returns.
-    """
+    """Measure cached samples against uncached ones of the same seeds: `fid_drift`, and as `drift_of_errors`."""
     moments = (RunningMoments.of(features.pooled).moments() for features in (cached, uncached))
     return {"fid_drift": frechet_distance(*moments), **drift_of_errors(errors)}
 
 
 def drift_of_errors(errors: Errors) -> dict[str, float]:
-    """Measure how far cached images lie from the uncached images of the same seeds.
+    """Measure how far images lie from the uncached images of the same seeds, from what `squared_errors` returns.
 
     Returns:
         `mse` and `psnr_db`, the mean squared error over all images and its PSNR; `psnr_median_db`, the PSNR of the
@@ -77,13 +71,7 @@ def drift_of_errors(errors: Errors) -> dict[str, float]:
 
 
 def diversity(images: Tensor, prompt: str, *, clip: Clip, perceptual: Perceptual) -> dict[str, float]:
-    """Measure how much images of one prompt differ from seed to seed, and how well they show the prompt.
-
-    Args:
-        images: (B, 3, H, W) in 0..1, B at least 2.
-        prompt: the prompt of all images.
-        clip: a model that `load_clip` returns.
-        perceptual: a distance that `load_perceptual` returns.
+    """Measure how much images (B, 3, H, W) in 0..1 of one prompt differ, B at least 2, and how well they show it.
 
     Returns:
         `pairwise_perceptual` and `pairwise_mse`, the mean over all pairs of images; `clip_mean` and `clip_variance`

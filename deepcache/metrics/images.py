@@ -1,7 +1,6 @@
 """The images that metrics take: (B, 3, H, W) in 0..1, in memory or read from disk a part at a time.
 
-Images lie on disk as a sample store, as a folder of pictures, or as the `arr_0` of an `.npz`. A picture is read as a
-viewer shows it; a picture that cannot be read so is refused by name.
+A picture is read as a viewer shows it; a picture that cannot be read so is refused by name.
 """
 
 from __future__ import annotations
@@ -41,12 +40,11 @@ _MODES_OF_8_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")  
 
 
 class Images(Protocol):
-    """Images (B, 3, H, W) in 0..1: a tensor, or an object that reads its images from disk."""
+    """Images (B, 3, H, W) in 0..1: a tensor, or an object whose `split` reads `size` at a time from disk."""
 
     def __len__(self) -> int: ...
 
-    def split(self, size: int) -> Iterable[Tensor]:
-        """Give the images in order, `size` at a time."""
+    def split(self, size: int) -> Iterable[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -88,18 +86,12 @@ class ArrayImages:
                 shape = (min(size, len(self) - start), *self.shape[1:])
                 found = stream.read(math.prod(shape))
                 if len(found) < math.prod(shape):
-                    raise DeepCacheError(
-                        f"expected {len(self)} images in {self.path}, which is truncated; get it again"
-                    )
+                    raise ValueError(f"it has fewer than {len(self)} images")
                 yield _floats(np.frombuffer(found, np.uint8).reshape(shape))
 
 
 def checked(images: Tensor, *, at_least: int = 1) -> Tensor:
-    """Return floating-point images (B, 3, H, W) in 0..1, or refuse images that no metric can measure.
-
-    Raises:
-        DeepCacheError: another shape or type, fewer images than `at_least`, or a value outside 0..1 (NaN included).
-    """
+    """Return `at_least` or more floating-point images (B, 3, H, W) in 0..1, and refuse other tensors."""
     if images.ndim != 4 or images.shape[1] != 3 or len(images) < at_least or not images.is_floating_point():
         raise DeepCacheError(
             f"expected floating-point images (B, 3, H, W) with B at least {at_least}, "
@@ -136,7 +128,7 @@ def image_set(path: Path) -> Images:
     elif os.path.isdir(path):
         found = PictureFiles(tuple(pictures_in(path)))
     elif path.suffix.lower() == ".npz" and os.path.isfile(path):
-        return array_images(path)
+        return _array_images(path)
     else:
         raise DeepCacheError(f"expected a sample store, a folder of images or an .npz with {ARRAY} in {path}, got none")
     if not len(found):
@@ -144,12 +136,8 @@ def image_set(path: Path) -> Images:
     return found
 
 
-def array_images(path: Path) -> ArrayImages:
-    """The images in an `.npz`; no image is read yet.
-
-    Raises:
-        DeepCacheError: the file is no `.npz`, or has no images or too large ones.
-    """
+def _array_images(path: Path) -> ArrayImages:
+    """The images in an `.npz`; no image is read yet."""
     found = headers(path).get(ARRAY)
     if found is None:
         raise DeepCacheError(f"expected images as {ARRAY} in {path}, which has none; name another file")
@@ -164,9 +152,7 @@ def array_images(path: Path) -> ArrayImages:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder and in the folders below it, in the order of their names; 2.png comes before 10.png.
-
-    Files and folders whose name begins with a dot and the folders in `_COPIES` are left out.
+    """The pictures that are not hidden in a folder and below it, in the order of their names; 2.png before 10.png.
 
     Raises:
         DeepCacheError: a folder cannot be read or is linked to twice, or a picture is of a kind that is not read.
@@ -203,8 +189,8 @@ def pixels(path: Path) -> NDArray[np.uint8]:
         DeepCacheError: the file is no picture, or is damaged, animated, larger than `MOST_PIXELS` or partly
             transparent, or its numbers stand for no known shade: 32 bits a channel, CMYK, Lab.
     """
-    content = read_bytes(path, "an image", most_bytes=_MOST_BYTES)
-    with readable(path, "an image"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+    content = io.BytesIO(read_bytes(path, "an image", most_bytes=_MOST_BYTES))
+    with readable(path, "an image"), Image.open(content, formats=_FORMATS) as image:
         return _shades(image, path)
 
 
@@ -218,7 +204,6 @@ def _in_order(path: Path) -> list[str | int]:
 
 
 def _shades(image: Any, path: Path) -> NDArray[np.uint8]:
-    """The pixels of an opened picture."""
     if image.width * image.height > MOST_PIXELS:
         raise _unread(path, f"is {image.width} x {image.height}, more than {MOST_PIXELS:,} pixels; make it smaller")
     if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a camera's photo and its previews
@@ -239,9 +224,8 @@ def _shades(image: Any, path: Path) -> NDArray[np.uint8]:
 
 def _is_grey_of_16_bits(image: Any) -> bool:
     """Whether the values are in 0..65535, from black to white; a TIFF's may have 12 bits or begin with white."""
-    if image.format == "TIFF":
-        bits, order = image.tag_v2.get(258), image.tag_v2.get(262)  # BitsPerSample; 1 where black is 0
-        return bool(image.mode.startswith("I;16") and bits == (16,) and order == 1)
+    if image.format == "TIFF" and (image.tag_v2.get(258), image.tag_v2.get(262)) != ((16,), 1):  # bits, black is 0
+        return False
     return bool(image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"))  # "I": older Pillows
 
 

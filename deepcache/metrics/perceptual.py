@@ -17,13 +17,11 @@ from torch.nn.functional import normalize
 from deepcache.errors import DeepCacheError, needs
 from deepcache.metrics.archives import readable
 from deepcache.metrics.images import checked
-from deepcache.metrics.registry import ALEXNET_URL, in_torch_cache
+from deepcache.metrics.registry import ALEXNET_FILE, ALEXNET_URL, in_torch_cache
 from deepcache.models.checkpoint import contents
 from deepcache.models.embedded import SIZE, MiniFeatures, load_extractor
 
 MINI = "mini-features perceptual"
-BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # a backbone's name in lpips, and its name in torchvision
-_URLS = {"alex": ALEXNET_URL, "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth"}  # torchvision's
 _BATCH = 32  # pairs of images that are compared at once
 
 
@@ -34,22 +32,12 @@ class Perceptual(Protocol):
     def name(self) -> str: ...
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        """Measure each pair of images (B, 3, H, W) in 0..1.
-
-        Returns:
-            (B,) float32 on the CPU; 0 for equal images, lower is closer.
-
-        Raises:
-            DeepCacheError: the batches differ in shape, or are of a shape or range that is not measured.
-        """
+        """The distance (B,), float32 on the CPU, of each pair of images (B, 3, H, W) in 0..1; 0 for equal images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lpips:
-    """LPIPS, version 0.1, by the package lpips. Distances begin at 0, and most pairs stay below 1.
-
-    The package takes images in -1..1 and normalises each channel by ImageNet's mean and deviation; `distance` takes
-    images in 0..1 and has the package do both.
+    """LPIPS, version 0.1, by the package lpips; most distances stay below 1.
 
     References:
         The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (Zhang et al., 2018),
@@ -87,59 +75,42 @@ class MiniPerceptual:
         return _compared(self._between, self.model, first, second)
 
     def _between(self, first: Tensor, second: Tensor) -> Tensor:
-        maps = zip(self._maps(first), self._maps(second), strict=True)
-        layers = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in maps]
-        return torch.stack(layers).sum(dim=0)
-
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        """The map (B, C, H, W) of each block, with a unit vector (or zero, if all channels are) at each position."""
-        hidden, found = self.model.stem(images * 2 - 1), []  # the network takes images in -1..1
+        a, b = (self.model.stem(images * 2 - 1) for images in (first, second))  # the network takes images in -1..1
+        found = []
         for block in self.model.blocks:
-            hidden = block(hidden)
-            found.append(normalize(hidden, dim=1))
-        return found
+            a, b = block(a), block(b)  # (B, C, H, W); where all channels are 0, there is no unit vector but 0
+            found.append((normalize(a, dim=1) - normalize(b, dim=1)).square().sum(dim=1).mean(dim=(1, 2)))
+        return torch.stack(found).sum(dim=0)
 
 
-def load_perceptual(
-    backbone: Path | None = None, *, net: str = "alex", device: str | torch.device = "cpu"
-) -> Perceptual:
+def load_perceptual(backbone: Path | None = None, *, device: str | torch.device = "cpu") -> Perceptual:
     """Load LPIPS if the weights of its backbone are found, else `MiniPerceptual`; nothing is downloaded.
 
     Args:
-        backbone: torchvision's file of the backbone's ImageNet weights; if not given, the file in torch.hub's cache.
-            The weights that LPIPS learned itself come with its package.
-        net: the backbone, "alex" or "vgg".
+        backbone: torchvision's file of AlexNet's ImageNet weights; if not given, the file in torch.hub's cache. The
+            weights that LPIPS learned itself come with its package.
         device: where the network runs.
 
     Raises:
-        DeepCacheError: there is no such net; or a file was given, and lpips is not installed or the file is not there
-            or does not fit.
+        DeepCacheError: a file was given, and lpips is not installed or the file is not there or does not fit.
     """
-    if net not in BACKBONES:
-        raise DeepCacheError(f"expected a net out of {', '.join(BACKBONES)}; got {net!r}")
-    path = backbone or in_torch_cache(Path(_URLS[net]).name)
+    path = backbone or in_torch_cache(ALEXNET_FILE)
     is_there = os.path.isfile(path)
     if backbone is None and not (is_there and find_spec("lpips") and find_spec("torchvision")):
         return MiniPerceptual(load_extractor().to(device))
     with needs("LPIPS", "metrics"):
         import lpips
     if not is_there:
-        raise DeepCacheError(
-            f"expected the weights of {BACKBONES[net]} in {path}, which is not there; get them from {_URLS[net]}"
-        )
-    return Lpips(f"LPIPS ({net})", _lpips(lpips, net, path).to(device))
-
-
-def _lpips(lpips: Any, net: str, path: Path) -> Any:
+        raise DeepCacheError(f"expected AlexNet's weights in {path}, which is not there; get them from {ALEXNET_URL}")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")  # lpips calls it in an old way
-        model: Any = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        model: Any = lpips.LPIPS(pnet_rand=True, verbose=False)
     given = contents(path)
-    with readable(path, f"torchvision's weights of {BACKBONES[net]}", "do not fit"):
+    with readable(path, "torchvision's weights of alexnet", "do not fit"):
         # lpips cuts torchvision's `features` into slices and keeps their numbers: slice2.3.bias is features.3.bias
         named = {key: given[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
         model.net.load_state_dict(named)
-    return model.eval().requires_grad_(requires_grad=False)
+    return Lpips("LPIPS (alex)", model.eval().requires_grad_(requires_grad=False).to(device))
 
 
 @torch.no_grad()

@@ -17,28 +17,14 @@ Inputs = Literal["reference", "features", "errors", "values", "one prompt"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that is measured on images, and how it is printed.
+    """A number that is measured on images, and how it is printed."""
 
-    Attributes:
-        name: what readers call the metric, without its unit.
-        digits: how many digits a table prints after the point.
-        inputs: what the metric is measured on.
-            "reference": statistics of the samples, and real images.
-            "features": the features of cached and of uncached samples of the same seeds.
-            "errors": the mean squared error of each cached image to the uncached image of the same seed.
-            "values": a value of each seed, such as a CLIP score or a perceptual distance.
-            "one prompt": images that several seeds made of one prompt.
-        is_higher_better: whether a larger value is better; None where neither direction is.
-        unit: "dB", "%", or empty.
-        low, high: the ends of the metric's range.
-    """
-
-    name: str
-    digits: int
-    inputs: Inputs
-    is_higher_better: bool | None
-    unit: str = ""
-    low: float = 0.0
+    name: str  # without the unit
+    digits: int  # that a table prints after the point
+    inputs: Inputs  # what the metric is measured on, as the comments in `METRICS` say
+    is_higher_better: bool | None  # None where neither direction is better
+    unit: str = ""  # "dB", "%", or empty
+    low: float = 0.0  # low and high are the ends of the range
     high: float = math.inf
 
     @property

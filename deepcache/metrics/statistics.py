@@ -1,7 +1,4 @@
-"""Statistics in numpy alone: those of images, gathered batch by batch, and the bootstrap over seeds.
-
-The gate, which never loads torch, takes the bootstrap from here, as the tuner and the benches do.
-"""
+"""Statistics in numpy alone, since the gate loads no torch: those of images, batch by batch, and the bootstrap."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ _RESAMPLES = 2_000  # drawn at least
 _BEYOND = 20  # resamples that lie beyond either end, at least
 _CELLS = 1_000_000  # values that are resampled at once
 Array = NDArray[np.floating]
+Flags = NDArray[np.bool_]
 Statistic = Callable[..., NDArray[np.float64]]  # takes values and the axis over which it is worked out
 
 
@@ -35,13 +33,12 @@ class Features:
     probabilities: NDArray[np.float32]
 
     def first(self, count: int) -> Features:
-        """The features of the first `count` images."""
         return Features(*(getattr(self, field.name)[:count] for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """The `mean` (D,) and the unbiased `covariance` (D, D) of a set of features, float64."""
+    """The `mean` (D,) and the unbiased `covariance` (D, D) of features, float64."""
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
@@ -49,14 +46,12 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class RunningMoments:
-    """The moments of features that come in parts.
+    """The `mean` (D,) of `count` features and their `scatter` (D, D), the sum of squares about the mean.
 
-    `count` features have the `mean` (D,) and the `scatter` (D, D), the sum of squares about the mean. These are
-    D (D + 1) numbers, however many features there are. Parts are joined about their own means, so that nothing cancels:
+    Parts are joined about their own means, so that nothing cancels (Updating Formulae and a Pairwise Algorithm for
+    Computing Sample Variances, Chan et al., 1979):
 
         S = S_a + S_b + n_a n_b / (n_a + n_b) (m_b - m_a) (m_b - m_a)^T
-
-    References: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan et al., 1979)
     """
 
     count: int
@@ -65,18 +60,11 @@ class RunningMoments:
 
     @classmethod
     def of(cls, features: Array) -> RunningMoments:
-        """The moments of features (B, D), B at least 1, worked out in float64.
-
-        Raises:
-            DeepCacheError: the features have another shape, or a value that is no number.
-        """
+        """The moments of finite features (B, D), B at least 1, worked out in float64."""
         if features.ndim != 2 or len(features) == 0:
             raise DeepCacheError(f"expected features (B, D) of samples, got shape {features.shape}")
-        parts = (features[start : start + _AT_ONCE] for start in range(0, len(features), _AT_ONCE))
-        return reduce(cls.merge, map(cls._at_once, parts))
-
-    @classmethod
-    def _at_once(cls, features: Array) -> RunningMoments:
+        if len(features) > _AT_ONCE:
+            return reduce(cls.merge, map(cls.of, np.split(features, range(_AT_ONCE, len(features), _AT_ONCE))))
         exact = np.asarray(features, np.float64)
         mean = exact.mean(axis=0)
         if not np.isfinite(mean).all():
@@ -85,7 +73,6 @@ class RunningMoments:
         return cls(len(exact), mean, centered.T @ centered)
 
     def merge(self, other: RunningMoments) -> RunningMoments:
-        """The moments of both sets together."""
         if self.count == 0:
             return other
         if self.mean.shape != other.mean.shape:
@@ -96,11 +83,7 @@ class RunningMoments:
         return RunningMoments(count, self.mean + between * (other.count / count), self.scatter + other.scatter + apart)
 
     def moments(self) -> Moments:
-        """The mean and the covariance of at least two features.
-
-        Raises:
-            DeepCacheError: there are fewer.
-        """
+        """The mean and the covariance of at least two features."""
         if self.count < 2:
             raise DeepCacheError(f"expected features (B, D) of at least 2 samples, got {self.count}")
         return Moments(self.mean, self.scatter / (self.count - 1))
@@ -125,40 +108,25 @@ class Spread:
 
 @dataclass(eq=False)
 class Statistics:
-    """The statistics of images whose features come in batches.
+    """The statistics of images whose features come in batches, in memory that grows with the kept features alone."""
 
-    The moments and the Inception score's sums take the same memory however many images there are. Precision and recall
-    need pooled features: those of the `chosen` images are kept, N x D x 4 bytes of N images.
-
-    Attributes:
-        chosen: a flag for each image, as `drawn` returns them; None to keep the features of all images.
-        split: images in a part of the Inception score; the last part may be smaller.
-        count: how many images there are.
-        pooled, spatial: the moments of the features of all images.
-        spreads: the sums of the parts of the Inception score.
-    """
-
-    chosen: NDArray[np.bool_] | None = None
-    split: int = SPLIT
-    count: int = 0
+    chosen: Flags | None = None  # flags of the images whose pooled features are kept; None to keep all
+    split: int = SPLIT  # images in a part of the Inception score; the last part may be smaller
+    count: int = 0  # images so far
     pooled: RunningMoments = NOTHING
     spatial: RunningMoments = NOTHING
-    spreads: list[Spread] = field(default_factory=list)
+    spreads: list[Spread] = field(default_factory=list)  # of the parts of the Inception score
     _num_kept: int = 0
     _kept: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 1), np.float32))
 
     @classmethod
-    def of(
-        cls, batches: Iterable[Features], *, chosen: NDArray[np.bool_] | None = None, split: int = SPLIT
-    ) -> Statistics:
-        """The statistics of all batches."""
+    def of(cls, batches: Iterable[Features], *, chosen: Flags | None = None, split: int = SPLIT) -> Statistics:
         found = cls(chosen, split)
         for batch in batches:
             found.update(batch)
         return found
 
     def update(self, features: Features) -> None:
-        """Take in one more batch."""
         self.pooled = self.pooled.merge(RunningMoments.of(features.pooled))
         self.spatial = self.spatial.merge(RunningMoments.of(features.spatial))
         self._spread(features.probabilities)
@@ -198,18 +166,11 @@ class Statistics:
             probabilities = probabilities[len(part) :]
 
 
-def drawn(count: int, num_features: int | None) -> NDArray[np.bool_] | None:
-    """Draw, with a fixed random seed, the images whose features are kept.
+def drawn(count: int, num_features: int | None) -> Flags | None:
+    """Draw, with a fixed random seed, `num_features` of `count` images: a flag for each image, or None for all.
 
-    Neither the first images nor every n-th image would do: the first are of few classes where images are sorted by
-    class, and every n-th image is of few classes where the classes take turns.
-
-    Args:
-        count: how many images there are.
-        num_features: how many of them are drawn; None for all.
-
-    Returns:
-        A flag for each image, or None where all are kept.
+    The first images are of few classes where images are sorted by class, and every n-th image is of few classes where
+    the classes take turns.
     """
     if num_features is None or num_features >= count:
         return None
@@ -217,15 +178,12 @@ def drawn(count: int, num_features: int | None) -> NDArray[np.bool_] | None:
 
 
 def bootstrap(statistic: Statistic, values: NDArray[np.float64], tail: float = TAIL) -> tuple[float, float]:
-    """Work out the percentile-bootstrap interval of a statistic, from a fixed random seed.
+    """The lower and the upper end of a statistic's percentile-bootstrap interval, from a fixed random seed.
 
     Args:
         statistic: a function of values and an `axis`, such as `np.mean`.
         values: (B, ...), an entry for each sampling seed; entries are drawn along the first axis.
         tail: the share of resamples that is left out at either end, 0..0.5.
-
-    Returns:
-        The lower and the upper end.
 
     References: An Introduction to the Bootstrap (Efron and Tibshirani, 1993), chapter 13
     """
