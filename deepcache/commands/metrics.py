@@ -82,12 +82,11 @@ def _statistics(extractor: Extractor, images: Images, options: Namespace, name: 
     """Gather the statistics of images under a progress bar with a name."""
     from tqdm import tqdm
 
-    from deepcache.metrics.extractors import batches
     from deepcache.metrics.statistics import Statistics, drawn
 
     found = Statistics(drawn(len(images), options.num_features))
     with tqdm(total=len(images), desc=name, unit="image", disable=None, leave=False) as bar:
-        for part in batches(extractor, images, batch_size=options.batch_size):
+        for part in map(extractor, images.split(options.batch_size)):
             found.update(part)
             bar.update(len(part.pooled))
     return found

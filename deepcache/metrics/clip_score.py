@@ -21,7 +21,6 @@ from deepcache.models.embedded import WEIGHTS
 MINI = "mini-clip"
 PAPER = ("ViT-g-14", "laion2b_s34b_b88k")  # the paper's architecture and the tag of its weights, in open_clip's names
 _CONFIG, _WEIGHTS, _PICKLED = "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
-_NORMALISED_BY = ("mean", "std", "interpolation", "resize_mode")  # what a tag says of its images
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +135,7 @@ def _from_architecture(open_clip: Any, name: str, pretrained: str | None, checkp
             f"expected the weights of {name} {place}, where they are not; they come from {origin}: "
             f"download {_WEIGHTS} or {_PICKLED} from there and give its path as checkpoint"
         )
-    settings = {f"image_{key}": tag[key] for key in _NORMALISED_BY if tag.get(key)}
+    settings = {f"image_{key}": tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if tag.get(key)}
     with readable(path, f"weights of {name}", "do not fit"):
         model, preprocess = open_clip.create_model_from_pretrained(
             name, pretrained=str(path), force_quick_gelu=bool(tag.get("quick_gelu")), **settings

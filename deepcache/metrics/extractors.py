@@ -49,10 +49,8 @@ class MiniExtractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
         if images.shape[2:] != SIZE:
-            raise DeepCacheError(
-                f"expected images of 32 x 32 for {self.name}, got {tuple(images.shape[2:])}; larger ones are for "
-                "Inception"
-            )
+            size = tuple(images.shape[2:])
+            raise DeepCacheError(f"expected images of 32 x 32 for {self.name}, got {size}; Inception takes larger ones")
         found = self.model(images.to(self.model.device) * 2 - 1)
         return Features(_array(found.pooled), _array(found.spatial), _array(found.garment.softmax(dim=1)))
 
@@ -93,23 +91,16 @@ def load_inception(path: Path | None = None, *, device: str | torch.device = "cp
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     path = path or in_torch_cache(INCEPTION_FILE)
     if not os.path.isfile(path):
-        raise DeepCacheError(
-            f"expected Inception's weights in {path}, where they are not; get them from {INCEPTION_URL}"
-        )
+        raise DeepCacheError(f"expected Inception's weights in {path}, which is no file; get them from {INCEPTION_URL}")
     weights(path)  # refuses a file that carries code; torch-fidelity then reads the file without this care
     with readable(path, "Inception's weights", "do not fit"):
         network = FeatureExtractorInceptionV3("inception", _LAYERS, feature_extractor_weights_path=str(path))
     return Inception(network.to(device), torch.device(device))
 
 
-def batches(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Iterator[Features]:
-    """Extract the features of images batch by batch; only one batch is in memory."""
-    return map(extractor, images.split(batch_size))
-
-
 def extract(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Features:
     """Extract the features of all images."""
-    found = list(batches(extractor, images, batch_size=batch_size))
+    found = [extractor(part) for part in images.split(batch_size)]
     return Features(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(Features)))
 
 

@@ -1,7 +1,4 @@
-"""The metrics of a set of images: quality against real images, drift from uncached images, diversity over seeds.
-
-The keys of the results are those of `registry.METRICS`.
-"""
+"""Quality against real images, drift from uncached images, and diversity over seeds, by the keys of `METRICS`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The images that metrics take: (B, 3, H, W) in 0..1, in memory or read from disk a part at a time.
-
-A picture is read as a viewer shows it; a picture that cannot be read so is refused by name.
-"""
+"""The images that metrics take, (B, 3, H, W) in 0..1: in memory, or read from disk in parts, as a viewer shows them."""
 
 from __future__ import annotations
 
@@ -29,13 +26,13 @@ from deepcache.sampling.store import Store, StoredImages
 ARRAY = "arr_0"  # the name of the images in an `.npz`
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MOST_PIXELS = 1 << 25  # of a picture: 5792 x 5792, which take some 800 MB on their way to an extractor
-_MOST_BYTES = 8 * MOST_PIXELS  # four channels of 16 bits
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow gives other formats, such as PostScript, to programs
 _UNREAD_SUFFIXES = (  # a folder with such a picture is refused, so that no picture is left out without a word
     ".apng", ".avif", ".dds", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm",
     ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".qoi", ".svg", ".tga",
 )  # fmt: skip
-_COPIES = ("__MACOSX", "@eaDir")  # folders of copies that macOS' archives and Synology's disks keep beside the files
+# Names that begin with a dot are hidden, and so are the folders of copies of macOS' archives and of Synology's disks.
+_HIDDEN = re.compile(r"\.|(__MACOSX|@eaDir)\Z")
 _MODES_OF_8_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")  # as Pillow names them
 
 
@@ -64,8 +61,8 @@ class PictureFiles:
             for path, found in zip(paths, part, strict=True):
                 if found.shape != expected:
                     raise DeepCacheError(
-                        f"expected images of one size, {_size(expected)} as {self.paths[0].name}; "
-                        f"{path} is {_size(found.shape)}"
+                        f"expected images of one size, {expected[1]} x {expected[0]} as {self.paths[0].name}; "
+                        f"{path} is {found.shape[1]} x {found.shape[0]}"
                     )
             yield _floats(np.stack(part))
 
@@ -145,9 +142,8 @@ def _array_images(path: Path) -> ArrayImages:
     if len(shape) != 4 or shape[3] != 3 or found.dtype != np.uint8 or found.is_fortran or not found.num_bytes:
         raise DeepCacheError(f"expected {ARRAY} of uint8 (B, H, W, 3) in {path}, got {found.dtype} {shape}")
     if shape[1] * shape[2] > MOST_PIXELS:
-        raise DeepCacheError(
-            f"expected images of at most {MOST_PIXELS:,} pixels in {path}, got {_size(shape[1:])}; make them smaller"
-        )
+        size = f"{shape[2]} x {shape[1]}"
+        raise DeepCacheError(f"expected images of at most {MOST_PIXELS:,} pixels in {path}, got {size}; shrink them")
     return ArrayImages(path, shape)
 
 
@@ -163,7 +159,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
     found, seen = list[Path](), {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [name for name in folders if not _HIDDEN.match(name)]
         for path in (Path(place, name) for name in folders):
             if (real := os.path.realpath(path)) in seen:
                 raise DeepCacheError(
@@ -171,7 +167,7 @@ def pictures_in(folder: Path) -> list[Path]:
                     "already; move the link away"
                 )
             seen.add(real)
-        found += [Path(place, name) for name in names if not _is_hidden(name)]
+        found += [Path(place, name) for name in names if not _HIDDEN.match(name)]
     for path in found:
         if path.suffix.lower() in _UNREAD_SUFFIXES:
             raise DeepCacheError(
@@ -186,40 +182,32 @@ def pixels(path: Path) -> NDArray[np.uint8]:
     Pillow drops the lower byte of colours of 16 bits, so that they are up to 1 of 255 too dark.
 
     Raises:
-        DeepCacheError: the file is no picture, or is damaged, animated, larger than `MOST_PIXELS` or partly
-            transparent, or its numbers stand for no known shade: 32 bits a channel, CMYK, Lab.
+        DeepCacheError: the file is damaged, animated, too large or partly transparent, or its shades are not known.
     """
-    content = io.BytesIO(read_bytes(path, "an image", most_bytes=_MOST_BYTES))
-    with readable(path, "an image"), Image.open(content, formats=_FORMATS) as image:
-        return _shades(image, path)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _COPIES
+    content = io.BytesIO(read_bytes(path, "an image", most_bytes=8 * MOST_PIXELS))  # four channels of 16 bits
+    with readable(path, "an image"), Image.open(content, formats=_FORMATS) as opened_image:
+        image: Any = opened_image
+        if image.width * image.height > MOST_PIXELS:
+            raise _unread(path, f"is {image.width} x {image.height}, more than {MOST_PIXELS:,} pixels; make it smaller")
+        if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a camera's photo and its previews
+            raise _unread(path, "has several frames or pages; save one as .png")
+        is_deep_grey = _is_grey_of_16_bits(image)
+        if not is_deep_grey and image.mode not in _MODES_OF_8_BITS:
+            raise _unread(path, f"has values of Pillow's mode {image.mode}, whose shades are not known; save it as RGB")
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.has_transparency_data and not is_deep_grey:
+            image = image.convert("RGBA")
+        if image.has_transparency_data and (is_deep_grey or image.getchannel("A").getextrema()[0] < 255):
+            raise _unread(path, "is partly transparent; put it on a background")
+        if is_deep_grey:
+            grey = np.asarray(image).astype(np.float32) * (255 / 65_535)
+            return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
+        return np.asarray(image.convert("RGB"))
 
 
 def _in_order(path: Path) -> list[str | int]:
     """The parts of a path between which numbers are compared as numbers."""
     return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d{1,1000})", str(path)))]
-
-
-def _shades(image: Any, path: Path) -> NDArray[np.uint8]:
-    if image.width * image.height > MOST_PIXELS:
-        raise _unread(path, f"is {image.width} x {image.height}, more than {MOST_PIXELS:,} pixels; make it smaller")
-    if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a camera's photo and its previews
-        raise _unread(path, "has several frames or pages; save one as .png")
-    is_deep_grey = _is_grey_of_16_bits(image)
-    if not is_deep_grey and image.mode not in _MODES_OF_8_BITS:
-        raise _unread(path, f"has values of Pillow's mode {image.mode}, whose shades are not known; save it as RGB")
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.has_transparency_data and not is_deep_grey:
-        image = image.convert("RGBA")
-    if image.has_transparency_data and (is_deep_grey or image.getchannel("A").getextrema()[0] < 255):
-        raise _unread(path, "is partly transparent; put it on a background")
-    if is_deep_grey:
-        grey = np.asarray(image).astype(np.float32) * (255 / 65_535)
-        return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
 
 
 def _is_grey_of_16_bits(image: Any) -> bool:
@@ -236,7 +224,3 @@ def _unread(path: Path, reason: str) -> DeepCacheError:
 def _floats(values: NDArray[np.uint8]) -> Tensor:
     """Turn bytes (B, H, W, 3) into images (B, 3, H, W) in 0..1."""
     return torch.from_numpy(values.copy()).permute(0, 3, 1, 2).float() / 255
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"

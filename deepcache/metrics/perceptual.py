@@ -87,8 +87,7 @@ def load_perceptual(backbone: Path | None = None, *, device: str | torch.device 
     """Load LPIPS if the weights of its backbone are found, else `MiniPerceptual`; nothing is downloaded.
 
     Args:
-        backbone: torchvision's file of AlexNet's ImageNet weights; if not given, the file in torch.hub's cache. The
-            weights that LPIPS learned itself come with its package.
+        backbone: torchvision's file of AlexNet's ImageNet weights; if not given, the file in torch.hub's cache.
         device: where the network runs.
 
     Raises:

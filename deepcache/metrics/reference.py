@@ -141,9 +141,7 @@ def _features(path: Path, stored: Arrays, pooled: Moments | None) -> NDArray[np.
     found = _real(path, stored, _FEATURES, np.float32)
     width = None if pooled is None else pooled.mean.size
     if found.ndim != 2 or found.shape[1] != width:
-        raise DeepCacheError(
-            f"expected {_FEATURES} (M, {width}) in {path}, as wide as the mean, got {found.shape}; get it again"
-        )
+        raise DeepCacheError(f"expected {_FEATURES} (M, {width}) in {path}, as wide as the mean, got {found.shape}")
     return found
 
 
