@@ -73,7 +73,7 @@ def save_npz(found: Statistics, path: Path) -> None:
     pooled, spatial = found.pooled.moments(), found.spatial.moments()
     arrays = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
     with whole_file(path) as file:
-        np.savez(file, **arrays, features=found.features)
+        np.savez(file, **arrays, features=found.features)  # type: ignore[arg-type]
 
 
 def find(path: Path, measured: Measured) -> Reference:

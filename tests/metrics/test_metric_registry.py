@@ -30,7 +30,7 @@ BETTER_AND_WORSE: dict[Inputs, tuple[Callable[..., dict[str, float]], tuple[obje
         (Statistics.of([features(moved=3, sharp=0.1)]), REAL),
     ),
     "features": (
-        lambda *given: {"fid_drift": drift(*given, np.zeros(1))["fid_drift"]},
+        lambda cached, uncached: {"fid_drift": drift(cached, uncached, np.zeros(1))["fid_drift"]},
         (features(moved=0.1), features()),
         (features(moved=3), features()),
     ),

@@ -1,7 +1,4 @@
-"""Statistics batch by batch are those of all images at once, intervals those of plain resampling; both also by hand.
-
-The oracles are exact laws, numpy and torch-fidelity.
-"""
+"""Statistics batch by batch are those of all images at once, and intervals those of plain resampling (exact laws)."""
 
 from __future__ import annotations
 
@@ -46,10 +43,14 @@ def test_any_batches_give_the_same(cuts):
     assert found.count == COUNT
 
 
-def test_features_in_parts_are_the_features():
-    found = Statistics.of(parts(features(), list(range(7, COUNT, 7))))
+def test_a_batch_that_is_converted_in_parts_gives_the_same(monkeypatch):
+    whole = Statistics.of([features()], split=20)
+    monkeypatch.setattr(statistics, "_AT_ONCE", 7)
+    found = Statistics.of([features()], split=20)
     np.testing.assert_array_equal(found.features, features().pooled)
-    np.testing.assert_allclose(found.spatial.mean, Statistics.of([features()]).spatial.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.spatial.mean, whole.spatial.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.pooled.scatter, whole.pooled.scatter, rtol=1e-9, atol=1e-12)
+    assert found.inception_score == pytest.approx(whole.inception_score, rel=1e-12)
 
 
 def test_moments_are_numpys():
