@@ -25,7 +25,7 @@ from bench.harness.requirements import Needs
 from bench.harness.timing import Timing
 from bench.harness.workload import Run, Workload
 from deepcache.metrics.clip_score import clip_scores
-from deepcache.metrics.fidelity import drift_of_images
+from deepcache.metrics.fidelity import drift_of_errors, squared_errors
 from deepcache.plan import Interval
 from deepcache.results.layout import Layout
 from deepcache.sampling.conditions import prompts_of
@@ -105,7 +105,7 @@ def test_workflow(
     if prompted.clip is not None:
         metrics["clip_score"] = statistics.fmean(clip_scores(prompted.clip, images, prompts).tolist())
         if order is not None:
-            metrics |= drift_of_images(images, before)
+            metrics |= drift_of_errors(squared_errors(images, before))
     rounds_of = f"median of {rounds} interleaved rounds of {len(prompts)} images"
     timed = rounds_of if benchmark.enabled else NOT_MEASURED
     extra: dict[str, str | float] = {"workflow": name, "method": method, "timing": timed}

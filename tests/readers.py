@@ -127,10 +127,9 @@ def package() -> dict[str, Callable[[Path], Any]]:
     import numpy as np
 
     from deepcache.metrics import reference
-    from deepcache.metrics.extractors import Features
     from deepcache.metrics.fidelity import quality
     from deepcache.metrics.images import Images, image_set
-    from deepcache.metrics.statistics import Statistics
+    from deepcache.metrics.statistics import Features, Statistics
     from deepcache.models.architectures import architecture, skeleton
     from deepcache.models.checkpoint import on_meta, weights
     from deepcache.models.ldm_config import ldm_networks, read_config

@@ -13,8 +13,8 @@ from bench.harness.workload import Workload
 from deepcache import models
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
-from deepcache.metrics.clip_score import PAPER, Clip, load_clip, load_named_clip
-from deepcache.metrics.extractors import Extractor, MiniExtractor, batches, load_inception
+from deepcache.metrics.clip_score import PAPER, Clip, load_clip
+from deepcache.metrics.extractors import Extractor, MiniExtractor, load_inception
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
 from deepcache.models.registry import EMBEDDED, MODELS, Protocol
@@ -22,6 +22,7 @@ from deepcache.sampling.prompt_files import prompts_in
 from deepcache.sampling.workload import DTYPES
 
 CHANGES = ("num_samples", "num_steps", "batch_size")  # attributes of a protocol that options of these names change
+_BATCH = 250  # real images that an extractor measures at once
 STORES = Path("samples")  # stores at the paper's scale, unless the command line names a folder
 
 
@@ -74,7 +75,7 @@ def _inception(device: str) -> Extractor:
 
 @cache
 def _paper_clip(device: str) -> Clip:
-    return load_named_clip(PAPER[0], requirements.clip().located(), device)
+    return load_clip(PAPER[0], checkpoint=requirements.clip().located(), device=device)
 
 
 def load_distance(config: Any) -> Perceptual:
@@ -89,7 +90,7 @@ def load_reference(model: str, config: Any) -> references.Reference:
         return references.load().on(device)
     extractor = load_extractor(model, config)
     path = requirements.reference(model).located()
-    return references.find(path, lambda images: Statistics.of(batches(extractor, images))).on(device)
+    return references.find(path, lambda images: Statistics.of(map(extractor, images.split(_BATCH)))).on(device)
 
 
 def _usual_dtype(protocol: Protocol, model: str, device: str) -> str:

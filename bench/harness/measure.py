@@ -125,7 +125,7 @@ class Measure:
         found: dict[str, Any] = {}
         per_seed: dict[str, list[float]] = {}
         if with_quality:
-            found |= quality(Statistics.of(samples.features.split()), self.reference(workload.model))
+            found |= quality(Statistics.of([samples.features]), self.reference(workload.model))
         if samples.clip_scores:
             found["clip_score"] = statistics.fmean(samples.clip_scores)
             per_seed["clip_score"] = samples.clip_scores

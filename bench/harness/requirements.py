@@ -21,7 +21,6 @@ from deepcache.metrics.registry import (
     INCEPTION_FILE,
     INCEPTION_URL,
     in_torch_cache,
-    inception_in_cache,
 )
 from deepcache.models.local_files import HOME, destination, home, located
 from deepcache.models.registry import MODELS, Model
@@ -79,7 +78,7 @@ class Asset:
 def inception() -> Asset:
     """Return the weights of torch-fidelity's Inception."""
     name = "Inception, for FID, sFID, IS, precision and recall"
-    return Asset(name, INCEPTION_URL, home() / INCEPTION_FILE, (inception_in_cache(),))
+    return Asset(name, INCEPTION_URL, home() / INCEPTION_FILE, (in_torch_cache(INCEPTION_FILE),))
 
 
 def alexnet() -> Asset:

@@ -16,7 +16,8 @@ from torch import Tensor
 from deepcache.cache.caching import Cache
 from deepcache.costs.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
-from deepcache.metrics.extractors import Extractor, Features, extract
+from deepcache.metrics.extractors import Extractor, extract
+from deepcache.metrics.statistics import Features
 from deepcache.models.architectures import architecture
 from deepcache.models.registry import EMBEDDED, Protocol
 from deepcache.plan import CachePlan, quadratic, uniform

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepcache.metrics.bootstrap import Statistic, bootstrap
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB
+from deepcache.metrics.statistics import Statistic, bootstrap
 from deepcache.results.layout import Scalar
 
 FEWER, REUSE = "fewer steps", "order 0"

@@ -22,8 +22,8 @@ from bench.harness.measure import Measure, costs
 from bench.harness.workload import Run, Samples, Workload
 from bench.pareto.aims import Point, psnr_of_mean
 from deepcache.costs.macs import EVERYTHING
-from deepcache.metrics.bootstrap import Statistic, bootstrap
 from deepcache.metrics.fidelity import psnr_each
+from deepcache.metrics.statistics import Statistic, bootstrap
 from deepcache.plan import CachePlan
 from deepcache.results.layout import Scalar
 from deepcache.sampling.schedulers import scheduler

@@ -83,7 +83,7 @@ def export(model: MiniFeatures, held_out: fashion.Painted, out: Path) -> None:
     """Write the classifier as the package ships it, and the statistics of the held-out images on it."""
     model.half().save_pretrained(out, variant="fp16", safe_serialization=True)
     features = extract(MiniExtractor(model.float().eval()), (held_out.images + 1) / 2)
-    save_reference(Statistics.of(features.split()), out / "reference.safetensors")
+    save_reference(Statistics.of([features]), out / "reference.safetensors")
 
 
 def save_reference(found: Statistics, path: Path) -> None:

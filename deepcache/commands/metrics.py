@@ -82,23 +82,22 @@ def _statistics(extractor: Extractor, images: Images, options: Namespace, name: 
     """Gather the statistics of images under a progress bar with a name."""
     from tqdm import tqdm
 
-    from deepcache.metrics.extractors import batches
     from deepcache.metrics.statistics import Statistics, drawn
 
     found = Statistics(drawn(len(images), options.num_features))
     with tqdm(total=len(images), desc=name, unit="image", disable=None, leave=False) as bar:
-        for part in batches(extractor, images, batch_size=options.batch_size):
+        for part in map(extractor, images.split(options.batch_size)):
             found.update(part)
             bar.update(len(part.pooled))
     return found
 
 
 def _clip_score(images: Images, options: Namespace) -> float:
-    from deepcache.metrics.clip_score import clip_scores, load_named_clip
+    from deepcache.metrics.clip_score import clip_scores, load_clip
     from deepcache.sampling.prompt_files import prompts_in
     from deepcache.sampling.store import StoredImages
 
-    clip = load_named_clip(options.clip, options.clip_weights, options.device)
+    clip = load_clip(options.clip, checkpoint=options.clip_weights, device=options.device)
     lines = prompts_in(options.prompts)
     seeds = images.seeds if isinstance(images, StoredImages) else range(len(images))
     prompts = [lines[seed % len(lines)] for seed in seeds]

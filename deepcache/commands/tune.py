@@ -107,11 +107,11 @@ def _distance(options: Namespace) -> Perceptual:
 
 
 def _clip(options: Namespace) -> Clip:
-    from deepcache.metrics.clip_score import MINI, PAPER, load_named_clip
+    from deepcache.metrics.clip_score import MINI, PAPER, load_clip
     from deepcache.models.registry import EMBEDDED
 
     name = options.clip or (MINI if options.model in EMBEDDED else PAPER[0])
-    return load_named_clip(name, options.clip_weights, options.device)
+    return load_clip(name, checkpoint=options.clip_weights, device=options.device)
 
 
 def _command(options: Namespace, workload: Workload, sampling: Sampling, found: Tuned) -> str:

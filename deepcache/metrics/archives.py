@@ -1,4 +1,4 @@
-"""Arrays in an `.npz` from elsewhere: their shapes and types are read first, and bound what is read afterwards."""
+"""Files from elsewhere, and arrays in an `.npz`, whose shapes and types bound what is read afterwards."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ MOST_BYTES = 1 << 30  # of an array that is read whole: 130,000 features of Ince
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those of numpy
 _MOST_INFLATED = 1032  # bytes that a byte of deflate's output can stand for
 _IS_ENCRYPTED = 1  # a bit of a member's flags
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the archive says of an array before the array's values."""
+    """What an archive says of an array before the array's values."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
     is_fortran: bool
+    dtype: np.dtype[Any]
 
     @property
     def num_bytes(self) -> int:
-        """The bytes that all values take."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -39,60 +39,47 @@ def headers(path: Path) -> dict[str, Header]:
     """The header of each array in an archive, by the array's name; no values are read.
 
     Raises:
-        DeepCacheError: the file is no `.npz`, or has an array that is encrypted, compressed in another way than
-            numpy's, or larger than its place in the archive.
+        DeepCacheError: the file is no `.npz`, or has an array that numpy cannot have written.
     """
-    with readable(path), zipfile.ZipFile(path) as archive:
-        size = path.stat().st_size
+    with readable(path, "an .npz"), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-        return {member.filename.removesuffix(".npy"): _header(archive, member, size, path) for member in members}
+        return {member.filename.removesuffix(".npy"): _header(archive, member, path) for member in members}
 
 
 def array(path: Path, name: str) -> NDArray[Any]:
     """Read a whole array of plain numbers.
 
     Raises:
-        DeepCacheError: as `headers`, or the array is not there, is damaged, holds objects, or has more than
-            `MOST_BYTES`.
+        DeepCacheError: the array is not there, is damaged, holds objects, or has more than `MOST_BYTES`.
     """
-    with readable(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-        if _read_header(stream).num_bytes > MOST_BYTES:
+    with opened(path, name) as (stream, header):
+        if header.num_bytes > MOST_BYTES:
             raise DeepCacheError(f"expected at most {MOST_BYTES:,} bytes of {name} in {path}, which has more")
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 @contextmanager
-def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Open the values of an array, without its header, to be read part by part.
-
-    Raises:
-        DeepCacheError: as `array`.
-    """
-    with readable(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-        _read_header(stream)
-        yield stream
+def opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
+    """Open an array behind its header, so that the caller reads its values part by part."""
+    with readable(path, "an .npz"), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        header = _read_header(stream)
+        yield stream, header
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what zipfile, zlib and numpy raise on an archive into an error of one line.
-
-    Raises:
-        DeepCacheError: the archive is truncated, damaged or something else.
-    """
+def readable(path: Path, what: str, problem: str = "is truncated or something else") -> Iterator[None]:
+    """Within the block, turn what libraries raise on a file from elsewhere into a `DeepCacheError` of one line."""
     try:
         yield
     except DeepCacheError:
         raise
     except Exception as error:  # altered bytes raise a dozen kinds
-        raise DeepCacheError(
-            f"expected an .npz in {path}, which is truncated or something else: {first_line(error)}; get it again"
-        ) from error
+        reason = first_line(error)
+        raise DeepCacheError(f"expected {what} in {path}, which {problem} ({reason}); get it again") from error
 
 
-def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, path: Path) -> Header:
-    """The header of an array in an archive of `size` bytes."""
+def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Header:
     if member.flag_bits & _IS_ENCRYPTED:
         raise DeepCacheError(f"expected an .npz without a password in {path}, got {member.filename} encrypted")
     if member.compress_type not in _COMPRESSIONS:
@@ -102,16 +89,14 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, path: 
         )
     with archive.open(member) as stream:
         found = _read_header(stream)
-        room = min(member.file_size, _MOST_INFLATED * size) - stream.tell()
+        room = min(member.file_size, _MOST_INFLATED * path.stat().st_size) - stream.tell()
     if found.num_bytes > room or min(found.shape, default=0) < 0:
         raise ValueError(f"{member.filename} says {found.dtype} {found.shape}, and has {max(room, 0):,} bytes")
     return found
 
 
 def _read_header(stream: IO[bytes]) -> Header:
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(stream)
-    if version not in read:
+    if version not in _READERS:
         raise ValueError(f"version {version} of numpy's format")
-    shape, is_fortran, dtype = read[version](stream)
-    return Header(shape, dtype, is_fortran)
+    return Header(*_READERS[version](stream))

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, first_line, needs
+from deepcache.errors import DeepCacheError, needs
+from deepcache.metrics.archives import readable
 from deepcache.metrics.images import Images, as_bytes
 from deepcache.models.embedded import WEIGHTS
 
@@ -24,57 +25,32 @@ _CONFIG, _WEIGHTS, _PICKLED = "open_clip_config.json", "open_clip_model.safetens
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """An image encoder and a text encoder into one space of D dimensions.
+    """An image encoder and a text encoder into one space of D dimensions."""
 
-    Attributes:
-        name: the name that records keep, since a score means nothing without its model.
-        model: open_clip's model.
-        preprocess: open_clip's function from a PIL image to the model's input, which resizes and normalises as the
-            weights ask for (mini-clip: 32 x 32, -1..1).
-        tokenizer: a function from texts to tokens (B, context length).
-    """
+    name: str  # kept in records, since a score means nothing without its model
+    model: Any  # open_clip's
+    preprocess: Callable[[Any], Tensor]  # resizes and normalises a PIL image as the weights ask for
+    tokenizer: Callable[[list[str]], Tensor]  # turns texts into tokens (B, context length)
 
-    name: str
-    model: Any
-    preprocess: Callable[[Any], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
-
-    @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """Encode images (B, 3, H, W) in 0..1 as unit vectors (B, D), float32 on the CPU.
-
-        The images are rounded to 8 bits first, as files hold them.
-        """
+        """Encode images (B, 3, H, W) in 0..1, rounded to 8 bits, as unit vectors (B, D), float32 on the CPU."""
         from torchvision.transforms.functional import to_pil_image
 
         pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in as_bytes(images).cpu()])
-        return self._unit(self.model.encode_image(pixels.to(self._device)))
+        return self._unit(self.model.encode_image, pixels)
 
-    @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts as unit vectors (B, D), float32 on the CPU; a prompt longer than the context is cut."""
-        return self._unit(self.model.encode_text(self.tokenizer(list(prompts)).to(self._device)))
+        return self._unit(self.model.encode_text, self.tokenizer(list(prompts)))
 
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self.model.parameters())).device  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _unit(features: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+    @torch.no_grad()
+    def _unit(self, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        device = next(iter(self.model.parameters())).device
+        return torch.nn.functional.normalize(encode(inputs.to(device)).float(), dim=-1).cpu()
 
 
 def clip_scores(clip: Clip, images: Images, prompts: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float64]:
-    """The CLIP score of each image with its prompt: 100 * max(cos(image, text), 0).
-
-    Args:
-        clip: a model that `load_clip` returns.
-        images: (B, 3, H, W) in 0..1, a tensor or images that are read part by part.
-        prompts: B prompts.
-        batch_size: how many images are encoded together; it changes a score by no more than float rounding.
-
-    Returns:
-        (B,) in 0..100; higher is closer.
+    """The CLIP score (B,) of each image with its prompt, 0..100: 100 * max(cos(image, text), 0).
 
     Raises:
         DeepCacheError: there are not as many prompts as images, or the images are of another shape or range.
@@ -101,17 +77,14 @@ def load_clip(
     checkpoint: Path | None = None,
     device: str | torch.device = "cpu",
 ) -> Clip:
-    """Load a model for CLIP scores; nothing is downloaded.
-
-        load_clip()                                                # mini-clip, which comes with the package
-        load_clip("ViT-g-14", pretrained="laion2b_s34b_b88k")      # the paper's model, from the hub's cache
-        load_clip("ViT-g-14", pretrained="laion2b_s34b_b88k", checkpoint=Path("open_clip_model.safetensors"))
+    """Load a model for CLIP scores, in float32; nothing is downloaded.
 
     Args:
         name: "mini-clip", a folder in open_clip's format, or one of open_clip's architectures.
-        pretrained: open_clip's tag of an architecture's weights, which decides how images are normalised.
+        pretrained: open_clip's tag of an architecture's weights, which decides how images are normalised; if not given,
+            the paper's tag for the paper's architecture.
         checkpoint: the file of an architecture's weights, if they are not in the hub's cache.
-        device: where the model runs, in float32.
+        device: where the model runs.
 
     Raises:
         DeepCacheError: open_clip, the architecture, the tag or the weights are not there, or the weights do not fit.
@@ -126,15 +99,6 @@ def load_clip(
     return found
 
 
-def load_named_clip(name: str, checkpoint: Path | None, device: str | torch.device) -> Clip:
-    """Load a model by its name alone: the paper's architecture gets the paper's weights.
-
-    Raises:
-        DeepCacheError: as `load_clip`.
-    """
-    return load_clip(name, pretrained=PAPER[1] if name == PAPER[0] else None, checkpoint=checkpoint, device=device)
-
-
 def _from_folder(open_clip: Any, folder: Path) -> Clip:
     for file in (_CONFIG, _WEIGHTS):
         if not (folder / file).is_file():
@@ -143,12 +107,9 @@ def _from_folder(open_clip: Any, folder: Path) -> Clip:
                 "reinstall the package, or name a folder in open_clip's format"
             )
     source = f"local-dir:{folder}"
-    model, preprocess = _create(open_clip, source, folder / _WEIGHTS)
-    try:
-        tokenizer = open_clip.get_tokenizer(source, local_files_only=True)
-    except Exception as error:  # a damaged file makes the libraries raise a dozen kinds
-        raise DeepCacheError(f"expected a tokenizer in {folder}, got: {first_line(error)}; get it again") from error
-    return Clip(folder.name, model, preprocess, tokenizer)
+    with readable(folder, "weights and a tokenizer", "do not fit"):
+        model, preprocess = open_clip.create_model_from_pretrained(source)
+        return Clip(folder.name, model, preprocess, open_clip.get_tokenizer(source, local_files_only=True))
 
 
 def _from_architecture(open_clip: Any, name: str, pretrained: str | None, checkpoint: Path | None) -> Clip:
@@ -160,6 +121,8 @@ def _from_architecture(open_clip: Any, name: str, pretrained: str | None, checkp
             f"expected an architecture with open_clip's own tokenizer; {name}'s would be downloaded, "
             "so name a folder in open_clip's format that holds the tokenizer"
         )
+    if pretrained is None and name == PAPER[0]:
+        pretrained = PAPER[1]
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     if pretrained and not tag:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
@@ -172,32 +135,21 @@ def _from_architecture(open_clip: Any, name: str, pretrained: str | None, checkp
             f"expected the weights of {name} {place}, where they are not; they come from {origin}: "
             f"download {_WEIGHTS} or {_PICKLED} from there and give its path as checkpoint"
         )
-    keys = {"mean": "image_mean", "std": "image_std", "interpolation": "image_interpolation"}
-    keys["resize_mode"] = "image_resize_mode"
-    options = {option: tag[key] for key, option in keys.items() if tag.get(key)}
-    options["force_quick_gelu"] = bool(tag.get("quick_gelu"))
-    model, preprocess = _create(open_clip, name, path, pretrained=str(path), **options)
+    settings = {f"image_{key}": tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if tag.get(key)}
+    with readable(path, f"weights of {name}", "do not fit"):
+        model, preprocess = open_clip.create_model_from_pretrained(
+            name, pretrained=str(path), force_quick_gelu=bool(tag.get("quick_gelu")), **settings
+        )
     return Clip(f"{name}/{pretrained or path.name}", model, preprocess, open_clip.get_tokenizer(name))
-
-
-def _create(open_clip: Any, source: str, path: Path, **options: Any) -> tuple[Any, Callable[[Any], Tensor]]:
-    try:
-        return open_clip.create_model_from_pretrained(source, **options)  # type: ignore[no-any-return]
-    except Exception as error:  # the errors of torch, safetensors and pickle have no narrower class in common
-        raise DeepCacheError(
-            f"expected weights of {source} in {path}, which do not fit ({first_line(error)})"
-        ) from error
 
 
 def _cached(tag: dict[str, Any]) -> Path | None:
     """The file in which the hub or open_clip keeps the weights of a tag, or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    places: list[Any] = []
     repository, _, file = tag.get("hf_hub", "").rpartition("/")
-    if repository:
-        files = [str(Path(file).with_suffix(".safetensors")), file] if file else [_WEIGHTS, _PICKLED]
-        places += [try_to_load_from_cache(repository, file) for file in files]
+    files = [str(Path(file).with_suffix(".safetensors")), file] if file else [_WEIGHTS, _PICKLED]
+    places: list[Any] = [try_to_load_from_cache(repository, file) for file in files] if repository else []
     if tag.get("url"):
         places.append(Path("~/.cache/clip").expanduser() / Path(tag["url"]).name)
-    return next((Path(p) for p in places if isinstance(p, str | Path) and Path(p).is_file()), None)
+    return next((Path(place) for place in places if isinstance(place, str | Path) and Path(place).is_file()), None)

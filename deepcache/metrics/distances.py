@@ -1,4 +1,4 @@
-"""Distances between sets of features, and the moments that a Fréchet distance needs, as pure functions of arrays."""
+"""Distances between sets of features, as pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -9,109 +9,22 @@ from itertools import chain
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError
+from deepcache.metrics.statistics import Array, Moments
 
-Array = NDArray[np.floating]
 _CELLS = 1_000_000  # distances held at once, 8 MB
 _ROWS = 128  # rows of a block, at least, so that columns are not converted again too often: 51 MB of 50,000
 _COLUMNS = 2_000  # features that are float64 at once
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """The `mean` (D,) and the unbiased `covariance` (D, D) of a set of features, float64."""
-
-    mean: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class RunningMoments:
-    """The moments of features that come in parts.
-
-    `count` features have the `mean` (D,) and the `scatter` (D, D), the sum of squares about the mean. These are
-    D (D + 1) numbers, however many features there are. Parts are joined about their own means, so that nothing cancels:
-
-        S = S_a + S_b + n_a n_b / (n_a + n_b) (m_b - m_a) (m_b - m_a)^T
-
-    References: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan et al., 1979)
-    """
-
-    count: int
-    mean: NDArray[np.float64]
-    scatter: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, features: Array) -> RunningMoments:
-        """The moments of features (B, D), B at least 1.
-
-        Raises:
-            DeepCacheError: the features have another shape, or a value that is no number.
-        """
-        if features.ndim != 2 or len(features) == 0:
-            raise DeepCacheError(f"expected features (B, D) of samples, got shape {features.shape}")
-        exact = np.asarray(features, np.float64)
-        mean = exact.mean(axis=0)
-        if not np.isfinite(mean).all():
-            raise DeepCacheError("expected finite features, got NaN or infinity; are the images finite?")
-        centered = exact - mean
-        return cls(len(exact), mean, centered.T @ centered)
-
-    def merge(self, other: RunningMoments) -> RunningMoments:
-        """The moments of both sets together."""
-        if self.mean.shape != other.mean.shape:
-            raise DeepCacheError(f"expected features of one length, got {self.mean.size} and {other.mean.size}")
-        count = self.count + other.count
-        between = other.mean - self.mean
-        apart = np.outer(between, between * (self.count * other.count / count))
-        return RunningMoments(count, self.mean + between * (other.count / count), self.scatter + other.scatter + apart)
-
-    def moments(self) -> Moments:
-        """The mean and the covariance.
-
-        Raises:
-            DeepCacheError: there are fewer than two features.
-        """
-        if self.count < 2:
-            raise DeepCacheError(f"expected features (B, D) of at least 2 samples, got {self.count}")
-        return Moments(self.mean, self.scatter / (self.count - 1))
-
-
-def moments(features: Array) -> Moments:
-    """The mean and the covariance of features (B, D), B at least 2, worked out in float64.
-
-    Raises:
-        DeepCacheError: the features have another shape, or a value that is no number.
-    """
-    if features.ndim != 2 or len(features) < 2:
-        raise DeepCacheError(f"expected features (B, D) of at least 2 samples, got shape {features.shape}")
-    found = RunningMoments.of(features[:_COLUMNS])
-    for start in range(_COLUMNS, len(features), _COLUMNS):
-        found = found.merge(RunningMoments.of(features[start : start + _COLUMNS]))
-    return found.moments()
-
-
 def frechet_distance(first: Moments, second: Moments) -> float:
-    """The Fréchet distance between two Gaussians; FID on pooled features, sFID on spatial features.
+    """The Fréchet distance between two Gaussians, 0..inf; FID on pooled features, sFID on spatial features.
 
         |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))
 
     The trace of the root is the sum of the roots of the eigenvalues of S1^(1/2) S2 S1^(1/2), which are real and not
-    negative.
-
-    Args:
-        first, second: moments of features of one length.
-
-    Returns:
-        The distance, 0..inf; a lower one is closer.
-
-    Raises:
-        DeepCacheError: the features differ in length.
-
-    References:
-        GANs Trained by a Two Time-Scale Update Rule (Heusel et al., 2017), https://arxiv.org/abs/1706.08500
+    negative (GANs Trained by a Two Time-Scale Update Rule, Heusel et al., 2017, https://arxiv.org/abs/1706.08500).
     """
     if first.mean.shape != second.mean.shape:
         raise DeepCacheError(
@@ -131,11 +44,8 @@ class Manifold:
     """The union of balls around points (N, D); a ball reaches from its point to the point's k-th nearest neighbour.
 
     Precision is the share of samples within the manifold of the real images, recall is the share of real images within
-    the manifold of the samples.
-
-    References:
-        Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019),
-        https://arxiv.org/abs/1904.06991
+    the manifold of the samples (Improved Precision and Recall Metric for Assessing Generative Models, Kynkäänniemi et
+    al., 2019, https://arxiv.org/abs/1904.06991).
     """
 
     centers: torch.Tensor
@@ -143,26 +53,20 @@ class Manifold:
 
     @classmethod
     def of(cls, features: Array, *, k: int = 3, device: str | torch.device = "cpu") -> Manifold:
-        """The manifold of features.
+        """The manifold of features (N, D), N > k.
 
-        Args:
-            features: (N, D), N > k. Memory holds the features and a block of distances, whatever N.
-            k: which neighbour a ball reaches; 3 in the paper.
-            device: where the distances are worked out, in float64.
-
-        Raises:
-            DeepCacheError: there are too few features.
+        Memory holds the features and a block of float64 distances on the device, whatever N. The paper has k = 3.
         """
         if len(features) <= k:
             raise DeepCacheError(f"expected more than k = {k} features a side, got {len(features)}")
-        centers = torch.as_tensor(np.asarray(features)).to(device)
+        centers = torch.as_tensor(features).to(device)
         blocks = _squared_distances(centers, centers)
         nearest = [block.kthvalue(k + 1).values.tolist() for block in blocks]  # small tensors would fragment the heap
         return cls(centers, torch.tensor(list(chain(*nearest)), dtype=torch.float64, device=device))
 
     def share_within(self, features: Array) -> float:
         """The share of features (N, D) that lie within a ball, 0..1."""
-        rows = torch.as_tensor(np.asarray(features)).to(self.centers.device)
+        rows = torch.as_tensor(features).to(self.centers.device)
         within = [(block <= self.squared_radii).any(dim=1) for block in _squared_distances(rows, self.centers)]
         return torch.cat(within).double().mean().item()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,46 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepcache.errors import DeepCacheError, first_line, needs
+from deepcache.errors import DeepCacheError, needs
+from deepcache.metrics.archives import readable
 from deepcache.metrics.images import Images, as_bytes
-from deepcache.metrics.registry import INCEPTION_URL, inception_in_cache
+from deepcache.metrics.registry import INCEPTION_FILE, INCEPTION_URL, in_torch_cache
+from deepcache.metrics.statistics import Features
 from deepcache.models.checkpoint import weights
 from deepcache.models.embedded import EXTRACTOR, SIZE, MiniFeatures, load_extractor
 
 SPATIAL_CHANNELS = 7  # of 192, at 17 x 17: 2023 values
-_BLOCK = 2_000  # images whose features are converted to float64 at once
 _LAYERS = ["2048", "logits_unbiased"]  # torch-fidelity's names of pool_3 and of the logits without bias
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """The features of B images: `pooled` (B, D), `spatial` (B, S), and class `probabilities` (B, K), all float32."""
-
-    pooled: NDArray[np.float32]
-    spatial: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-
-    def first(self, count: int) -> Features:
-        """The features of the first `count` images."""
-        return self._part(slice(count))
-
-    def split(self, size: int = _BLOCK) -> Iterator[Features]:
-        """Give the features of `size` images at a time, so that no more of them are converted to float64 at once."""
-        for start in range(0, len(self.pooled), size):
-            yield self._part(slice(start, start + size))
-
-    def _part(self, part: slice) -> Features:
-        return Features(*(getattr(self, field.name)[part] for field in fields(self)))
-
-
 class Extractor(Protocol):
-    """A network that turns images into features, under a name that records keep."""
+    """A network that turns images (B, 3, H, W) in 0..1 into features, under a name that records keep."""
 
     @property
     def name(self) -> str: ...
 
-    def __call__(self, images: Tensor) -> Features:
-        """Extract the features of images (B, 3, H, W) in 0..1, all at once."""
+    def __call__(self, images: Tensor) -> Features: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,16 +44,13 @@ class MiniExtractor:
 
     @classmethod
     def load(cls, device: str | torch.device = "cpu") -> MiniExtractor:
-        """Load the embedded weights onto a device."""
         return cls(load_extractor().to(device))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        size = tuple(images.shape[2:])
-        if size != SIZE:
-            raise DeepCacheError(
-                f"expected images of 32 x 32 for {self.name}, got {size}; larger ones are for Inception"
-            )
+        if images.shape[2:] != SIZE:
+            size = tuple(images.shape[2:])
+            raise DeepCacheError(f"expected images of 32 x 32 for {self.name}, got {size}; Inception takes larger ones")
         found = self.model(images.to(self.model.device) * 2 - 1)
         return Features(_array(found.pooled), _array(found.spatial), _array(found.garment.softmax(dim=1)))
 
@@ -97,48 +73,34 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        with _kept_spatial(self.network) as kept, _float32():
+        kept: list[Tensor] = []
+        branch = self.network.Mixed_6d.branch1x1
+        with branch.register_forward_hook(lambda *call: kept.append(call[-1])), _float32():
             pooled, logits = self.network(as_bytes(images).to(self.device))
         spatial = kept[0][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 2023)
         return Features(_array(pooled), _array(spatial), _array(logits.softmax(dim=1)))
 
 
 def load_inception(path: Path | None = None, *, device: str | torch.device = "cpu") -> Inception:
-    """Load Inception; nothing is downloaded.
-
-    Args:
-        path: torch-fidelity's file of the weights; if not given, the file in torch.hub's cache.
-        device: where the network runs.
+    """Load Inception from torch-fidelity's file of the weights, or from torch.hub's cache; nothing is downloaded.
 
     Raises:
         DeepCacheError: torch-fidelity is not installed, or the weights are not there or do not fit.
     """
     with needs("Inception", "metrics"):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    path = path or inception_in_cache()
+    path = path or in_torch_cache(INCEPTION_FILE)
     if not os.path.isfile(path):
-        raise DeepCacheError(
-            f"expected Inception's weights in {path}, where they are not; get them from {INCEPTION_URL}"
-        )
+        raise DeepCacheError(f"expected Inception's weights in {path}, which is no file; get them from {INCEPTION_URL}")
     weights(path)  # refuses a file that carries code; torch-fidelity then reads the file without this care
-    try:
+    with readable(path, "Inception's weights", "do not fit"):
         network = FeatureExtractorInceptionV3("inception", _LAYERS, feature_extractor_weights_path=str(path))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise DeepCacheError(
-            f"expected Inception's weights in {path}, which do not fit ({first_line(error)})"
-        ) from error
     return Inception(network.to(device), torch.device(device))
 
 
-def batches(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Iterator[Features]:
-    """Extract the features of one batch of images after another; only one batch is in memory."""
-    for part in images.split(batch_size):
-        yield extractor(part)
-
-
 def extract(extractor: Extractor, images: Images, *, batch_size: int = 250) -> Features:
-    """Extract the features of all images, `batch_size` images at a time."""
-    found = list(batches(extractor, images, batch_size=batch_size))
+    """Extract the features of all images."""
+    found = [extractor(part) for part in images.split(batch_size)]
     return Features(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(Features)))
 
 
@@ -150,22 +112,8 @@ def _array(values: Tensor) -> NDArray[np.float32]:
 def _float32() -> Iterator[None]:
     """Have GPUs multiply float32 as such; from Ampere on, convolutions would round their inputs to TF32's ten bits."""
     backends: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
+    with ExitStack() as settings:
         for backend in backends:
+            settings.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
             backend.fp32_precision = "ieee"
         yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
-
-
-@contextmanager
-def _kept_spatial(network: Any) -> Iterator[list[Tensor]]:
-    """Collect in a list what the 1x1 branch of `Mixed_6d` puts out."""
-    kept: list[Tensor] = []
-    handle = network.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, output: kept.append(output))  # noqa: ARG005
-    try:
-        yield kept
-    finally:
-        handle.remove()

@@ -1,12 +1,8 @@
-"""The metrics of a set of images: quality against real images, change against uncached images, variety over seeds.
-
-`registry.METRICS` names, for each metric, its function in this module.
-"""
+"""Quality against real images, drift from uncached images, and diversity over seeds, by the keys of `METRICS`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,13 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.metrics.clip_score import Clip, clip_scores
-from deepcache.metrics.distances import Manifold, frechet_distance, moments, psnr
-from deepcache.metrics.extractors import Features
+from deepcache.metrics.distances import Manifold, frechet_distance, psnr
 from deepcache.metrics.images import Images, checked
 from deepcache.metrics.perceptual import Perceptual
 from deepcache.metrics.reference import Reference
-from deepcache.metrics.registry import METRICS, measured
-from deepcache.metrics.statistics import Statistics
+from deepcache.metrics.registry import METRICS
+from deepcache.metrics.statistics import Features, RunningMoments, Statistics
 
 Errors = NDArray[np.float64]  # mean squared errors (B,) of images in 0..1, an entry for each seed
 TIPPED_BELOW_DB = 20.0  # two garments of one kind are some 7 dB apart; a changed outline or pattern is below 20
@@ -29,67 +24,51 @@ _BATCH = 250  # images that are compared at once
 _PAIRS = 32  # pairs of images whose perceptual distance is measured at once
 
 
-@dataclass(frozen=True, eq=False)
-class Varied:
-    """Images (B, 3, H, W) of one prompt, with the perceptual distance (P,) of each pair, and CLIP scores (B,)."""
-
-    images: Tensor
-    distances: Tensor
-    scores: NDArray[np.float64]
-
-
 def quality(samples: Statistics, reference: Reference) -> dict[str, float]:
-    """Measure samples against real images.
+    """Measure samples against real images: `fid`, `sfid`, `is`, and `precision` and `recall` in percent.
 
-    Args:
-        samples: statistics of the samples.
-        reference: what is known of the real images, by the same extractor.
-
-    Returns:
-        `fid`, `sfid` and `is`, and `precision` and `recall` in percent, without the metrics for which the reference
-        lacks a part.
+    A metric for which the reference lacks a part is left out.
 
     Raises:
-        DeepCacheError: the samples' features are not as long as the reference's, or there are too few samples.
+        DeepCacheError: the features are of another extractor than the reference's, or there are too few samples.
     """
-    return measured("reference", samples, reference)
+    found: dict[str, float] = {}
+    if reference.pooled is not None:
+        found["fid"] = frechet_distance(samples.pooled.moments(), reference.pooled)
+    if reference.spatial is not None:
+        found["sfid"] = frechet_distance(samples.spatial.moments(), reference.spatial)
+    found["is"] = samples.inception_score
+    if reference.features is not None and reference.manifold is not None:
+        own = Manifold.of(samples.features, device=reference.device)
+        found["precision"] = 100 * reference.manifold.share_within(samples.features)
+        found["recall"] = 100 * own.share_within(reference.features)
+    return found
 
 
 def drift(cached: Features, uncached: Features, errors: Errors) -> dict[str, float]:
-    """Measure how far cached samples lie from the uncached samples of the same seeds.
-
-    Args:
-        cached, uncached: features of the images.
-        errors: what `squared_errors` returns for the images.
-
-    Returns:
-        `fid_drift`, the Fréchet distance between the two sets, and what `drift_of_images` returns.
-    """
-    return measured("features", cached, uncached) | measured("errors", errors)
+    """Measure cached samples against uncached ones of the same seeds: `fid_drift`, and as `drift_of_errors`."""
+    moments = (RunningMoments.of(features.pooled).moments() for features in (cached, uncached))
+    return {"fid_drift": frechet_distance(*moments), **drift_of_errors(errors)}
 
 
-def drift_of_images(cached_images: Images, uncached_images: Images) -> dict[str, float]:
-    """Measure how far cached images lie from the uncached images of the same seeds.
-
-    Args:
-        cached_images, uncached_images: (B, 3, H, W) in 0..1.
+def drift_of_errors(errors: Errors) -> dict[str, float]:
+    """Measure how far images lie from the uncached images of the same seeds, from what `squared_errors` returns.
 
     Returns:
         `mse` and `psnr_db`, the mean squared error over all images and its PSNR; `psnr_median_db`, the PSNR of the
         median seed; `tipped`, the percentage of seeds that came out as another image; and `psnr_untipped_db`, the PSNR
         of the mean squared error over the remaining seeds, if any remain. A PSNR is at most `PSNR_AT_MOST_DB`.
     """
-    return measured("errors", squared_errors(cached_images, uncached_images))
+    is_tipped = tipped(errors)
+    found = {"mse": float(errors.mean()), "psnr_db": _psnr(errors.mean()), "psnr_median_db": _psnr(np.median(errors))}
+    found["tipped"] = 100 * float(is_tipped.mean())
+    if not is_tipped.all():
+        found["psnr_untipped_db"] = _psnr(errors[~is_tipped].mean())
+    return found
 
 
 def diversity(images: Tensor, prompt: str, *, clip: Clip, perceptual: Perceptual) -> dict[str, float]:
-    """Measure how much the images of one prompt differ from seed to seed, and how well they show the prompt.
-
-    Args:
-        images: (B, 3, H, W) in 0..1, B at least 2.
-        prompt: the prompt of all images.
-        clip: a model that `load_clip` returns.
-        perceptual: a distance that `load_perceptual` returns.
+    """Measure how much images (B, 3, H, W) in 0..1 of one prompt differ, B at least 2, and how well they show it.
 
     Returns:
         `pairwise_perceptual` and `pairwise_mse`, the mean over all pairs of images; `clip_mean` and `clip_variance`
@@ -102,7 +81,13 @@ def diversity(images: Tensor, prompt: str, *, clip: Clip, perceptual: Perceptual
     pairs = torch.combinations(torch.arange(len(images)), 2)  # (B (B - 1) / 2, 2)
     distances = [perceptual.distance(images[part[:, 0]], images[part[:, 1]]) for part in pairs.split(_PAIRS)]
     scores = clip_scores(clip, images, [prompt] * len(images))
-    return measured("one prompt", Varied(images, torch.cat(distances), scores))
+    return {
+        "pairwise_perceptual": float(torch.cat(distances).double().mean()),
+        # with s^2 the unbiased variance of a value over the images, the mean over all pairs is 2 s^2
+        "pairwise_mse": float(2 * images.double().var(dim=0).mean()),
+        "clip_mean": float(scores.mean()),
+        "clip_variance": float(scores.var(ddof=1)),
+    }
 
 
 def as_asked(samples: Features, labels: Sequence[int]) -> float:
@@ -129,76 +114,6 @@ def psnr_of(errors: Errors) -> list[float]:
 def tipped(errors: Errors) -> NDArray[np.bool_]:
     """Whether each image (B,) came out as another image: its PSNR is below `TIPPED_BELOW_DB`."""
     return np.asarray(errors > 10 ** (-TIPPED_BELOW_DB / 10))
-
-
-def fid(samples: Statistics, reference: Reference) -> float | None:
-    return None if reference.pooled is None else frechet_distance(samples.pooled.moments(), reference.pooled)
-
-
-def sfid(samples: Statistics, reference: Reference) -> float | None:
-    return None if reference.spatial is None else frechet_distance(samples.spatial.moments(), reference.spatial)
-
-
-def inception_score(samples: Statistics, _reference: Reference) -> float:
-    return samples.inception_score
-
-
-def precision(samples: Statistics, reference: Reference) -> float | None:
-    """The percentage of samples that lie within the manifold of the real images."""
-    return None if reference.manifold is None else 100 * reference.manifold.share_within(samples.features)
-
-
-def recall(samples: Statistics, reference: Reference) -> float | None:
-    """The percentage of real images that lie within the manifold of the samples."""
-    if reference.features is None:
-        return None
-    return 100 * Manifold.of(samples.features, device=reference.device).share_within(reference.features)
-
-
-def fid_drift(cached: Features, uncached: Features) -> float:
-    return frechet_distance(moments(cached.pooled), moments(uncached.pooled))
-
-
-def mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean())
-
-
-def median(values: NDArray[np.float64]) -> float:
-    return float(np.median(values))
-
-
-def psnr_of_mean_error(errors: Errors) -> float:
-    return _psnr(errors.mean())
-
-
-def psnr_of_median_error(errors: Errors) -> float:
-    return _psnr(np.median(errors))
-
-
-def tipped_share(errors: Errors) -> float:
-    return 100 * float(tipped(errors).mean())
-
-
-def psnr_of_untipped(errors: Errors) -> float | None:
-    rest = errors[~tipped(errors)]
-    return _psnr(rest.mean()) if rest.size else None
-
-
-def pairwise_mean(varied: Varied) -> float:
-    return float(varied.distances.double().mean())
-
-
-def pairwise_mse(varied: Varied) -> float:
-    """The mean squared error over all pairs: 2 s^2, with s^2 the unbiased variance of a value over the images."""
-    return float(2 * varied.images.double().var(dim=0).mean())
-
-
-def clip_mean(varied: Varied) -> float:
-    return float(varied.scores.mean())
-
-
-def clip_variance(varied: Varied) -> float:
-    return float(varied.scores.var(ddof=1))
 
 
 def _psnr(mse: float) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from deepcache.errors import DeepCacheError, first_line, needs
+from deepcache.errors import DeepCacheError, needs
+from deepcache.metrics.archives import readable
 from deepcache.metrics.images import checked
-from deepcache.models import load_extractor
+from deepcache.metrics.registry import ALEXNET_FILE, ALEXNET_URL, in_torch_cache
 from deepcache.models.checkpoint import contents
-from deepcache.models.embedded import SIZE, MiniFeatures
+from deepcache.models.embedded import SIZE, MiniFeatures, load_extractor
 
 MINI = "mini-features perceptual"
-BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # a backbone's name in lpips, and its name in torchvision
 _BATCH = 32  # pairs of images that are compared at once
 
 
@@ -30,25 +32,12 @@ class Perceptual(Protocol):
     def name(self) -> str: ...
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        """Measure each pair of images.
-
-        Args:
-            first, second: (B, 3, H, W) in 0..1.
-
-        Returns:
-            (B,) float32 on the CPU; 0 for equal images, lower is closer.
-
-        Raises:
-            DeepCacheError: the batches differ in shape, or are of a shape or range that is not measured.
-        """
+        """The distance (B,), float32 on the CPU, of each pair of images (B, 3, H, W) in 0..1; 0 for equal images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lpips:
-    """LPIPS, version 0.1, by the package lpips. Distances begin at 0, and most pairs stay below 1.
-
-    The package takes images in -1..1 and normalises each channel by ImageNet's mean and deviation; `distance` takes
-    images in 0..1 and has the package do both.
+    """LPIPS, version 0.1, by the package lpips; most distances stay below 1.
 
     References:
         The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (Zhang et al., 2018),
@@ -58,12 +47,8 @@ class Lpips:
     name: str
     model: Any
 
-    @torch.no_grad()
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        device = next(iter(self.model.parameters())).device
-        pairs = zip(*(images.split(_BATCH) for images in _alike(first, second)), strict=True)
-        found = [self.model(a.float().to(device), b.float().to(device), normalize=True).flatten() for a, b in pairs]
-        return torch.cat(found).cpu()
+        return _compared(lambda a, b: self.model(a, b, normalize=True).flatten(), self.model, first, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,93 +59,64 @@ class MiniPerceptual:
 
         d(a, b) = sum_l mean_{h, w} sum_c (f_l(a) - f_l(b))_{c, h, w}^2
 
-    Distances lie in 0..6: a block ends in a ReLU, so that two unit vectors are at most the root of 2 apart. The network
-    takes images in -1..1; `distance` takes images (B, 3, 32, 32) in 0..1. These distances cannot be compared with
-    LPIPS.
+    Distances lie in 0..6: a block ends in a ReLU, so that two unit vectors are at most the root of 2 apart. Images have
+    32 x 32 pixels. These distances cannot be compared with LPIPS.
     """
 
     model: MiniFeatures
     name: str = MINI
 
-    @torch.no_grad()
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
         if first.shape[-2:] != SIZE:
             raise DeepCacheError(
                 f"expected images of 32 x 32 for {self.name}, got shape {tuple(first.shape)}; larger ones are for "
                 "LPIPS: give load_perceptual the file of torchvision's AlexNet weights"
             )
-        pairs = zip(*(images.split(_BATCH) for images in _alike(first, second)), strict=True)
-        return torch.cat([self._between(a, b) for a, b in pairs]).cpu()
+        return _compared(self._between, self.model, first, second)
 
     def _between(self, first: Tensor, second: Tensor) -> Tensor:
-        maps = zip(self._maps(first), self._maps(second), strict=True)
-        layers = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in maps]
-        return torch.stack(layers).sum(dim=0)
-
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        """The map (B, C, H, W) of each block, with a unit vector (or zero, if all channels are) at each position."""
-        hidden, found = self.model.stem(images.to(self.model.device, torch.float32) * 2 - 1), []
+        a, b = (self.model.stem(images * 2 - 1) for images in (first, second))  # the network takes images in -1..1
+        found = []
         for block in self.model.blocks:
-            hidden = block(hidden)
-            found.append(normalize(hidden, dim=1))
-        return found
+            a, b = block(a), block(b)  # (B, C, H, W); where all channels are 0, there is no unit vector but 0
+            found.append((normalize(a, dim=1) - normalize(b, dim=1)).square().sum(dim=1).mean(dim=(1, 2)))
+        return torch.stack(found).sum(dim=0)
 
 
-def load_perceptual(
-    backbone: Path | None = None, *, net: str = "alex", device: str | torch.device = "cpu"
-) -> Perceptual:
+def load_perceptual(backbone: Path | None = None, *, device: str | torch.device = "cpu") -> Perceptual:
     """Load LPIPS if the weights of its backbone are found, else `MiniPerceptual`; nothing is downloaded.
 
     Args:
-        backbone: torchvision's file of the backbone's ImageNet weights; if not given, the file in torch.hub's cache.
-            The weights that LPIPS learned itself come with its package.
-        net: the backbone, "alex" or "vgg".
+        backbone: torchvision's file of AlexNet's ImageNet weights; if not given, the file in torch.hub's cache.
         device: where the network runs.
 
     Raises:
-        DeepCacheError: there is no such net; or a file was given, and lpips is not installed or the file is not there
-            or does not fit.
+        DeepCacheError: a file was given, and lpips is not installed or the file is not there or does not fit.
     """
-    if net not in BACKBONES:
-        raise DeepCacheError(f"expected a net out of {', '.join(BACKBONES)}; got {net!r}")
-    try:
-        with needs("LPIPS", "metrics"):
-            import lpips
-            import torchvision
-    except DeepCacheError:
-        if backbone is not None:
-            raise
-        return _mini(device)
-    url = torchvision.models.get_model_weights(BACKBONES[net]).IMAGENET1K_V1.url
-    path = backbone or Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if os.path.isfile(path):
-        return Lpips(f"LPIPS ({net})", _lpips(lpips, net, path).to(device))
-    if backbone is None:
-        return _mini(device)
-    raise DeepCacheError(f"expected the weights of {BACKBONES[net]} in {path}, which is not there; get them from {url}")
-
-
-def _mini(device: str | torch.device) -> MiniPerceptual:
-    return MiniPerceptual(load_extractor().to(device))
-
-
-def _lpips(lpips: Any, net: str, path: Path) -> Any:
+    path = backbone or in_torch_cache(ALEXNET_FILE)
+    is_there = os.path.isfile(path)
+    if backbone is None and not (is_there and find_spec("lpips") and find_spec("torchvision")):
+        return MiniPerceptual(load_extractor().to(device))
+    with needs("LPIPS", "metrics"):
+        import lpips
+    if not is_there:
+        raise DeepCacheError(f"expected AlexNet's weights in {path}, which is not there; get them from {ALEXNET_URL}")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")  # lpips calls it in an old way
-        model: Any = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        model: Any = lpips.LPIPS(pnet_rand=True, verbose=False)
     given = contents(path)
-    try:
+    with readable(path, "torchvision's weights of alexnet", "do not fit"):
         # lpips cuts torchvision's `features` into slices and keeps their numbers: slice2.3.bias is features.3.bias
         named = {key: given[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
         model.net.load_state_dict(named)
-    except (KeyError, RuntimeError, TypeError, IndexError) as error:
-        raise DeepCacheError(
-            f"expected torchvision's weights of {BACKBONES[net]} in {path}, which do not fit ({first_line(error)})"
-        ) from error
-    return model.eval().requires_grad_(requires_grad=False)
+    return Lpips("LPIPS (alex)", model.eval().requires_grad_(requires_grad=False).to(device))
 
 
-def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def _compared(between: Callable[[Tensor, Tensor], Tensor], model: Any, first: Tensor, second: Tensor) -> Tensor:
+    """The distance of each pair of images, some pairs at a time, in float32 on the model's device."""
     if first.shape != second.shape:
         raise DeepCacheError(f"expected two batches of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    return checked(first), checked(second)
+    device = next(iter(model.parameters())).device
+    pairs = zip(*(checked(images).split(_BATCH) for images in (first, second)), strict=True)
+    return torch.cat([between(*(images.to(device, torch.float32) for images in pair)) for pair in pairs]).cpu()

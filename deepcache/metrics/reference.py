@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from deepcache.errors import DeepCacheError, first_line, on_one_line
+from deepcache.errors import DeepCacheError, on_one_line
 from deepcache.files import whole_file
 from deepcache.metrics import archives
-from deepcache.metrics.distances import Manifold, Moments
-from deepcache.metrics.images import ARRAY, Images, array_images, image_set
-from deepcache.metrics.statistics import Statistics
+from deepcache.metrics.distances import Manifold
+from deepcache.metrics.images import ARRAY, Images, image_set
+from deepcache.metrics.statistics import Moments, Statistics
 from deepcache.models.embedded import EXTRACTOR, WEIGHTS
 
 EMBEDDED = WEIGHTS / EXTRACTOR / "reference.safetensors"  # the held-out images, measured with mini-features
 NUM_FEATURES = 2_000  # pooled features in the embedded reference
-_POOLED, _SPATIAL, _FEATURES = ("mu", "sigma"), ("mu_s", "sigma_s"), "features"  # the ADM suite's names
+_ADM = (("mu", "sigma"), ("mu_s", "sigma_s"))  # the names of the pooled and the spatial moments in the ADM suite
+_OWN = (("pooled.mean", "pooled.covariance"), ("spatial.mean", "spatial.covariance"))
+_FEATURES = "features"
 _WIDEST = 8_192  # features of an image; Inception has 2,048
 _ROUNDING = 1e-4  # how far rounding to float32 moves an eigenvalue at most, as a share of the largest variance
 Arrays = Mapping[str, NDArray[Any]]  # the arrays of a file, by name
@@ -33,22 +36,15 @@ Measured = Callable[[Images], Statistics]  # gathers the statistics of images wi
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What is known of real images.
-
-    Attributes:
-        pooled, spatial: the moments of their features; None where a file has none, so that no metric needs them.
-        features: some of their pooled features (M, D), or None.
-        device: where the distances between features are worked out.
-    """
+    """What is known of real images: moments of their features, and some pooled features (M, D)."""
 
     pooled: Moments | None = None
     spatial: Moments | None = None
     features: NDArray[np.float32] | None = None
-    device: str | torch.device = "cpu"
+    device: str | torch.device = "cpu"  # where the distances between features are worked out
 
     @cached_property
     def manifold(self) -> Manifold | None:
-        """The manifold of `features`, worked out once."""
         return None if self.features is None else Manifold.of(self.features, device=self.device)
 
     def on(self, device: str | torch.device) -> Reference:
@@ -57,58 +53,37 @@ class Reference:
 
 
 def from_statistics(found: Statistics) -> Reference:
-    """The moments and features of images that were read batch by batch."""
     return Reference(found.pooled.moments(), found.spatial.moments(), found.features)
 
 
 def load(path: Path = EMBEDDED) -> Reference:
-    """Read a reference in safetensors; without a path, the statistics that ship with mini-features.
-
-    Raises:
-        DeepCacheError: there is no such file, or it is something else or has values that are no statistics.
-    """
+    """Read a reference in safetensors; without a path, the statistics that ship with mini-features."""
     if not path.exists():
         raise DeepCacheError(f"expected the reference statistics {path}, which is missing; reinstall the package")
-    try:
+    with archives.readable(path, "reference statistics"):
         tensors = load_file(str(path))
-    except Exception as error:  # safetensors raises half a dozen kinds
-        raise DeepCacheError(
-            f"expected reference statistics in {path}, which is truncated or something else: {first_line(error)}"
-        ) from error
-    pooled, spatial = (_moments(path, tensors, f"{kind}.mean", f"{kind}.covariance") for kind in ("pooled", "spatial"))
-    if pooled is None or spatial is None:
-        raise DeepCacheError(f"expected reference statistics in {path}, which lacks moments; get it again")
+    pooled, spatial = (_moments(path, tensors, *names) for names in _OWN)
+    if pooled is None or spatial is None or _FEATURES not in tensors:
+        raise DeepCacheError(f"expected moments and {_FEATURES} in {path}, which lacks some; get it again")
     return Reference(pooled, spatial, _features(path, tensors, pooled))
 
 
 def save_npz(found: Statistics, path: Path) -> None:
-    """Write statistics as a reference: float64 moments under the ADM suite's names, and the kept pooled `features`.
-
-    Raises:
-        DeepCacheError: the file cannot be written.
-    """
+    """Write statistics as a reference: float64 moments under the ADM suite's names, and the kept pooled `features`."""
     pooled, spatial = found.pooled.moments(), found.spatial.moments()
+    arrays = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
     with whole_file(path) as file:
-        np.savez(
-            file,
-            mu=pooled.mean,
-            sigma=pooled.covariance,
-            mu_s=spatial.mean,
-            sigma_s=spatial.covariance,
-            features=found.features,
-        )
+        np.savez(file, **arrays, features=found.features)  # type: ignore[arg-type]
 
 
 def find(path: Path, measured: Measured) -> Reference:
     """Take a reference from a file or a folder.
 
-    Args:
-        path: an `.npz` of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`) or of `save_npz`, a `.safetensors`,
-            or images (`image_set`).
-        measured: gathers the statistics of the images, if `path` has images.
+    Moments in a file win over the moments of the images beside them, since they are of the whole data set.
 
-    Returns:
-        The reference. Moments in a file win over the moments of the images beside them: they are of the whole data set.
+    Args:
+        path: an `.npz` of the ADM suite or of `save_npz`, a `.safetensors`, or images (`image_set`).
+        measured: gathers the statistics of the images, if `path` has images.
 
     Raises:
         DeepCacheError: the path is none of these, an `.npz` has neither images nor moments, or the values are none
@@ -120,15 +95,15 @@ def find(path: Path, measured: Measured) -> Reference:
     if suffix != ".npz" or not is_file:
         return from_statistics(measured(image_set(path)))
     known = archives.headers(path)
-    stored = {name: archives.array(path, name) for name in (*_POOLED, *_SPATIAL, _FEATURES) if name in known}
-    moments_of = [_moments(path, stored, *names) for names in (_POOLED, _SPATIAL)]
-    if moments_of[0] is None and ARRAY not in known:
+    stored = {name: archives.array(path, name) for name in (*chain(*_ADM), _FEATURES) if name in known}
+    pooled, spatial = (_moments(path, stored, *names) for names in _ADM)
+    if pooled is None and ARRAY not in known:
         raise DeepCacheError(
             f"expected mu and sigma, or images as {ARRAY}, in {path}, "
             f"which has {on_one_line(', '.join(sorted(known))) or 'nothing'}; get it again"
         )
-    own = from_statistics(measured(array_images(path))) if ARRAY in known else Reference()
-    pooled, spatial = moments_of[0] or own.pooled, moments_of[1] or own.spatial
+    own = from_statistics(measured(image_set(path))) if ARRAY in known else Reference()
+    pooled, spatial = pooled or own.pooled, spatial or own.spatial
     return Reference(pooled, spatial, own.features if _FEATURES not in stored else _features(path, stored, pooled))
 
 
@@ -146,7 +121,14 @@ def _moments(path: Path, stored: Arrays, mean: str, covariance: str) -> Moments 
             f"expected {mean} (D,) and {covariance} (D, D) in {path}, D at most {_WIDEST:,}, "
             f"got {center.shape} and {spread.shape}; get it again"
         )
-    if not _is_covariance(spread):
+    room = max(_ROUNDING * abs(spread).max(), np.finfo(np.float64).tiny)
+    try:
+        # Cholesky's decomposition exists for positive eigenvalues alone, and takes less work than the eigenvalues
+        np.linalg.cholesky(spread + room * np.eye(size))
+        is_covariance = abs(spread - spread.T).max() <= room
+    except np.linalg.LinAlgError:
+        is_covariance = False
+    if not is_covariance:
         raise DeepCacheError(
             f"expected the covariance of features as {covariance} in {path}, got a matrix that is not symmetric or has "
             "a negative eigenvalue, which no features have; get it again"
@@ -156,20 +138,16 @@ def _moments(path: Path, stored: Arrays, mean: str, covariance: str) -> Moments 
 
 def _features(path: Path, stored: Arrays, pooled: Moments | None) -> NDArray[np.float32]:
     """The pooled features (M, D) in a file, as long as their moments."""
-    if _FEATURES not in stored:
-        raise DeepCacheError(f"expected {_FEATURES} in {path}, which has none; get it again")
     found = _real(path, stored, _FEATURES, np.float32)
     width = None if pooled is None else pooled.mean.size
     if found.ndim != 2 or found.shape[1] != width:
-        raise DeepCacheError(
-            f"expected {_FEATURES} (M, {width}) in {path}, as wide as the mean, got {found.shape}; get it again"
-        )
+        raise DeepCacheError(f"expected {_FEATURES} (M, {width}) in {path}, as wide as the mean, got {found.shape}")
     return found
 
 
 def _real(path: Path, stored: Arrays, name: str, dtype: type[np.floating]) -> NDArray[Any]:
     """An array of a file as floating-point numbers; all values must be real, and finite in float32."""
-    found = np.asarray(stored[name])
+    found = stored[name]
     if found.dtype.kind not in "fiu":
         raise DeepCacheError(f"expected real numbers as {name} in {path}, got {found.dtype}; get it again")
     with np.errstate(over="ignore"):
@@ -177,18 +155,3 @@ def _real(path: Path, stored: Arrays, name: str, dtype: type[np.floating]) -> ND
     if not np.isfinite(single).all():
         raise DeepCacheError(f"expected finite numbers as {name} in {path}, got NaN or infinity; get it again")
     return found.astype(dtype)
-
-
-def _is_covariance(matrix: NDArray[np.float64]) -> bool:
-    """Whether a matrix is symmetric without a negative eigenvalue, up to rounding.
-
-    Cholesky's decomposition, which exists for positive eigenvalues alone, takes far less work than the eigenvalues.
-    """
-    room = _ROUNDING * abs(matrix).max()
-    if abs(matrix - matrix.T).max() > room:
-        return False
-    try:
-        np.linalg.cholesky(matrix + max(room, np.finfo(np.float64).tiny) * np.eye(len(matrix)))
-    except np.linalg.LinAlgError:
-        return False
-    return True

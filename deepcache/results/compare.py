@@ -144,7 +144,7 @@ def interval(changes: Sequence[float]) -> tuple[float, float]:
     """
     import numpy as np  # slow to import, and a pytest session without a gate needs none of it
 
-    from deepcache.metrics.bootstrap import bootstrap
+    from deepcache.metrics.statistics import bootstrap
 
     return bootstrap(np.mean, np.asarray(changes, dtype=np.float64), (1 - CONFIDENCE) / 2)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.bootstrap import TAIL, bootstrap
+from deepcache.metrics.statistics import TAIL, bootstrap
 
 SPEEDUP = "speedup"
 

@@ -11,9 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.bootstrap import TAIL
 from deepcache.metrics.clip_score import Clip
 from deepcache.metrics.perceptual import Perceptual
+from deepcache.metrics.statistics import TAIL
 from deepcache.plan import MOST_STEPS, ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.limits import MOST_A_BATCH, MOST_SAMPLES, require_seeds

@@ -14,9 +14,10 @@ import torch
 from bench.harness.memory import PeakMemory
 from deepcache.__main__ import main
 from deepcache.metrics import fidelity
-from deepcache.metrics.extractors import Features, MiniExtractor
+from deepcache.metrics.extractors import MiniExtractor
 from deepcache.metrics.images import image_set
 from deepcache.metrics.registry import METRICS, Metric
+from deepcache.metrics.statistics import Features
 from deepcache.sampling.store import Store
 from tests.stores import make, manifest
 
@@ -79,10 +80,12 @@ def test_inception_asks_for_a_reference(images, capsys):
 
 
 def test_a_metric_in_the_registry_is_measured_and_printed(images, monkeypatch, capsys):
-    """A function and an entry are all that a new metric takes."""
-    entry = Metric("farthest", 0, "reference", "fidelity.farthest", is_higher_better=False, unit="m")
-    monkeypatch.setitem(METRICS, "farthest", entry)
-    monkeypatch.setattr(fidelity, "farthest", lambda samples, _reference: samples.count / 2, raising=False)
+    """A value and an entry are all that a new metric takes."""
+    quality = fidelity.quality
+    monkeypatch.setitem(METRICS, "farthest", Metric("farthest", 0, "reference", is_higher_better=False, unit="m"))
+    monkeypatch.setattr(
+        fidelity, "quality", lambda samples, real: quality(samples, real) | {"farthest": samples.count / 2}
+    )
     assert main(["metrics", str(images), *MINI]) == 0
     assert "farthest (m)      12.0000   lower is better" in capsys.readouterr().out
     assert main(["metrics", str(images), *MINI, "--json"]) == 0

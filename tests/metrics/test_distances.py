@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import distances
-from deepcache.metrics.distances import Manifold, Moments, frechet_distance, moments, psnr
+from deepcache.metrics.distances import Manifold, frechet_distance, psnr
+from deepcache.metrics.statistics import Moments, RunningMoments
+
+
+def moments(features: np.ndarray) -> Moments:
+    return RunningMoments.of(features).moments()
 
 
 def gaussian_features(seed: int, count: int = 300, size: int = 12) -> np.ndarray:

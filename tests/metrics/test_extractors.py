@@ -12,7 +12,7 @@ from torch.nn.functional import batch_norm, conv2d
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.extractors import Inception, load_inception
-from deepcache.metrics.registry import INCEPTION_FILE, inception_in_cache
+from deepcache.metrics.registry import INCEPTION_FILE, in_torch_cache
 
 torch_fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
@@ -91,7 +91,7 @@ def test_missing_weights_are_one_line_that_says_where_from(tmp_path, monkeypatch
 def test_weights_are_found_in_the_hubs_cache(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    inception_in_cache().symlink_to(weights)
+    in_torch_cache(INCEPTION_FILE).symlink_to(weights)
     assert load_inception().name == "Inception"
 
 

@@ -15,9 +15,9 @@ from deepcache.errors import DeepCacheError
 from deepcache.metrics import fidelity, reference
 from deepcache.metrics.clip_score import Clip
 from deepcache.metrics.distances import Manifold
-from deepcache.metrics.extractors import Features
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB, diversity, drift, quality, squared_errors
-from deepcache.metrics.statistics import Statistics
+from deepcache.metrics.registry import METRICS
+from deepcache.metrics.statistics import Features, Statistics
 
 
 @pytest.fixture
@@ -121,6 +121,8 @@ def test_diversity_is_the_mean_over_all_pairs_and_seeds(varied, measure, monkeyp
     pairs = list(itertools.combinations(varied.double(), 2))
     scores = [100 * image.double().mean().item() for image in varied]
     assert {type(value) for value in found.values()} == {float}
+    assert [*found] == [key for key, metric in METRICS.items() if metric.inputs == "one prompt"]
+    assert all(METRICS[key].low <= value <= METRICS[key].high for key, value in found.items())
     expected = {
         "pairwise_perceptual": statistics.mean((a - b).abs().mean().item() for a, b in pairs),
         "pairwise_mse": statistics.mean((a - b).square().mean().item() for a, b in pairs),

@@ -253,7 +253,7 @@ def test_another_kind_under_a_pictures_name_is_not_decoded(tmp_path):
     """Pillow would give PostScript to a program."""
     for number, kind in enumerate(("EPS", "PPM", "TGA", "PDF")):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png", kind)
-        assert "cannot be read" in refusal(pixels, tmp_path / f"{number}.png")
+        assert "something else" in refusal(pixels, tmp_path / f"{number}.png")
 
 
 def test_hidden_copies_are_no_pictures_of_the_folder(tmp_path):

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import perceptual
-from deepcache.metrics.perceptual import BACKBONES, Lpips, MiniPerceptual, load_perceptual
+from deepcache.metrics.perceptual import Lpips, MiniPerceptual, load_perceptual
+from deepcache.metrics.registry import ALEXNET_FILE
 from deepcache.models.embedded import MiniFeatures
-
-FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
 
 @pytest.fixture
@@ -49,12 +48,10 @@ def unset(monkeypatch) -> None:
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
 
 
-def write_backbone(net: str, path: Path) -> Path:
+def write_backbone(path: Path) -> Path:
     """As torchvision stores it, with random features; the classifier, which nobody looks at, is one zero repeated."""
     with torch.device("meta"):
-        shapes = {
-            key: weight.shape for key, weight in torchvision.models.get_model(BACKBONES[net]).state_dict().items()
-        }
+        shapes = {key: weight.shape for key, weight in torchvision.models.alexnet().state_dict().items()}
     generator, weights = torch.Generator().manual_seed(1), {}
     for key, shape in shapes.items():
         if key.startswith("features"):
@@ -65,35 +62,34 @@ def write_backbone(net: str, path: Path) -> Path:
     return path
 
 
-def oracle(net: str) -> nn.Module:
+def oracle() -> nn.Module:
     """lpips as its users make it: torchvision loads the backbone, from the cache."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
-        return lpips.LPIPS(net=net, verbose=False)
+        return lpips.LPIPS(verbose=False)
 
 
-@pytest.mark.parametrize("net", ["alex", "vgg"])
 @pytest.mark.usefixtures("unset")
-def test_lpips_is_the_packages_own(net, images, cache):
-    write_backbone(net, cache / FILES[net])
-    found, theirs = load_perceptual(net=net), oracle(net)
+def test_lpips_is_the_packages_own(images, cache):
+    write_backbone(cache / ALEXNET_FILE)
+    found, theirs = load_perceptual(), oracle()
     with torch.no_grad():
         expected = theirs(*images, normalize=True).flatten()
         in_wrong_range = theirs(*images).flatten()
-    assert (found.name, type(found)) == (f"LPIPS ({net})", Lpips)
+    assert (found.name, type(found)) == ("LPIPS (alex)", Lpips)
     torch.testing.assert_close(found.distance(*images), expected, rtol=0, atol=0)
     assert not torch.allclose(in_wrong_range, expected, rtol=0.01)
 
 
 @pytest.mark.usefixtures("unset")
 def test_a_backbone_can_be_named(images, cache, tmp_path):
-    named = load_perceptual(write_backbone("alex", tmp_path / "own.pth"))
-    write_backbone("alex", cache / FILES["alex"])
+    named = load_perceptual(write_backbone(tmp_path / "own.pth"))
+    write_backbone(cache / ALEXNET_FILE)
     torch.testing.assert_close(named.distance(*images), load_perceptual().distance(*images), rtol=0, atol=0)
 
 
 def test_loading_lpips_draws_no_random_number(tmp_path):
-    path = write_backbone("alex", tmp_path / "own.pth")
+    path = write_backbone(tmp_path / "own.pth")
     before = torch.get_rng_state()
     load_perceptual(path)
     assert torch.equal(torch.get_rng_state(), before)
@@ -177,10 +173,8 @@ def test_images_that_cannot_be_compared_are_refused(mini, first, second, message
 
 
 def test_a_backbone_that_is_not_there_is_one_clear_line(tmp_path):
-    with pytest.raises(
-        DeepCacheError, match=r"^expected the weights of vgg16 in .*none\.pth, .* get them from .*vgg16"
-    ):
-        load_perceptual(tmp_path / "none.pth", net="vgg")
+    with pytest.raises(DeepCacheError, match=r"^expected AlexNet's weights in .*none\.pth, .* from .*alexnet"):
+        load_perceptual(tmp_path / "none.pth")
 
 
 @pytest.mark.usefixtures("unset")
@@ -200,8 +194,3 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     with pytest.raises(DeepCacheError, match="of which nothing ran"):
         load_perceptual(tmp_path / "foreign.pth")
     assert not (tmp_path / "made").exists()
-
-
-def test_an_unknown_net_is_refused():
-    with pytest.raises(DeepCacheError, match="expected a net out of alex, vgg; got 'squeeze'"):
-        load_perceptual(net="squeeze")

@@ -15,9 +15,9 @@ from bench.training.mini_features import save_reference
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
 from deepcache.metrics import reference as references
-from deepcache.metrics.extractors import Features, MiniExtractor, batches
+from deepcache.metrics.extractors import MiniExtractor
 from deepcache.metrics.images import Images, image_set
-from deepcache.metrics.statistics import Statistics
+from deepcache.metrics.statistics import Features, Statistics
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
@@ -43,7 +43,7 @@ def images(tmp_path: Path) -> Path:
 
 def measured(extractor: MiniExtractor) -> Callable[[Images], Statistics]:
     def statistics(images: Images) -> Statistics:
-        return Statistics.of(batches(extractor, images, batch_size=10))
+        return Statistics.of(map(extractor, images.split(10)))
 
     return statistics
 

@@ -1,4 +1,4 @@
-"""Statistics batch by batch are those of all images at once (exact laws), and torch-fidelity's (independent)."""
+"""Statistics batch by batch are those of all images at once, and intervals those of plain resampling (exact laws)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.distances import RunningMoments, moments
-from deepcache.metrics.extractors import Features
-from deepcache.metrics.statistics import Statistics, drawn
+from deepcache.metrics import statistics
+from deepcache.metrics.statistics import Features, RunningMoments, Statistics, bootstrap, drawn
 
 COUNT = 60
+VALUES = np.random.default_rng(1).normal(3, 2, size=40)
 
 
 def features(count: int = COUNT, seed: int = 0) -> Features:
@@ -43,15 +43,21 @@ def test_any_batches_give_the_same(cuts):
     assert found.count == COUNT
 
 
-def test_features_in_parts_are_the_features():
-    found = Statistics.of(features().split(7))
+def test_a_batch_that_is_converted_in_parts_gives_the_same(monkeypatch):
+    whole = Statistics.of([features()], split=20)
+    monkeypatch.setattr(statistics, "_AT_ONCE", 7)
+    found = Statistics.of([features()], split=20)
     np.testing.assert_array_equal(found.features, features().pooled)
-    np.testing.assert_allclose(found.spatial.mean, Statistics.of([features()]).spatial.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.spatial.mean, whole.spatial.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.pooled.scatter, whole.pooled.scatter, rtol=1e-9, atol=1e-12)
+    assert found.inception_score == pytest.approx(whole.inception_score, rel=1e-12)
 
 
 def test_moments_are_numpys():
     found = features().pooled
-    np.testing.assert_allclose(moments(found).covariance, np.cov(found.astype(np.float64), rowvar=False), rtol=1e-12)
+    np.testing.assert_allclose(
+        RunningMoments.of(found).moments().covariance, np.cov(found.astype(np.float64), rowvar=False), rtol=1e-12
+    )
 
 
 def test_moments_far_from_zero_do_not_cancel():
@@ -117,3 +123,32 @@ def test_features_that_are_no_numbers_are_refused():
     broken.pooled[3, 1] = np.nan
     with pytest.raises(DeepCacheError, match="expected finite features, got NaN"):
         Statistics.of([broken])
+
+
+def test_equal_values_have_no_interval():
+    assert bootstrap(np.mean, np.full(9, 2.5)) == (2.5, 2.5)
+
+
+@pytest.mark.parametrize(("statistic", "tail"), [(np.mean, 0.025), (np.median, 0.005)])
+def test_the_interval_is_that_of_resamples_one_by_one(statistic, tail):
+    generator = np.random.default_rng(0)
+    count = round(max(2_000, 20 / tail))
+    resampled = [statistic(VALUES[generator.integers(40, size=40)]) for _ in range(count)]
+    assert bootstrap(statistic, VALUES, tail) == pytest.approx(np.quantile(resampled, [tail, 1 - tail]), rel=1e-12)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    pairs = VALUES.reshape(20, 2)
+
+    def difference(values: np.ndarray, axis: int) -> np.ndarray:
+        both = np.median(values, axis=axis)
+        return both[..., 0] - both[..., 1]
+
+    whole = bootstrap(difference, pairs)
+    monkeypatch.setattr(statistics, "_CELLS", 7 * pairs.size)
+    assert bootstrap(difference, pairs) == whole
+
+
+def test_a_wider_interval_has_a_smaller_tail():
+    (low, high), (wide_low, wide_high) = bootstrap(np.mean, VALUES), bootstrap(np.mean, VALUES, 0.005)
+    assert wide_low < low < VALUES.mean() < high < wide_high
