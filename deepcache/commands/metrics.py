@@ -95,7 +95,7 @@ def _statistics(extractor: Extractor, images: Images, options: Namespace, name: 
 
 def _clip_score(images: Images, options: Namespace) -> float:
     from deepcache.metrics.clip_score import clip_scores, load_named_clip
-    from deepcache.sampling.prompt_files import prompts_in
+    from deepcache.sampling.conditions import prompts_in
     from deepcache.sampling.store import StoredImages
 
     clip = load_named_clip(options.clip, options.clip_weights, options.device)

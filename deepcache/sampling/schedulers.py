@@ -55,45 +55,18 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
 
 
 def scheduler(name: str, config: Any) -> Any:
-    """Return the scheduler of a name with the noise schedule of another scheduler's configuration.
-
-    Args:
-        name: a key of `SCHEDULERS`.
-        config: the configuration of any of diffusers' schedulers.
-
-    Raises:
-        DeepCacheError: there is no scheduler of that name.
-    """
+    """Return the scheduler of a name, a key of `SCHEDULERS`, with the noise schedule of another one's configuration."""
     if name not in SCHEDULERS:
         raise DeepCacheError(f"expected schedulers out of {', '.join(SCHEDULERS)}, got {name!r}")
     # with that key, diffusers would replace a value that equals one class's default by the other class's default
     return SCHEDULERS[name]({key: value for key, value in config.items() if key != "_use_default_values"})
 
 
-def num_calls(name: str, config: Any, num_steps: int) -> int:
-    """Return how many U-Net calls a generation has; some schedulers need several a step.
-
-    Args:
-        name: a key of `SCHEDULERS`.
-        config: the configuration of any of diffusers' schedulers.
-        num_steps: steps of the scheduler, 1 to `MOST_STEPS`.
+def num_calls(solver: Any, num_steps: int, name: str) -> int:
+    """Set a scheduler to a number of steps, and return how many U-Net calls a generation has; some need several a step.
 
     Raises:
-        DeepCacheError: there is no such scheduler, or it cannot do that number of steps.
-    """
-    return num_calls_of(scheduler(name, config), num_steps, name)
-
-
-def num_calls_of(solver: Any, num_steps: int, name: str) -> int:
-    """Set a scheduler to a number of steps and return how many U-Net calls a generation has.
-
-    Args:
-        solver: one of diffusers' schedulers.
-        num_steps: its steps, 1 to `MOST_STEPS`.
-        name: what an error calls the scheduler.
-
-    Raises:
-        DeepCacheError: the scheduler cannot do that number of steps.
+        DeepCacheError: the scheduler, which the error calls by `name`, cannot do that number of steps.
     """
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     try:

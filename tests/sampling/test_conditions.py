@@ -10,7 +10,6 @@ from deepcache.errors import DeepCacheError
 from deepcache.models.captions import subject_of
 from deepcache.models.embedded import WEIGHTS
 from deepcache.sampling.conditions import (
-    Prompts,
     conditions_of,
     given_conditions,
     labels_of,
@@ -48,6 +47,7 @@ class Repainted:
         pass
 
 
+LINES = (["a"], ["b"], ["a", "a"], ["ab"], ["a", "b"], ["b", "a"])
 LABELLED, PROMPTED, UNASKED = Labelled(), Prompted(), Unasked()
 
 
@@ -84,7 +84,7 @@ def test_rules_tell_conditions_apart():
         conditions_of(LABELLED),
         conditions_of(LABELLED, classes="random"),
         conditions_of(PROMPTED),
-        *(Prompts(lines) for lines in [("a",), ("b",), ("a", "a"), ("ab",), ("a", "b"), ("b", "a")]),
+        *(conditions_of(PROMPTED, prompts=lines) for lines in LINES),
     ]
     assert len({found.rule for found in some}) == len(some)
     assert conditions_of(LABELLED, classes="balanced").rule == conditions_of(LABELLED).rule
@@ -116,7 +116,7 @@ def test_prompts_are_texts(prompts):
 
 
 def test_one_text_is_no_list_of_letters():
-    with pytest.raises(DeepCacheError, match="got the text 'a coat'; put it in a list"):
+    with pytest.raises(DeepCacheError, match="as a list of texts, got 'a coat'; pass prompts="):
         conditions_of(PROMPTED, prompts="a coat")
 
 

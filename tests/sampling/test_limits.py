@@ -11,9 +11,9 @@ from deepcache import tune
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
 from deepcache.plan import MOST_STEPS, CachePlan, quadratic, uniform
-from deepcache.sampling.limits import END_OF_SEEDS, MOST_SAMPLES, seeds_of
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import num_calls
+from deepcache.sampling.seeds import END_OF_SEEDS, MOST_SAMPLES, seeds_of
 from deepcache.sampling.workload import Sampling, Workload
 
 HUGE = 10**9
@@ -86,7 +86,7 @@ def test_more_steps_than_any_generation_has_are_refused(capsys, command, steps):
         lambda steps: quadratic(steps, 3, 2, 1.5),
         lambda steps: CachePlan(steps, (0,)),
         lambda steps: Sampling("ddim", steps),
-        lambda steps: num_calls("ddim", {}, steps),
+        lambda steps: num_calls(None, steps, "ddim"),
     ],
 )
 @pytest.mark.parametrize("steps", [HUGE, 10**5_000], ids=["a billion", "5,000 digits"])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.prompt_files import prompts_in
+from deepcache.sampling.conditions import prompts_in
 
 
 def test_a_prompt_a_line(tmp_path):

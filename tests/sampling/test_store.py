@@ -21,9 +21,9 @@ import torch
 
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.manifest import LAYOUT, Manifest
-from deepcache.sampling.shards import Shard, aligned, gaps, joined
+from deepcache.sampling.seeds import Worker, gaps, joined
+from deepcache.sampling.shards import Shard
 from deepcache.sampling.store import Store
-from deepcache.sampling.workers import Worker
 from tests.stores import MANIFEST, hashes, make, manifest
 
 SEEDS = range(3, 25)
@@ -55,9 +55,13 @@ def test_any_number_of_workers_writes_the_same_files(tmp_path, workers):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_every_shard_has_one_worker(count):
-    workers = [Worker(rank, count) for rank in range(count)]
-    assert all(sum(worker.owns(shard) for worker in workers) == 1 for shard in range(50))
+def test_every_shard_has_one_worker_that_depends_on_its_number_alone(count):
+    def shares(seeds: range) -> dict[range, int]:
+        return {part: rank for rank in range(count) for part in Worker(rank, count).share(seeds, 4)}
+
+    found = shares(range(3, 200))
+    assert sorted(seed for part in found for seed in part) == list(range(3, 200))
+    assert all(found[part] == rank for part, rank in shares(range(48, 96)).items())
 
 
 def test_shards_begin_at_multiples_of_their_size(tmp_path):
@@ -119,10 +123,9 @@ def test_batches_are_all_images_in_order_without_loading_all(tmp_path, size):
 
 def test_what_is_missing_is_told(tmp_path):
     store = fill(tmp_path)
-    assert store.is_complete(SEEDS)
+    assert store.missing(SEEDS) == []
     assert Store.open(tmp_path) == store
     Shard(tmp_path, range(8, 12), MANIFEST).path.unlink()
-    assert not store.is_complete(SEEDS)
     assert store.missing(range(10, 30)) == [10, 11, *range(25, 30)]
     for read in (lambda: store.images([3, 9]), lambda: list(store.batches(2, [3, 9]))):
         with one_line("2 seeds in .*, of which 1 are missing, the first of seed 9"):
@@ -179,8 +182,8 @@ def test_a_refusal_names_what_differs_and_shortens_long_values(tmp_path):
     fill(tmp_path)
     with one_line(r"num_steps \(there 3, here 4\); scheduler_config.beta_end \(there 0.02, here 0.03\); take"):
         Store.create(tmp_path, manifest(num_steps=4, scheduler_config=CHANGES["scheduler_config"]))
-    with one_line(r"conditions \(there \"none\", here \"x{56}\.\.\.\); take"):
-        Store.create(tmp_path, manifest(conditions="x" * 100))
+    with one_line(r"conditions \(there 'none', here 'x{199}\.\.\.\); take"):
+        Store.create(tmp_path, manifest(conditions="x" * 1000))
 
 
 def test_a_store_decides_the_layout_of_who_follows_it(tmp_path):
@@ -594,8 +597,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_seeds_fall_into_shards_and_blocks():
-    assert list(aligned(range(3, 9), 4)) == [(0, range(3, 4)), (1, range(4, 8)), (2, range(8, 9))]
-    assert list(aligned(range(4, 8), 4)) == [(1, range(4, 8))]
+    assert list(Worker().share(range(3, 9), 4)) == [range(3, 4), range(4, 8), range(8, 9)]
+    assert list(Worker(1, 2).share(range(3, 13), 4)) == [range(4, 8), range(12, 13)]
 
 
 def test_a_manifest_is_json_that_gives_it_again(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.workers import Worker, worker
+from deepcache.sampling.seeds import Worker, worker
 
 
 def slurm(number: int, count: int, first: int = 0, step: int = 1) -> dict[str, str]:
@@ -42,12 +42,12 @@ def test_all_processes_of_all_tasks_of_an_array_are_different_workers():
     [
         ("3", {}, "expected a worker as RANK/COUNT"),
         ("-1/3", {}, "expected a worker as RANK/COUNT"),
-        ("3/3", {}, r"expected a worker out of 0\.\.2, got 3"),
+        ("3/3", {}, r"expected a worker's rank below the number of workers, got 3/3"),
         ("0/0", {}, "the number of workers"),
         (None, {"RANK": "0"}, "only one is set"),
         (None, {"WORLD_SIZE": "2"}, "only one is set"),
         (None, {"RANK": "x", "WORLD_SIZE": "2"}, "expected RANK to be a whole number, got 'x'"),
-        (None, {"RANK": "2", "WORLD_SIZE": "2"}, r"expected a worker out of 0\.\.1, got 2"),
+        (None, {"RANK": "2", "WORLD_SIZE": "2"}, r"expected a worker's rank below the number of workers, got 2/2"),
         (None, {**slurm(7, 2, first=3)}, "expected a Slurm array of evenly spaced ids"),
         (None, slurm(6, 3, first=0, step=5), "expected a Slurm array of evenly spaced ids"),
     ],
