@@ -38,10 +38,7 @@ def labels_of(seeds: Sequence[int], num_classes: int) -> list[int]:
 
 
 def random_labels_of(seeds: Sequence[int], num_classes: int) -> list[int]:
-    """Return the class of each seed, drawn uniformly as in the paper's released script.
-
-    A class is drawn by the seed's hash, so that it is independent of the seed's noise.
-    """
+    """Return the class of each seed, drawn uniformly by the seed's hash, which is independent of the seed's noise."""
     digests = [sha256(f"class of seed {seed}".encode()).digest() for seed in seeds]
     return [int.from_bytes(digest) % num_classes for digest in digests]
 
@@ -56,7 +53,7 @@ def conditions_of(pipe: Any, *, classes: str | None = None, prompts: Sequence[st
 
     Args:
         pipe: a diffusers pipeline; the arguments of its call decide what it is asked.
-        classes: "balanced" (the default) or "random", for a class-conditional pipeline.
+        classes: "balanced" (the default) or "random", as the paper's released script draws classes.
         prompts: what the samples show; seed i takes prompt i modulo their number. The embedded models take captions of
             garments if none are given.
     """
@@ -71,7 +68,11 @@ def conditions_of(pipe: Any, *, classes: str | None = None, prompts: Sequence[st
         rule = f"{classes or 'balanced'} classes of {count}"
         return Ruled(rule, lambda seeds: {"class_labels": labels(seeds, count)})
     if prompts is not None:
-        return _in_turn(prompts)
+        lines = () if isinstance(prompts, str) else tuple(prompts)
+        if not lines or not all(isinstance(line, str) for line in lines):
+            raise DeepCacheError(f"expected prompts as a list of texts, got {prompts!r:.200}; pass ['a coat', ...]")
+        rule = f"{len(lines)} prompts sha256:{sha256(chr(0).join(lines).encode()).hexdigest()}"
+        return Ruled(rule, lambda seeds: {"prompt": [lines[seed % len(lines)] for seed in seeds]})
     if is_prompted and is_embedded(pipe):
         return Ruled("captions of garments", lambda seeds: {"prompt": prompts_of(seeds)})
     if is_prompted:
@@ -85,15 +86,6 @@ def conditions_of(pipe: Any, *, classes: str | None = None, prompts: Sequence[st
             "function from a list of seeds to the pipeline's arguments for them"
         )
     return Ruled("none", lambda seeds: {"batch_size": len(seeds)})
-
-
-def _in_turn(prompts: Sequence[str]) -> Ruled:
-    """Return the conditions by which seed i takes prompt i modulo the number of prompts."""
-    lines = () if isinstance(prompts, str) else tuple(prompts)
-    if not lines or not all(isinstance(line, str) for line in lines):
-        raise DeepCacheError(f"expected prompts as a list of texts, got {prompts!r:.200}; pass prompts=['a coat', ...]")
-    rule = f"{len(lines)} prompts sha256:{sha256(chr(0).join(lines).encode()).hexdigest()}"
-    return Ruled(rule, lambda seeds: {"prompt": [lines[seed % len(lines)] for seed in seeds]})
 
 
 def given_conditions(pipe: Any, prompts: Sequence[str] | None, conditions: Conditions | None) -> Conditions:

@@ -72,11 +72,7 @@ def sample(
 
 
 def fitting(make: Callable[[int], Made], batch_size: int, *, is_halved: bool) -> Made:
-    """Return what `make` gives for a batch size; where the memory does not suffice, halve the size, and say so.
-
-    Raises:
-        DeepCacheError: the memory does not suffice, and `is_halved` is false or the batch is a single sample.
-    """
+    """Return what `make` gives for a batch size; where memory is too small, halve the size and say so, or refuse."""
     while True:
         try:
             return make(batch_size)

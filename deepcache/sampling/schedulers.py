@@ -17,20 +17,17 @@ from diffusers import (
 from deepcache.errors import DeepCacheError, first_line
 from deepcache.plan import MOST_STEPS, require_whole
 
-_QUADRATIC_END = 0.8  # the quadratic schedule starts at this share of the training timesteps
-
 
 class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
-    """DDIM whose timesteps are evenly spaced in their square root: dense at the end, as for CIFAR-10.
+    """DDIM whose timesteps are evenly spaced in their square root, so that they repeat near 0, as for CIFAR-10.
 
-    DPM-Solver++ of order 1 is DDIM without clipping, on any timesteps. Timesteps repeat near 0, as in the original.
+    DPM-Solver++ of order 1 is DDIM without clipping, on any timesteps.
 
-    References: Denoising Diffusion Implicit Models (Song et al., 2021), appendix D.2,
-    https://arxiv.org/abs/2010.02502
+    References: Denoising Diffusion Implicit Models (Song et al., 2021), appendix D.2, https://arxiv.org/abs/2010.02502
     """
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        end = _QUADRATIC_END * self.config.num_train_timesteps
+        end = 0.8 * self.config.num_train_timesteps  # where the original's quadratic schedule starts
         timesteps = (np.linspace(0, end**0.5, num_inference_steps) ** 2).astype(int)
         super().set_timesteps(timesteps=timesteps[::-1].tolist(), device=device)
 
@@ -63,11 +60,7 @@ def scheduler(name: str, config: Any) -> Any:
 
 
 def num_calls(solver: Any, num_steps: int, name: str) -> int:
-    """Set a scheduler to a number of steps, and return how many U-Net calls a generation has; some need several a step.
-
-    Raises:
-        DeepCacheError: the scheduler, which the error calls by `name`, cannot do that number of steps.
-    """
+    """Set a solver to a number of steps, and return a generation's U-Net calls; errors call the solver by `name`."""
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     try:
         solver.set_timesteps(num_steps)

@@ -82,11 +82,7 @@ class Shard:
 
     @contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
-        """Open the file and check its origin and the sizes of its arrays.
-
-        Altered bytes make zipfile and numpy raise a dozen kinds of errors, also inside the block; each of them becomes
-        the same refusal.
-        """
+        """Open the file, and check its origin and the sizes of its arrays; refuse it also for errors in the block."""
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 raise self._refused("which is no file; move it away and sample again")
@@ -101,7 +97,7 @@ class Shard:
                 yield archive
         except DeepCacheError:
             raise
-        except Exception as error:
+        except Exception as error:  # altered bytes make zipfile and numpy raise a dozen kinds of errors
             said = getattr(error, "strerror", None) or first_line(error)
             is_seek = getattr(error, "errno", None) == errno.EINVAL  # zipfile seeks before the file's beginning
             if isinstance(error, (OSError, MemoryError)) and not is_seek:

@@ -42,7 +42,7 @@ class Store:
         """Open a store to fill it, or begin a new store; temporary files of killed processes are removed.
 
         Args:
-            folder: where the store is, or will be; a folder of other samples, or without a manifest, is refused.
+            folder: where the store is, or will be; other samples, or samples without a manifest, are refused.
             manifest: the manifest of the wanted samples.
             follows: attributes that an existing store may have otherwise, such as those of `LAYOUT`.
         """
@@ -67,10 +67,7 @@ class Store:
 
     @classmethod
     def below(cls, parent: Path | str, manifest: Manifest, *, follows: Collection[str] = LAYOUT) -> Store:
-        """Open the store of a manifest: `parent` itself, or a folder in `parent` of any name; else begin a new store.
-
-        The arguments are those of `create`, which may refuse the store.
-        """
+        """Open the store of a manifest: `parent` itself, or a folder in it of any name; else begin a new store."""
         parent = Path(parent)
         for path in sorted([*parent.glob(FILE), *parent.glob(f"*/{FILE}")]):
             try:
@@ -89,10 +86,7 @@ class Store:
         return _missing(seeds, self._there())
 
     def work(self, seeds: range, worker: Worker) -> list[range]:
-        """Return what is missing of a worker's share of the seeds, as ranges within one shard each.
-
-        Every file is looked at once.
-        """
+        """Return what is missing of a worker's share of the seeds, as ranges within one shard each."""
         there = self._there()
         return [gap for wanted in worker.share(seeds, self.manifest.shard_size) for gap in gaps(wanted, there)]
 
@@ -104,7 +98,7 @@ class Store:
         """
         require_seeds(seeds)
         for block in self.work(seeds, worker or Worker()):
-            shard = self._shard(block)
+            shard = Shard(self.folder, block, self.manifest)
             if shard.path.exists():  # another process has written the shard meanwhile
                 shard.require()
             else:
@@ -124,9 +118,6 @@ class Store:
         for images in self._parts(self.seeds() if seeds is None else sorted(seeds)):
             yield from images.split(size)
 
-    def _shard(self, seeds: range) -> Shard:
-        return Shard(self.folder, seeds, self.manifest)
-
     def _there(self) -> list[range]:
         """Return the seeds whose samples the store has, as ascending ranges that do not touch."""
         shards = named(self.folder)
@@ -136,7 +127,8 @@ class Store:
     def _require(self, shards: list[range]) -> None:
         """Refuse shards that are truncated or of another manifest; one error names several of them."""
         refusals: dict[str, DeepCacheError] = {}
-        for shard in map(self._shard, shards):
+        for seeds in shards:
+            shard = Shard(self.folder, seeds, self.manifest)
             try:
                 shard.require()
             except DeepCacheError as error:
@@ -163,7 +155,7 @@ class Store:
             done = end  # a longer shard, of a command with more seeds, may hold the same samples again
         self._require([shard for shard, _ in parts])
         for shard, some in parts:
-            images = torch.from_numpy(self._shard(shard).read()).permute(0, 3, 1, 2)
+            images = torch.from_numpy(Shard(self.folder, shard, self.manifest).read()).permute(0, 3, 1, 2)
             yield images[torch.tensor(some) - shard.start]
 
 

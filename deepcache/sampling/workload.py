@@ -108,10 +108,7 @@ class Workload:
             self.pipe.scheduler = own
 
     def sample(self, seeds: Sequence[int], **options: Any) -> Tensor:
-        """Sample the pipeline as it is now; the steps are among the options, and `under` sets the rest of a sampling.
-
-        The options are arguments of `samples.sample` or of the pipeline, in place of the workload's own.
-        """
+        """Sample the pipeline as it is now, by `samples.sample`; the options go before the workload's own arguments."""
         own = {"batch_size": self.batch_size, "conditions": self.conditions, **self.arguments}
         return sample(self.pipe, seeds, **{**own, **options})
 
@@ -156,13 +153,8 @@ def by_protocol(
 ) -> tuple[Workload, Sampling]:
     """Return a model's workload and its uncached sampling: as asked, and for the rest as the model's protocol says.
 
-    Args:
-        model: the model's name.
-        pipe, conditions: the model's pipeline, and what its samples show.
-        scheduler, num_steps: the solver and its steps, which a model without a protocol must be told.
-        guidance_scale: the same for a pipeline that takes it.
-        batch_size: how many samples run together; without a protocol `SHARD_SIZE` if not given.
-        **more: attributes of the `Workload`.
+    A model without a protocol must be told its solver, its steps and, if its pipeline takes one, the guidance scale; it
+    runs `SHARD_SIZE` samples together unless it is told another batch size. `more` are attributes of the `Workload`.
     """
     asked: dict[str, Any] = {"scheduler": scheduler, "num_steps": num_steps}
     if "guidance_scale" in signature(pipe.__call__).parameters:
@@ -189,6 +181,5 @@ def by_protocol(
 
 def image_size_of(pipe: Any) -> list[int]:
     """Return height and width of the images that a pipeline samples unless it is told another size."""
-    height, width = sides(pipe.unet.config.sample_size)
-    side = pixels_a_side(pipe)
-    return [height * side, width * side]
+    scale = pixels_a_side(pipe)
+    return [scale * side for side in sides(pipe.unet.config.sample_size)]
