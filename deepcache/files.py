@@ -95,7 +95,7 @@ def json_value(text: str, what: str, source: object) -> Any:
             raise refused(source, what, f"which has a whole number of more than {MOST_DIGITS} digits")
         if any(type(value) is str and not value.isascii() and _SURROGATE.search(value) for value in level):
             raise refused(source, what, "which has half a character (a lone surrogate)")
-        parts = [value for value in level if isinstance(value, list)]
+        parts: list[Any] = [value for value in level if isinstance(value, list)]
         parts += [pair for value in level if isinstance(value, dict) for pair in value.items()]
         level = [value for part in parts for value in part]
         if not level:
