@@ -16,7 +16,7 @@ from bench.harness import requirements
 from bench.harness.requirements import Needs
 from bench.harness.scales import SCALES, device_of, scale_of
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.limits import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
+from deepcache.sampling.seeds import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 if TYPE_CHECKING:
     from bench.harness.laws import Judge
@@ -91,7 +91,7 @@ def _require_places(config: pytest.Config) -> None:
     prompts, folder = (config.getoption(name) for name in ("prompts", "images_dir"))
     try:
         if prompts is not None:
-            from deepcache.sampling.prompt_files import prompts_in
+            from deepcache.sampling.conditions import prompts_in
 
             prompts_in(prompts)
         if folder is not None:

@@ -28,8 +28,7 @@ from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_errors, squared_errors
 from deepcache.plan import Interval
 from deepcache.results.layout import Layout
-from deepcache.sampling.conditions import prompts_of
-from deepcache.sampling.prompt_files import prompts_in
+from deepcache.sampling.conditions import prompts_in, prompts_of
 
 NEEDS = Needs(("prompted",))
 TABLE = Layout(

@@ -137,7 +137,7 @@ def package() -> dict[str, Callable[[Path], Any]]:
     from deepcache.plan import CachePlan
     from deepcache.results import record
     from deepcache.results.gate import gate
-    from deepcache.sampling.prompt_files import prompts_in
+    from deepcache.sampling.conditions import prompts_in
     from deepcache.sampling.shards import Shard
     from deepcache.sampling.store import Store
 

@@ -18,7 +18,7 @@ from deepcache.metrics.extractors import Extractor, MiniExtractor, load_inceptio
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.metrics.statistics import Statistics
 from deepcache.models.registry import EMBEDDED, MODELS, Protocol
-from deepcache.sampling.prompt_files import prompts_in
+from deepcache.sampling.conditions import prompts_in
 from deepcache.sampling.workload import DTYPES
 
 CHANGES = ("num_samples", "num_steps", "batch_size")  # attributes of a protocol that options of these names change

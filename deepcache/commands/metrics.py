@@ -94,7 +94,7 @@ def _statistics(extractor: Extractor, images: Images, options: Namespace, name: 
 
 def _clip_score(images: Images, options: Namespace) -> float:
     from deepcache.metrics.clip_score import clip_scores, load_clip
-    from deepcache.sampling.prompt_files import prompts_in
+    from deepcache.sampling.conditions import prompts_in
     from deepcache.sampling.store import StoredImages
 
     clip = load_clip(options.clip, checkpoint=options.clip_weights, device=options.device)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.limits import MOST_A_BATCH, MOST_A_SHARD, MOST_THREADS, seeds_of, whole
+from deepcache.sampling.seeds import MOST_A_BATCH, MOST_A_SHARD, MOST_THREADS, seeds_of, whole
 
 if TYPE_CHECKING:
+    from deepcache.sampling.seeds import Worker
     from deepcache.sampling.store import Store
-    from deepcache.sampling.workers import Worker
 
 AUTO = "auto"
 PLANS = (
@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> str:
-    from deepcache.sampling.workers import worker
+    from deepcache.sampling.seeds import worker
 
     own = worker(options.worker)
     try:
@@ -66,10 +66,9 @@ def _filled(options: Namespace, own: Worker) -> Store:
     """Return the store after this worker has sampled its share."""
     from deepcache import models
     from deepcache.plan import parse_plan
-    from deepcache.sampling.conditions import conditions_of
+    from deepcache.sampling.conditions import conditions_of, prompts_in
     from deepcache.sampling.filling import fill
     from deepcache.sampling.manifest import SHARD_SIZE
-    from deepcache.sampling.prompt_files import prompts_in
     from deepcache.sampling.store import Store
     from deepcache.sampling.workload import DTYPES, by_protocol
     from deepcache.unets.registry import cut
@@ -92,8 +91,7 @@ def _filled(options: Namespace, own: Worker) -> Store:
     sampling = replace(sampling, plan=parse_plan(options.plan, workload.num_calls(sampling)))
     if sampling.plan is not None:
         cut(pipe.unet, sampling.plan.branch)  # refuses a branch that is not there, before there is a store
-    made_with = {"threads": options.threads}
-    manifest = workload.manifest(sampling, shard_size=options.shard_size or SHARD_SIZE, made_with=made_with)
+    manifest = workload.manifest(sampling, shard_size=options.shard_size or SHARD_SIZE)
     given = {"batch_size": size, "shard_size": options.shard_size}
     store = Store.create(options.out, manifest, follows=[name for name, value in given.items() if value is None])
     fill(store, workload, sampling, options.seeds, worker=own, name=str(own))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.limits import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
+from deepcache.sampling.seeds import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 if TYPE_CHECKING:
     from deepcache.metrics.clip_score import Clip
@@ -56,8 +56,7 @@ def add(commands: Any) -> None:
 def run(options: Namespace) -> str:
     from deepcache import models
     from deepcache.models.loading import require_device, usual_device
-    from deepcache.sampling.conditions import conditions_of
-    from deepcache.sampling.prompt_files import prompts_in
+    from deepcache.sampling.conditions import conditions_of, prompts_in
     from deepcache.sampling.workload import by_protocol
     from deepcache.search.tuned import plot, require_matplotlib
     from deepcache.search.tuner import tune

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,92 +12,85 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from deepcache.cache.caching import Cache
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.samples import half_of, is_out_of_memory
+from deepcache.sampling.samples import fitting
+from deepcache.sampling.seeds import Worker
 from deepcache.sampling.shards import Pixels
 from deepcache.sampling.store import Store
-from deepcache.sampling.workers import Progress, Worker
 from deepcache.sampling.workload import Sampling, Workload
 
+EVERY_S = 30.0  # between two lines of progress where there is no terminal
 Flags = list[Tensor]  # (rows,) bool, one a call of a network
 
 
 def fill(
     store: Store, workload: Workload, sampling: Sampling, seeds: range, *, worker: Worker | None = None, name: str
 ) -> Cache | None:
-    """Sample what a store misses of a worker's share of the seeds, in batches of the store's size.
+    """Sample what a store misses of a worker's share of the seeds, and return the sampling's cache, if it has one.
 
-    Args:
-        store: a store with the manifest of the workload and the sampling.
-        workload: the pipeline and what its samples show.
-        sampling: how it is sampled.
-        seeds: the seeds of all workers.
-        worker: which of several workers this process is; the only one if not given.
-        name: text before the progress bar.
-
-    Returns:
-        What the cache did; None for an uncached sampling.
-
-    Raises:
-        DeepCacheError: samples are NaN or infinite, the memory does not suffice, or `Store.fill` refuses.
+    The store has the manifest of the workload and the sampling; `name` stands before the progress bar.
     """
     worker = worker or Worker()
     total = sum(map(len, store.work(seeds, worker)))
-    with workload.under(sampling) as cache, Progress(total, name, worker.local_rank) as progress:
-        batches = Batches(workload, sampling, store.manifest.batch_size, progress.say, progress.advance)
-        store.fill(seeds, batches, worker)
+    with workload.under(sampling) as cache, _progress(total, name, worker.local_rank) as advance:
+        store.fill(seeds, Batches(workload, sampling, store.manifest.batch_size, advance), worker)
     return cache
+
+
+@contextmanager
+def _progress(total: int, name: str, position: int) -> Iterator[Callable[[int], None]]:
+    """Show how many images are made, by a bar on a terminal, else by a line every `EVERY_S`; yield what counts them."""
+    begin = told = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        bar.update(count)
+        done += count
+        now = time.monotonic()
+        if bar.disable and now - told >= EVERY_S:
+            told = now
+            tqdm.write(f"{name}: {done} of {total} images, {done / (now - begin):.3g} images/s", file=sys.stderr)
+
+    with tqdm(total=total, desc=name, unit="image", position=position, disable=None, leave=False) as bar:
+        yield advance
 
 
 @dataclass
 class Batches:
-    """Samples successive seeds for `Store.fill`, within `workload.under(sampling)`.
-
-    Attributes:
-        workload, sampling: what is sampled, and how.
-        size: samples of a batch; a batch that is too large for the memory halves it for all that follow.
-        say: called with one line when a batch is halved.
-        advance: called with the number of samples after each batch.
-    """
+    """Samples successive seeds for `Store.fill`, within `workload.under(sampling)`."""
 
     workload: Workload
     sampling: Sampling
-    size: int
-    say: Callable[[str], None]
-    advance: Callable[[int], None]
+    size: int  # of a batch; a batch that is too large for the memory halves the size for all that follow
+    advance: Callable[[int], None]  # called with the number of samples after each batch
 
     def __call__(self, seeds: range) -> Pixels:
-        """Return the samples, (B, H, W, 3), rounded to 8 bits as diffusers rounds.
-
-        Raises:
-            DeepCacheError: samples are NaN or infinite, or the memory does not suffice.
-        """
-        done, start = [], seeds.start
-        while start < seeds.stop:
-            pixels = self._batch(range(start, min(start + self.size, seeds.stop)))
-            if pixels is not None:
-                done.append(pixels)
-                start += len(pixels)
-                self.advance(len(pixels))
+        """Return the samples, (B, H, W, 3), rounded to 8 bits as diffusers rounds; refuse NaN and infinity."""
+        done: list[Pixels] = []
+        while seeds:
+            asked = min(self.size, len(seeds))
+            pixels = fitting(
+                lambda size, rest=seeds: self._batch(rest[:size]), asked, is_halved=self.workload.is_halved
+            )
+            if len(pixels) < asked:
+                self.size = len(pixels)
+            done.append(pixels)
+            seeds = seeds[len(pixels) :]
+            self.advance(len(pixels))
         return np.concatenate(done)
 
-    def _batch(self, seeds: range) -> Pixels | None:
-        """Return a batch, or None where the memory did not suffice and the next batch is smaller."""
-        try:
-            return self._sampled(seeds)
-        except (RuntimeError, MemoryError) as error:  # torch's out of memory is a RuntimeError
-            if not is_out_of_memory(error):
-                raise
-        # after the error, which holds the batch's tensors, is gone
-        self.size = half_of(len(seeds), is_halved=self.workload.is_halved, say=self.say)
-        return None
-
-    def _sampled(self, seeds: range) -> Pixels:
+    def _batch(self, seeds: range) -> Pixels:
         with watched(self.workload.pipe) as flags:
             images = self.workload.sample(seeds, batch_size=len(seeds), progress=False, **self.sampling.arguments)
-        _require_finite(seeds, finite(flags, images))
+        if broken := [str(seed) for seed, is_fine in zip(seeds, finite(flags, images), strict=True) if not is_fine]:
+            raise DeepCacheError(
+                f"expected finite samples, got NaN or infinite values of seeds {', '.join(broken)}; "
+                "take another dtype or other weights"
+            )
         rounded = images.mul(255).round().to(torch.uint8)
         return rounded.permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -112,9 +107,11 @@ def watched(pipe: Any) -> Iterator[Flags]:
         values = output if isinstance(output, Tensor) else output[0]
         flags.append(values.isfinite().flatten(1).all(1))
 
+    decoders = (getattr(getattr(pipe, name, None), "decoder", None) for name in ("vae", "vqvae", "movq"))
     with ExitStack() as stack:
-        for network in (pipe.unet, *_decoders(pipe)):
-            stack.callback(network.register_forward_hook(note).remove)
+        for network in (pipe.unet, *decoders):
+            if isinstance(network, nn.Module):
+                stack.callback(network.register_forward_hook(note).remove)
         yield flags
 
 
@@ -128,18 +125,3 @@ def finite(flags: Flags, images: Tensor) -> Tensor:
         parts = rows.view(-1, count).all(0) if len(rows) % count == 0 else rows.all().expand(count)
         found = found & parts.to(found.device)
     return found.cpu()
-
-
-def _decoders(pipe: Any) -> list[nn.Module]:
-    vaes = (getattr(pipe, name, None) for name in ("vae", "vqvae", "movq"))
-    decoders = (getattr(vae, "decoder", None) for vae in vaes)
-    return [decoder for decoder in decoders if isinstance(decoder, nn.Module)]
-
-
-def _require_finite(seeds: Sequence[int], is_finite: Tensor) -> None:
-    broken = [seed for seed, is_fine in zip(seeds, is_finite.tolist(), strict=True) if not is_fine]
-    if broken:
-        raise DeepCacheError(
-            f"expected finite samples, got NaN or infinite values of seeds {', '.join(map(str, broken))}; "
-            "take another dtype or other weights"
-        )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -16,52 +16,36 @@ from pydantic import Field, TypeAdapter, ValidationError
 from deepcache.errors import DeepCacheError, on_one_line, shown
 from deepcache.files import read_json, refused
 from deepcache.plan import MOST_STEPS, CachePlan
-from deepcache.sampling.limits import MOST_A_BATCH, MOST_A_SHARD, MOST_PIXELS_A_SIDE
+from deepcache.sampling.seeds import MOST_A_BATCH, MOST_A_SHARD, MOST_PIXELS_A_SIDE
 
 FILE = "manifest.json"
 SCHEMA = 2
 SHARD_SIZE = 250  # seeds a file, unless another size is asked for
 LAYOUT = ("shard_size", "batch_size")  # attributes that change no more than the rounding of samples
-_SHOWN = 60  # characters of a value in an error
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The facts that shape a store's samples, as plain values that JSON keeps.
+    """The facts that shape a store's samples, as plain values that JSON keeps; the annotations are the file's schema.
 
-    The annotations are the schema by which `read` checks a file.
-
-    Attributes:
-        model: name of the model, for the reader.
-        weights: "trained" or "random", and a hash of the weights of all networks.
-        scheduler, scheduler_config: name of the solver, and its noise schedule.
-        num_steps: steps of the solver, which may call the U-Net more often.
-        guidance_scale: scale of classifier-free guidance; None for a model without guidance.
-        conditions: the rule by which a seed's class or prompt is chosen, with a hash of the prompts.
-        plan: the `CachePlan` as a dict; None for no cache.
-        dtype: number format in which the networks compute.
-        image_size: height and width in pixels.
-        batch_size: how many samples run together.
-        shard_size: seeds a file; no batch crosses the end of a file.
-        made_with: versions, device and threads of the first writer. They are not compared, though they may change how
-            samples are rounded, as the batch size does.
-        schema: version of the store's format.
+    Versions, device and threads (`made_with`) are not compared, though they may change how samples are rounded.
     """
 
-    model: str
-    weights: str
+    model: str  # name of the model, for the reader
+    weights: str  # "trained" or "random", and a hash of the weights of all networks
     scheduler: str
-    scheduler_config: dict[str, Any]
-    num_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
-    guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None
-    conditions: str
-    plan: dict[str, Any] | None
-    dtype: str
+    scheduler_config: dict[str, Any]  # the solver's noise schedule
+    num_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]  # of the solver, which may call the U-Net more often
+    guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None  # None for a model without guidance
+    conditions: str  # the rule by which a seed's class or prompt is chosen, with a hash of the prompts
+    plan: dict[str, Any] | None  # the `CachePlan`; None for no cache
+    dtype: str  # number format in which the networks compute
+    # height and width in pixels
     image_size: Annotated[list[Annotated[int, Field(ge=1, le=MOST_PIXELS_A_SIDE)]], Field(min_length=2, max_length=2)]
-    batch_size: Annotated[int, Field(ge=1, le=MOST_A_BATCH)]
-    shard_size: Annotated[int, Field(ge=1, le=MOST_A_SHARD)] = SHARD_SIZE
-    made_with: dict[str, Any] = field(default_factory=dict, compare=False)
-    schema: int = SCHEMA
+    batch_size: Annotated[int, Field(ge=1, le=MOST_A_BATCH)]  # how many samples run together
+    shard_size: Annotated[int, Field(ge=1, le=MOST_A_SHARD)] = SHARD_SIZE  # seeds a file; no batch crosses its end
+    made_with: dict[str, Any] = field(default_factory=dict, compare=False)  # about the first writer
+    schema: int = SCHEMA  # version of the store's format
 
     @property
     def is_trained(self) -> bool:
@@ -80,63 +64,48 @@ class Manifest:
         """SHA-256 of all that is compared; every shard holds it, which tells a foreign shard."""
         return sha256(json.dumps(self._compared(), sort_keys=True).encode()).hexdigest()
 
-    def following(self, other: Manifest, names: Iterable[str]) -> Manifest:
-        """Return this manifest with some attributes of another."""
-        return replace(self, **{name: getattr(other, name) for name in names})
-
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
-    def require(self, found: Manifest, folder: Path) -> None:
-        """Refuse the store in a folder if its manifest, `found`, is not this one.
-
-        Raises:
-            DeepCacheError: the manifests differ; the error names what differs.
-        """
+    def require(self, found: Manifest, folder: Path, follows: Collection[str] = ()) -> None:
+        """Refuse the store in a folder if its manifest, `found`, is not this one but for the attributes `follows`."""
         ours, theirs = _flat(self._compared()), _flat(found._compared())
-        differing = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
-        if differing:
-            parts = [f"{name} (there {_short(theirs.get(name))}, here {_short(ours.get(name))})" for name in differing]
+        parts = [
+            f"{name} (there {shown(theirs.get(name))}, here {shown(ours.get(name))})"
+            for name in sorted(ours.keys() | theirs.keys())
+            if ours.get(name) != theirs.get(name) and name not in follows
+        ]
+        if parts:
             raise DeepCacheError(
                 f"expected a store of the same samples in {folder}, which differs in {'; '.join(parts)}; take another "
                 "folder"
             )
 
-    def _compared(self) -> dict[str, Any]:
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
-        return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    def _compared(self) -> Any:
+        return json.loads(json.dumps({f.name: getattr(self, f.name) for f in fields(self) if f.compare}))
 
 
 _SCHEMA = TypeAdapter(Manifest)
 
 
 def read(folder: Path) -> Manifest:
-    """Return the manifest of the store in a folder.
-
-    Raises:
-        DeepCacheError: there is no manifest, it was altered, or another version of the package wrote it.
-    """
+    """Return the manifest of the store in a folder; refuse a manifest that was altered or is of another schema."""
     path, what = folder / FILE, f"a store with a {FILE}"
     found = read_json(path, what)
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:
-        reason = f"which has schema {shown(schema)} and not {SCHEMA}, this version's; take another folder"
-        raise refused(path, what, reason)
+        raise refused(path, what, f"which has schema {shown(schema)} and not {SCHEMA}; take another folder")
     try:
         manifest = _SCHEMA.validate_json(json.dumps(found), strict=True, extra="forbid")
         if manifest.plan is not None:
             CachePlan.from_json(json.dumps(manifest.plan), "its plan")
     except (ValidationError, DeepCacheError) as error:
-        raise refused(path, what, f"which was altered ({_first(error)}); restore it or take another folder") from error
+        reason = on_one_line(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'all'}: {first['msg']}, got {shown(first['input'])}"
+        raise refused(path, what, f"which was altered ({reason}); restore it or take another folder") from error
     return manifest
-
-
-def _first(error: ValidationError | DeepCacheError) -> str:
-    """Return the first thing that is wrong, on one line."""
-    if isinstance(error, DeepCacheError):
-        return on_one_line(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'all'}: {first['msg']}, got {shown(first['input'])}"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -144,8 +113,3 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {name: value}
     return {k: v for key in value for k, v in _flat(value[key], f"{name}.{key}".lstrip(".")).items()}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

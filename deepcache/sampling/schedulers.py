@@ -17,20 +17,17 @@ from diffusers import (
 from deepcache.errors import DeepCacheError, first_line
 from deepcache.plan import MOST_STEPS, require_whole
 
-_QUADRATIC_END = 0.8  # the quadratic schedule starts at this share of the training timesteps
-
 
 class QuadraticDDIMScheduler(DPMSolverMultistepScheduler):  # type: ignore[misc]
-    """DDIM whose timesteps are evenly spaced in their square root: dense at the end, as for CIFAR-10.
+    """DDIM whose timesteps are evenly spaced in their square root, so that they repeat near 0, as for CIFAR-10.
 
-    DPM-Solver++ of order 1 is DDIM without clipping, on any timesteps. Timesteps repeat near 0, as in the original.
+    DPM-Solver++ of order 1 is DDIM without clipping, on any timesteps.
 
-    References: Denoising Diffusion Implicit Models (Song et al., 2021), appendix D.2,
-    https://arxiv.org/abs/2010.02502
+    References: Denoising Diffusion Implicit Models (Song et al., 2021), appendix D.2, https://arxiv.org/abs/2010.02502
     """
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        end = _QUADRATIC_END * self.config.num_train_timesteps
+        end = 0.8 * self.config.num_train_timesteps  # where the original's quadratic schedule starts
         timesteps = (np.linspace(0, end**0.5, num_inference_steps) ** 2).astype(int)
         super().set_timesteps(timesteps=timesteps[::-1].tolist(), device=device)
 
@@ -55,46 +52,15 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
 
 
 def scheduler(name: str, config: Any) -> Any:
-    """Return the scheduler of a name with the noise schedule of another scheduler's configuration.
-
-    Args:
-        name: a key of `SCHEDULERS`.
-        config: the configuration of any of diffusers' schedulers.
-
-    Raises:
-        DeepCacheError: there is no scheduler of that name.
-    """
+    """Return the scheduler of a name, a key of `SCHEDULERS`, with the noise schedule of another one's configuration."""
     if name not in SCHEDULERS:
         raise DeepCacheError(f"expected schedulers out of {', '.join(SCHEDULERS)}, got {name!r}")
     # with that key, diffusers would replace a value that equals one class's default by the other class's default
     return SCHEDULERS[name]({key: value for key, value in config.items() if key != "_use_default_values"})
 
 
-def num_calls(name: str, config: Any, num_steps: int) -> int:
-    """Return how many U-Net calls a generation has; some schedulers need several a step.
-
-    Args:
-        name: a key of `SCHEDULERS`.
-        config: the configuration of any of diffusers' schedulers.
-        num_steps: steps of the scheduler, 1 to `MOST_STEPS`.
-
-    Raises:
-        DeepCacheError: there is no such scheduler, or it cannot do that number of steps.
-    """
-    return num_calls_of(scheduler(name, config), num_steps, name)
-
-
-def num_calls_of(solver: Any, num_steps: int, name: str) -> int:
-    """Set a scheduler to a number of steps and return how many U-Net calls a generation has.
-
-    Args:
-        solver: one of diffusers' schedulers.
-        num_steps: its steps, 1 to `MOST_STEPS`.
-        name: what an error calls the scheduler.
-
-    Raises:
-        DeepCacheError: the scheduler cannot do that number of steps.
-    """
+def num_calls(solver: Any, num_steps: int, name: str) -> int:
+    """Set a solver to a number of steps, and return a generation's U-Net calls; errors call the solver by `name`."""
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     try:
         solver.set_timesteps(num_steps)

@@ -7,25 +7,24 @@ import os
 import re
 import stat
 import zipfile
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError, first_line
 from deepcache.files import whole_file
-from deepcache.sampling.limits import END_OF_SEEDS
 from deepcache.sampling.manifest import Manifest
+from deepcache.sampling.seeds import END_OF_SEEDS
 
 Pixels = NDArray[np.uint8]  # (B, H, W, 3)
 _NAME = re.compile(r"seeds-([0-9]{8,19})-([0-9]{8,19})\.npz")
 _ORIGIN = "origin.txt"  # the member that names the manifest and the seeds
-_IMAGES, _SEEDS = "arr_0", "seeds"
+_IMAGES, _SEEDS = "arr_0.npy", "seeds.npy"
 _MOST_HEADER = 4_096  # bytes that numpy puts before an array's values
 
 
@@ -45,40 +44,37 @@ class Shard:
     def path(self) -> Path:
         return self.folder / _name(self.seeds)
 
-    def write(self, images: Pixels) -> None:
-        """Write the samples, one a seed, under a temporary name, then rename the file.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the samples, (B, H, W, 3)."""
+        return len(self.seeds), *self.manifest.image_size, 3
 
-        Raises:
-            DeepCacheError: the file cannot be written, for instance because the disk is full.
-        """
+    def write(self, images: Pixels) -> None:
+        """Write the samples, one a seed; refuse samples of another shape, such as those of another model."""
+        if images.shape != self.shape:
+            raise DeepCacheError(
+                f"expected samples of shape {self.shape}, got {images.shape}; is the model's size right?"
+            )
+        arrays = {_IMAGES: images, _SEEDS: np.array(self.seeds, dtype=np.int64)}
         with whole_file(self.path) as file, zipfile.ZipFile(file, "w") as archive:
             archive.writestr(zipfile.ZipInfo(_ORIGIN), self._origin)  # a ZipInfo of our own has no time of writing
-            for name, values in ((_IMAGES, images), (_SEEDS, np.array(self.seeds, dtype=np.int64))):
-                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            for name, values in arrays.items():
+                with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, values, allow_pickle=False)
 
     def require(self) -> None:
-        """Refuse a file that is not this shard, without reading its images.
-
-        Raises:
-            DeepCacheError: the file is truncated, no regular file, of another manifest or other seeds, or cannot be
-                read.
-        """
+        """Refuse a file that is truncated, no regular file or of another origin, without reading its images."""
         with self._opened():
             pass
 
     def read(self) -> Pixels:
-        """Return the samples, (B, H, W, 3), in the order of the seeds.
-
-        Raises:
-            DeepCacheError: the file is not what `write` wrote, or cannot be read.
-        """
+        """Return the samples, (B, H, W, 3), in the order of the seeds; refuse a file that `write` did not write."""
         with self._opened() as archive:
-            images = _array(archive, _IMAGES, np.uint8, (len(self.seeds), *self.manifest.image_size, 3))
-            seeds = _array(archive, _SEEDS, np.int64, (len(self.seeds),))
+            images = _array(archive, _IMAGES, np.dtype(np.uint8), self.shape)
+            seeds = _array(archive, _SEEDS, np.dtype(np.int64), self.shape[:1])
             if seeds.tolist() != list(self.seeds):
                 raise ValueError(f"seeds {seeds[0]} to {seeds[-1]}")
-        return np.asarray(images, dtype=np.uint8)
+        return images
 
     @property
     def _origin(self) -> bytes:
@@ -86,48 +82,35 @@ class Shard:
 
     @contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
-        """Open the file and check its origin.
-
-        Altered bytes make zipfile and numpy raise a dozen kinds of errors, also inside the block; each of them becomes
-        the same refusal.
-        """
+        """Open the file, and check its origin and the sizes of its arrays; refuse it also for errors in the block."""
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
-                raise self._refused("which is no file", "move it away and sample again")
+                raise self._refused("which is no file; move it away and sample again")
             with zipfile.ZipFile(self.path) as archive:
-                self._require_origin(archive)
+                sizes = {info.filename: info.file_size for info in archive.infolist()}
+                if sizes.get(_ORIGIN) != len(self._origin) or archive.read(_ORIGIN) != self._origin:
+                    said = "was made of other seeds or settings" if _ORIGIN in sizes else "says nothing of its origin"
+                    raise self._refused(f"which {said}; move it to another folder and sample again")
+                for name, expected in ((_IMAGES, prod(self.shape)), (_SEEDS, 8 * len(self.seeds))):
+                    if not expected <= sizes.get(name, 0) <= expected + _MOST_HEADER:
+                        raise ValueError(f"{name} has {sizes.get(name, 0)} bytes, not {expected}")
                 yield archive
         except DeepCacheError:
             raise
-        except Exception as error:
-            if _is_of_the_system(error):
-                reason = f"which cannot be read ({getattr(error, 'strerror', None) or first_line(error)})"
-                raise self._refused(reason, "mend that and run the command again") from error
-            raise self._refused(
-                f"which is truncated or altered ({first_line(error)})", "delete it and sample again"
-            ) from error
+        except Exception as error:  # altered bytes make zipfile and numpy raise a dozen kinds of errors
+            said = getattr(error, "strerror", None) or first_line(error)
+            is_seek = getattr(error, "errno", None) == errno.EINVAL  # zipfile seeks before the file's beginning
+            if isinstance(error, (OSError, MemoryError)) and not is_seek:
+                raise self._refused(f"which cannot be read ({said}); mend that and run the command again") from error
+            raise self._refused(f"which is truncated or altered ({said}); delete it and sample again") from error
 
-    def _require_origin(self, archive: zipfile.ZipFile) -> None:
-        sizes = {info.filename: info.file_size for info in archive.infolist()}
-        if sizes.get(_ORIGIN) != len(self._origin) or archive.read(_ORIGIN) != self._origin:
-            said = "says nothing of its origin" if _ORIGIN not in sizes else "was made of other seeds or settings"
-            raise self._refused(f"which {said}", "move it to another folder and sample again")
-        pixels = len(self.seeds) * self.manifest.image_size[0] * self.manifest.image_size[1] * 3
-        for name, expected in ((_IMAGES, pixels), (_SEEDS, 8 * len(self.seeds))):
-            if not expected <= sizes.get(f"{name}.npy", 0) <= expected + _MOST_HEADER:
-                raise ValueError(f"{name} has {sizes.get(f'{name}.npy', 0)} bytes, not {expected}")
-
-    def _refused(self, reason: str, advice: str) -> DeepCacheError:
+    def _refused(self, reason: str) -> DeepCacheError:
         seeds = f"{self.seeds.start}:{self.seeds.stop}"
-        return DeepCacheError(f"expected the samples of seeds {seeds} in {self.path}, {reason}; {advice}")
+        return DeepCacheError(f"expected the samples of seeds {seeds} in {self.path}, {reason}")
 
 
 def named(folder: Path) -> list[range]:
-    """Return the seeds of a folder's shards, ascending, as the files' names tell them; no file is opened.
-
-    Raises:
-        DeepCacheError: the folder cannot be read.
-    """
+    """Return the seeds of a folder's shards, ascending, as the files' names tell them; no file is opened."""
     try:
         names = [_NAME.fullmatch(name) for name in os.listdir(folder)]
     except OSError as error:
@@ -139,57 +122,16 @@ def named(folder: Path) -> list[range]:
     return sorted(ours, key=lambda seeds: (seeds.start, seeds.stop))
 
 
-def aligned(seeds: range, size: int) -> Iterator[tuple[int, range]]:
-    """Cut seeds at multiples of a shard's size: yield the absolute number of each shard, and its seeds among these."""
-    for number in range(seeds.start // size, -(-seeds.stop // size)):
-        yield number, range(max(seeds.start, number * size), min(seeds.stop, (number + 1) * size))
-
-
-def joined(parts: Iterable[range]) -> list[range]:
-    """Unite ranges, which come in the order of their first seeds, to as few ranges as possible."""
-    found: list[range] = []
-    for part in parts:
-        if found and part.start <= found[-1].stop:
-            found[-1] = range(found[-1].start, max(found[-1].stop, part.stop))
-        else:
-            found.append(part)
-    return found
-
-
-def gaps(seeds: range, there: list[range]) -> Iterator[range]:
-    """Yield the parts of `seeds` that are in none of the ranges `there`, which ascend and do not touch.
-
-    Only the ranges near the seeds are looked at, found by bisection.
-    """
-    start = seeds.start
-    for i in range(max(0, bisect_right(there, start, key=lambda part: part.start) - 1), len(there)):
-        if there[i].start >= seeds.stop:
-            break
-        if start < there[i].start:
-            yield range(start, there[i].start)
-        start = max(start, there[i].stop)
-    if start < seeds.stop:
-        yield range(start, seeds.stop)
-
-
-def _is_of_the_system(error: Exception) -> bool:
-    """Return whether the disk, the permissions or the memory are at fault, and not the file's content."""
-    is_read = (
-        isinstance(error, OSError) and error.errno != errno.EINVAL
-    )  # EINVAL: zipfile seeks before the file's beginning
-    return is_read or isinstance(error, MemoryError)
-
-
 def _name(seeds: range) -> str:
     return f"seeds-{seeds.start:08d}-{seeds.stop:08d}.npz"
 
 
-def _array(archive: zipfile.ZipFile, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Pixels:
     """Read an array; refuse it by its header if its type or shape is not the expected one."""
-    with archive.open(f"{name}.npy") as member:
-        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        found_shape, _, found_dtype = header[np.lib.format.read_magic(member)](member)
-        if (found_shape, found_dtype) != (shape, np.dtype(dtype)):
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        found_shape, _, found_dtype = np.lib.format.read_array_header_1_0(member)
+        if (version, found_shape, found_dtype) != ((1, 0), shape, dtype):
             raise ValueError(f"{found_dtype} {found_shape} as {name}")
         member.seek(0)
         return np.asarray(np.lib.format.read_array(member, allow_pickle=False))

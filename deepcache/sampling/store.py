@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,10 +13,9 @@ from torch import Tensor
 
 from deepcache.errors import DeepCacheError
 from deepcache.files import remove_abandoned, whole_file
-from deepcache.sampling.limits import require_seeds
 from deepcache.sampling.manifest import FILE, LAYOUT, Manifest, read
-from deepcache.sampling.shards import Pixels, Shard, aligned, gaps, joined, named
-from deepcache.sampling.workers import Worker
+from deepcache.sampling.seeds import Worker, gaps, joined, require_seeds
+from deepcache.sampling.shards import Pixels, Shard, named
 
 Make = Callable[[range], Pixels]  # from successive seeds to their samples
 _TOLD = 5  # files that one error names
@@ -25,7 +25,8 @@ _TOLD = 5  # files that one error names
 class Store:
     """Samples in a folder: `manifest.json`, and shards (`Shard`) that begin at multiples of its `shard_size`.
 
-    A shard counts only if its `origin.txt` names the manifest.
+    A shard counts only if its `origin.txt` names the manifest. Each method that looks at shards raises a
+    `DeepCacheError` about a shard that is truncated or of another store.
     """
 
     folder: Path
@@ -33,11 +34,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path | str) -> Store:
-        """Open a store to read it, finished or not.
-
-        Raises:
-            DeepCacheError: there is no store in the folder.
-        """
+        """Open a store to read it, finished or not; a folder without a store is refused."""
         return cls(Path(folder), read(Path(folder)))
 
     @classmethod
@@ -45,13 +42,9 @@ class Store:
         """Open a store to fill it, or begin a new store; temporary files of killed processes are removed.
 
         Args:
-            folder: where the store is, or will be.
+            folder: where the store is, or will be; other samples, or samples without a manifest, are refused.
             manifest: the manifest of the wanted samples.
             follows: attributes that an existing store may have otherwise, such as those of `LAYOUT`.
-
-        Raises:
-            DeepCacheError: the folder holds a store of other samples, or shards without a manifest, or cannot be
-                written.
         """
         folder = Path(folder)
         try:
@@ -69,74 +62,39 @@ class Store:
             with whole_file(folder / FILE, replace=False) as file:  # the first of several processes wins
                 file.write(manifest.to_json().encode())
         found = read(folder)
-        manifest.following(found, follows).require(found, folder)
+        manifest.require(found, folder, follows)
         return cls(folder, found)
 
     @classmethod
     def below(cls, parent: Path | str, manifest: Manifest, *, follows: Collection[str] = LAYOUT) -> Store:
-        """Open the store of a manifest: `parent` itself, or a folder in `parent` of any name; else begin a new store.
-
-        Args:
-            parent: the folder of stores.
-            manifest: the manifest of the wanted samples.
-            follows: attributes that an existing store may have otherwise.
-
-        Raises:
-            DeepCacheError: `create` refuses.
-        """
+        """Open the store of a manifest: `parent` itself, or a folder in it of any name; else begin a new store."""
         parent = Path(parent)
         for path in sorted([*parent.glob(FILE), *parent.glob(f"*/{FILE}")]):
             try:
-                found = read(path.parent)
-                manifest.following(found, follows).require(found, path.parent)
+                manifest.require(read(path.parent), path.parent, follows)
             except DeepCacheError:  # a store of other samples, or no store
                 continue
             return cls.create(path.parent, manifest, follows=follows)
         return cls.create(parent / manifest.name, manifest)
 
     def seeds(self) -> list[int]:
-        """Return the seeds whose samples the store has, ascending.
-
-        Raises:
-            DeepCacheError: a file is truncated, or of another store.
-        """
+        """Return the seeds whose samples the store has, ascending."""
         return [seed for part in self._there() for seed in part]
 
     def missing(self, seeds: Iterable[int]) -> list[int]:
-        """Return the seeds whose samples the store does not have.
-
-        Raises:
-            DeepCacheError: a file is truncated, or of another store.
-        """
+        """Return the seeds whose samples the store does not have."""
         return _missing(seeds, self._there())
 
-    def is_complete(self, seeds: Iterable[int]) -> bool:
-        return not self.missing(seeds)
-
     def work(self, seeds: range, worker: Worker) -> list[range]:
-        """Return what is missing of a worker's share of the seeds, as ranges within one shard each.
-
-        Every file is looked at once.
-
-        Raises:
-            DeepCacheError: a file is truncated, or of another store.
-        """
+        """Return what is missing of a worker's share of the seeds, as ranges within one shard each."""
         there = self._there()
-        owned = (wanted for number, wanted in aligned(seeds, self.manifest.shard_size) if worker.owns(number))
-        return [gap for wanted in owned for gap in gaps(wanted, there)]
+        return [gap for wanted in worker.share(seeds, self.manifest.shard_size) for gap in gaps(wanted, there)]
 
     def fill(self, seeds: range, make: Make, worker: Worker | None = None) -> None:
-        """Sample what is missing of a worker's share of the seeds, a shard at a time.
+        """Sample what is missing of a worker's share of all workers' seeds, a shard at a time.
 
-        Args:
-            seeds: the seeds of all workers.
-            make: samples successive seeds of one shard. If its result depends on these seeds alone, any number of
-                workers writes the same files.
-            worker: which of several workers this process is; the only one if not given.
-
-        Raises:
-            DeepCacheError: a shard cannot hold the seeds or samples, a file is truncated or of another store, or a
-                file cannot be written.
+        `make` samples successive seeds of one shard. If its result depends on these seeds alone, any number of workers
+        writes the same files. If no worker is given, there is only one.
         """
         require_seeds(seeds)
         for block in self.work(seeds, worker or Worker()):
@@ -144,28 +102,19 @@ class Store:
             if shard.path.exists():  # another process has written the shard meanwhile
                 shard.require()
             else:
-                shard.write(self._checked(make(block), block))
+                shard.write(make(block))
 
     def images(self, seeds: Sequence[int]) -> Tensor:
-        """Return images, (B, 3, H, W) uint8, in the order of the seeds.
-
-        Raises:
-            DeepCacheError: samples are missing, or a file is broken or of another store.
-        """
+        """Return images, (B, 3, H, W) uint8, in the order of the seeds; missing samples are an error."""
         found = torch.empty(len(seeds), 3, *self.manifest.image_size, dtype=torch.uint8)
         order = sorted(range(len(seeds)), key=lambda i: seeds[i])
-        done = 0
-        for images in self._parts([seeds[i] for i in order]):
-            found[order[done : done + len(images)]] = images
-            done += len(images)
+        parts = self._parts([seeds[i] for i in order])
+        for place, image in zip(order, chain.from_iterable(parts), strict=True):
+            found[place] = image
         return found
 
     def batches(self, size: int, seeds: Iterable[int] | None = None) -> Iterator[Tensor]:
-        """Yield the images of all seeds or of some, ascending: (B, 3, H, W) uint8, at most `size` of one shard.
-
-        Raises:
-            DeepCacheError: samples are missing, or a file is broken or of another store.
-        """
+        """Yield the images of all seeds or of some, ascending: (B, 3, H, W) uint8, at most `size` of one shard."""
         for images in self._parts(self.seeds() if seeds is None else sorted(seeds)):
             yield from images.split(size)
 
@@ -177,19 +126,18 @@ class Store:
 
     def _require(self, shards: list[range]) -> None:
         """Refuse shards that are truncated or of another manifest; one error names several of them."""
-        refusals = []
+        refusals: dict[str, DeepCacheError] = {}
         for seeds in shards:
             shard = Shard(self.folder, seeds, self.manifest)
             try:
                 shard.require()
             except DeepCacheError as error:
-                refusals.append((shard.path.name, error))
+                refusals[shard.path.name] = error
         if refusals:
-            (_, first), *others = refusals
-            names = ", ".join(name for name, _ in others[: _TOLD - 1]) + ", ..." * (len(refusals) > _TOLD)
-            raise DeepCacheError(
-                f"{first}; {len(others)} more are refused: {names}" if others else str(first)
-            ) from first
+            first, (_, *others) = next(iter(refusals.values())), refusals
+            names = ", ".join(others[: _TOLD - 1]) + ", ..." * (len(others) >= _TOLD)
+            rest = f"; {len(others)} more are refused: {names}" if others else ""
+            raise DeepCacheError(f"{first}{rest}") from first
 
     def _parts(self, seeds: list[int]) -> Iterator[Tensor]:
         """Yield the images of ascending seeds, a shard at a time."""
@@ -209,14 +157,6 @@ class Store:
         for shard, some in parts:
             images = torch.from_numpy(Shard(self.folder, shard, self.manifest).read()).permute(0, 3, 1, 2)
             yield images[torch.tensor(some) - shard.start]
-
-    def _checked(self, images: Pixels, block: range) -> Pixels:
-        expected = (len(block), *self.manifest.image_size, 3)
-        if images.shape != expected:
-            raise DeepCacheError(
-                f"expected samples of shape {expected}, got {images.shape}; is the model's size right?"
-            )
-        return images
 
 
 def _missing(seeds: Iterable[int], there: list[range]) -> list[int]:
@@ -238,11 +178,7 @@ class StoredImages:
         return StoredImages(self.store, self.seeds[part])
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """Yield `size` images at a time; every file is read once.
-
-        Raises:
-            DeepCacheError: the seeds do not ascend, samples are missing, or a file is broken or of another store.
-        """
+        """Yield `size` images at a time; every file is read once, and seeds that do not ascend are refused."""
         if list(self.seeds) != sorted(self.seeds):
             raise DeepCacheError("expected ascending seeds, in whose order the files of a store are read; sort them")
         rest = torch.empty(0, 3, *self.store.manifest.image_size, dtype=torch.uint8)

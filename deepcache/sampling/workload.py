@@ -26,7 +26,7 @@ from deepcache.plan import MOST_STEPS, CachePlan, Interval, require_whole
 from deepcache.sampling.conditions import Conditions
 from deepcache.sampling.manifest import SHARD_SIZE, Manifest
 from deepcache.sampling.samples import sample
-from deepcache.sampling.schedulers import num_calls, num_calls_of, scheduler
+from deepcache.sampling.schedulers import num_calls, scheduler
 from deepcache.unets.calls import sides
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -35,20 +35,11 @@ SCALED = ("euler", "heun")  # solvers in noise levels, whose latents a pipeline 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a workload's seeds become samples.
+    """How a workload's seeds become samples."""
 
-    Attributes:
-        scheduler: name of the solver, a key of `SCHEDULERS`; None for the pipeline's own.
-        num_steps: steps of the solver, 1 to `MOST_STEPS`; some solvers call the U-Net more often.
-        plan: which U-Net calls are full; None for no cache.
-
-    Raises:
-        DeepCacheError: `num_steps` is out of range.
-    """
-
-    scheduler: str | None
-    num_steps: int
-    plan: CachePlan | Interval | None = None
+    scheduler: str | None  # name of the solver, a key of `SCHEDULERS`; None for the pipeline's own
+    num_steps: int  # steps of the solver, 1 to `MOST_STEPS`; some solvers call the U-Net more often
+    plan: CachePlan | Interval | None = None  # which U-Net calls are full; None for no cache
 
     def __post_init__(self) -> None:
         require_whole("num_steps", self.num_steps, at_least=1, at_most=MOST_STEPS)
@@ -61,28 +52,15 @@ class Sampling:
 
 @dataclass(eq=False)
 class Workload:
-    """A pipeline, what its samples show, and how many are sampled together.
+    """A pipeline, what its samples show, and how many are sampled together."""
 
-    Attributes:
-        pipe: a diffusers pipeline with its own scheduler, on any device.
-        conditions: a function from seeds to the pipeline's arguments for them, as `conditions_of` gives.
-        batch_size: how many samples run together.
-        arguments: the pipeline's arguments that are the same for all samples, such as `guidance_scale`.
-        model: the model's name, or where it was loaded from.
-        weights: "trained" or "random".
-        is_halved: whether a batch that is too large for the memory is halved, instead of refused.
-
-    Raises:
-        DeepCacheError: the guidance scale is no finite number.
-    """
-
-    pipe: Any
-    conditions: Conditions
-    batch_size: int
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    model: str = ""
-    weights: str = "trained"
-    is_halved: bool = False
+    pipe: Any  # a diffusers pipeline with its own scheduler, on any device
+    conditions: Conditions  # a function from seeds to the pipeline's arguments for them, as `conditions_of` gives
+    batch_size: int  # how many samples run together
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the pipeline, the same for all samples
+    model: str = ""  # the model's name, or where it was loaded from
+    weights: str = "trained"  # or "random"
+    is_halved: bool = False  # whether a batch that is too large for the memory is halved, instead of refused
 
     def __post_init__(self) -> None:
         scale = self.guidance_scale
@@ -92,7 +70,7 @@ class Workload:
 
     @property
     def guidance_scale(self) -> float | None:
-        """The scale of classifier-free guidance; None where the pipeline's own counts, or there is no guidance."""
+        """The scale of classifier-free guidance, a finite number; None for the pipeline's own, or for no guidance."""
         return self.arguments.get("guidance_scale")
 
     @property
@@ -102,19 +80,20 @@ class Workload:
 
     @cached_property
     def weights_hash(self) -> str:
-        """The `weights_hash` of the pipeline, which no sampling changes."""
-        return weights_hash(self.pipe)
+        """The SHA-256 of all parameters and buffers of the pipeline's networks, with their names and shapes."""
+        digest = sha256()
+        for name, network in sorted(self.pipe.components.items()):
+            if isinstance(network, nn.Module):
+                for key, tensor in sorted(network.state_dict().items()):
+                    digest.update(f"{name}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def num_calls(self, sampling: Sampling) -> int:
-        """Return the number of U-Net calls of a generation.
-
-        Raises:
-            DeepCacheError: the solver is unknown, or cannot do that number of steps.
-        """
-        if sampling.scheduler is None:
-            own = self.pipe.scheduler
-            return num_calls_of(deepcopy(own), sampling.num_steps, type(own).__name__)
-        return num_calls(sampling.scheduler, self._config, sampling.num_steps)
+        """Return the number of U-Net calls of a generation; refuse an unknown solver, or steps that it cannot do."""
+        name, own = sampling.scheduler, self.pipe.scheduler
+        solver = deepcopy(own) if name is None else scheduler(name, self._config)
+        return num_calls(solver, sampling.num_steps, name or type(own).__name__)
 
     @contextmanager
     def under(self, sampling: Sampling) -> Iterator[Cache | None]:
@@ -129,31 +108,15 @@ class Workload:
             self.pipe.scheduler = own
 
     def sample(self, seeds: Sequence[int], **options: Any) -> Tensor:
-        """Sample the pipeline as it is now; the steps are among the options, and `under` sets the rest of a sampling.
-
-        Args:
-            seeds: the seeds, one a sample.
-            **options: arguments of `samples.sample` or of the pipeline, in place of the workload's own.
-
-        Returns:
-            (B, 3, H, W) in 0..1, float32, on the CPU.
-        """
+        """Sample the pipeline as it is now, by `samples.sample`; the options go before the workload's own arguments."""
         own = {"batch_size": self.batch_size, "conditions": self.conditions, **self.arguments}
         return sample(self.pipe, seeds, **{**own, **options})
 
-    def manifest(
-        self, sampling: Sampling, *, shard_size: int = SHARD_SIZE, made_with: Mapping[str, Any] | None = None
-    ) -> Manifest:
-        """Return what tells the samples of this workload from other samples.
-
-        Args:
-            sampling: how the workload is sampled, by a named solver; a plan is a `CachePlan`.
-            shard_size: how many samples a file has.
-            made_with: facts about the first writer, beside the versions and the device.
-        """
+    def manifest(self, sampling: Sampling, *, shard_size: int = SHARD_SIZE) -> Manifest:
+        """Return what tells the samples of this workload, by a named solver and a `CachePlan`, from other samples."""
         assert sampling.scheduler is not None
         assert not isinstance(sampling.plan, Interval)
-        config = scheduler(sampling.scheduler, self._config).config
+        config, device = scheduler(sampling.scheduler, self._config).config, self.pipe.unet.device
         return Manifest(
             model=Path(self.model).name,
             weights=f"{self.weights} sha256:{self.weights_hash}",
@@ -167,7 +130,13 @@ class Workload:
             image_size=image_size_of(self.pipe),
             batch_size=self.batch_size,
             shard_size=shard_size,
-            made_with={**_versions(self.pipe.unet.device), **(made_with or {})},
+            made_with={
+                "deepcache": __version__,
+                "torch": torch.__version__,
+                "diffusers": diffusers.__version__,
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                "threads": torch.get_num_threads(),
+            },
         )
 
 
@@ -184,32 +153,21 @@ def by_protocol(
 ) -> tuple[Workload, Sampling]:
     """Return a model's workload and its uncached sampling: as asked, and for the rest as the model's protocol says.
 
-    Args:
-        model: the model's name; a model without a protocol must be told the solver, its steps and the guidance scale.
-        pipe: the model's pipeline.
-        conditions: what the samples show.
-        scheduler: name of the solver.
-        num_steps: steps of the solver.
-        guidance_scale: the scale of classifier-free guidance, for a pipeline that takes it.
-        batch_size: how many samples run together; without a protocol `SHARD_SIZE` if not given.
-        **more: attributes of the `Workload`.
-
-    Raises:
-        DeepCacheError: the model has no protocol and too little is asked, the pipeline takes no guidance scale, or it
-            cannot be sampled by that solver.
+    A model without a protocol must be told its solver, its steps and, if its pipeline takes one, the guidance scale; it
+    runs `SHARD_SIZE` samples together unless it is told another batch size. `more` are attributes of the `Workload`.
     """
-    asked = {"scheduler": scheduler, "num_steps": num_steps, "guidance_scale": guidance_scale}
-    given = {name: value for name, value in asked.items() if value is not None}
-    is_guided = "guidance_scale" in signature(pipe.__call__).parameters
-    if guidance_scale is not None and not is_guided:
+    asked: dict[str, Any] = {"scheduler": scheduler, "num_steps": num_steps}
+    if "guidance_scale" in signature(pipe.__call__).parameters:
+        asked["guidance_scale"] = guidance_scale
+    elif guidance_scale is not None:
         raise DeepCacheError(f"expected no guidance scale, which {type(pipe).__name__} does not take; leave it out")
-    names = [name for name in asked if is_guided or name != "guidance_scale"]
-    known = MODELS.get(model)
-    protocol = None if known is None else known.protocol
-    if protocol is None and len(given) < len(names):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in names if name not in given)
-        raise DeepCacheError(f"expected {options}, since {model} has no protocol; protocols are of {', '.join(MODELS)}")
-    found: dict[str, Any] = {name: given.get(name, getattr(protocol, name, None)) for name in names}
+    protocol = MODELS[model].protocol if model in MODELS else None
+    missing = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is None]
+    if protocol is None and missing:
+        raise DeepCacheError(
+            f"expected {', '.join(missing)}, since {model} has no protocol; protocols are of {', '.join(MODELS)}"
+        )
+    found = {name: getattr(protocol, name) if value is None else value for name, value in asked.items()}
     if type(pipe).__name__ == "DDPMPipeline" and found["scheduler"] in SCALED:
         raise DeepCacheError(
             "expected a scheduler whose noise begins at standard deviation 1, since DDPMPipeline scales nothing, got "
@@ -221,28 +179,7 @@ def by_protocol(
     return Workload(pipe, conditions, size, arguments, model=model, **more), Sampling(**found)
 
 
-def weights_hash(pipe: Any) -> str:
-    """Return the SHA-256 of all parameters and buffers of a pipeline's networks, with their names and shapes."""
-    digest = sha256()
-    for name, network in sorted(pipe.components.items()):
-        if isinstance(network, nn.Module):
-            for key, tensor in sorted(network.state_dict().items()):
-                digest.update(f"{name}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def image_size_of(pipe: Any) -> list[int]:
-    """Return height and width of the images that a pipeline samples unless it is told another size.
-
-    Raises:
-        DeepCacheError: the U-Net's configuration has no size.
-    """
-    height, width = sides(pipe.unet.config.sample_size)
-    side = pixels_a_side(pipe)
-    return [height * side, width * side]
-
-
-def _versions(device: torch.device) -> dict[str, str]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"deepcache": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__, "device": name}
+    """Return height and width of the images that a pipeline samples unless it is told another size."""
+    scale = pixels_a_side(pipe)
+    return [scale * side for side in sides(pipe.unet.config.sample_size)]

@@ -16,7 +16,7 @@ from deepcache.metrics.perceptual import Perceptual
 from deepcache.metrics.statistics import TAIL
 from deepcache.plan import MOST_STEPS, ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
-from deepcache.sampling.limits import MOST_A_BATCH, MOST_SAMPLES, require_seeds
+from deepcache.sampling.seeds import MOST_A_BATCH, MOST_SAMPLES, require_seeds
 from deepcache.sampling.workload import Sampling, Workload
 from deepcache.search.budget import FIDELITIES, SPEEDUP, Budget, budget_of, estimate
 from deepcache.search.calibration import Calibration, calibration

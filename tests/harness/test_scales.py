@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,6 @@ from deepcache.results import record
 from deepcache.results.layout import Layout
 from deepcache.results.published import published
 from deepcache.sampling.store import StoredImages
-from deepcache.sampling.workload import weights_hash
 
 ROOT = Path(__file__).parents[2]
 SEEDS = range(3)
@@ -223,9 +223,7 @@ def test_a_row_reads_its_stores_for_features_and_for_errors_alone(workload, tmp_
     hashed: list[str] = []
     split = StoredImages.split
     monkeypatch.setattr(StoredImages, "split", lambda images, size: reads.append(images) or split(images, size))
-    monkeypatch.setattr(
-        "deepcache.sampling.workload.weights_hash", lambda pipe: hashed.append("00") or weights_hash(pipe)
-    )
+    monkeypatch.setattr("deepcache.sampling.workload.sha256", lambda: hashed.append("00") or sha256())
     assert metrics_of(replace(workload, stores=tmp_path)).keys() > {"psnr_db", "tipped"}
     assert len(reads) == 4  # of two stores
     assert len(hashed) == 1

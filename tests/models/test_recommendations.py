@@ -12,7 +12,7 @@ from deepcache.costs.macs import EVERYTHING, Cost
 from deepcache.models.architectures import architecture
 from deepcache.models.embedded import PLANS, recommended
 from deepcache.models.registry import EMBEDDED, MODELS
-from deepcache.sampling.schedulers import num_calls
+from deepcache.sampling.schedulers import num_calls, scheduler
 
 NAMES = sorted(path.stem for path in PLANS.glob("*.json"))
 
@@ -26,10 +26,10 @@ def known(model: str) -> tuple[Any, Cost]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plan_fits_its_steps_and_costs_no_more_than_reuse_at_three(name: str) -> None:
     model = next(each for each in EMBEDDED if name.startswith(f"{each}-"))
-    scheduler, steps = name.removeprefix(f"{model}-").rsplit("-", 1)
-    plan = recommended(model, scheduler, int(steps))
+    solver, steps = name.removeprefix(f"{model}-").rsplit("-", 1)
+    plan = recommended(model, solver, int(steps))
     config, cost = known(model)
-    calls = num_calls(scheduler, config, int(steps))
+    calls = num_calls(scheduler(solver, config), int(steps), solver)
     assert plan.num_steps == calls
     assert cost.mean(plan, EVERYTHING) <= cost.mean(uniform(calls, 3, MODELS[model].protocol.branch), EVERYTHING)
     assert plan.order > 0

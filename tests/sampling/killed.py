@@ -24,8 +24,8 @@ from deepcache.plan import uniform
 from deepcache.sampling import shards as shard_files
 from deepcache.sampling.conditions import conditions_of
 from deepcache.sampling.filling import fill
+from deepcache.sampling.seeds import Worker
 from deepcache.sampling.store import Store
-from deepcache.sampling.workers import Worker
 from deepcache.sampling.workload import Sampling, Workload
 from tests.problems import pipeline
 from tests.stores import hashes

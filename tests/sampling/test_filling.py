@@ -23,15 +23,10 @@ QUICK = {"num_inference_steps": 3, "guidance_scale": 1.5}
 
 
 def batches(
-    pipe: Any,
-    size: int = 4,
-    *,
-    is_halved: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-    advance: Callable[[int], None] = lambda _: None,
+    pipe: Any, size: int = 4, *, is_halved: bool = False, advance: Callable[[int], None] = lambda _: None
 ) -> Batches:
     workload = Workload(pipe, conditions_of(pipe), size, {"guidance_scale": 1.5}, is_halved=is_halved)
-    return Batches(workload, Sampling(None, 3), size, say, advance)
+    return Batches(workload, Sampling(None, 3), size, advance)
 
 
 class Pipe:
@@ -82,20 +77,20 @@ def test_samples_depend_on_their_shard_alone():
         (MemoryError, ""),
     ],
 )
-def test_a_batch_that_is_too_large_is_halved_and_says_so(error, text):
-    said, advanced, pipe = [], [], Pipe(3, error, text)
-    found = batches(pipe, 13, is_halved=True, say=said.append, advance=advanced.append)
+def test_a_batch_that_is_too_large_is_halved_and_says_so(capsys, error, text):
+    advanced, pipe = [], Pipe(3, error, text)
+    found = batches(pipe, 13, is_halved=True, advance=advanced.append)
     assert found(range(20))[:, 0, 0, 0].tolist() == list(range(20))
     assert pipe.sizes == advanced == [3] * 6 + [2]
-    assert said == [
+    assert capsys.readouterr().err.splitlines() == [
         "not enough memory for 13 samples together; going on with batches of 6",
         "not enough memory for 6 samples together; going on with batches of 3",
     ]
     assert found(range(20, 24))[:, 0, 0, 0].tolist() == list(range(20, 24))
-    assert len(said) == 2
+    assert not capsys.readouterr().err
 
 
-def test_torchs_own_refusal_to_allocate_is_known():
+def test_torchs_own_refusal_to_allocate_is_known(capsys):
     """The allocator itself is the oracle of its words."""
 
     class Greedy(Pipe):
@@ -104,10 +99,9 @@ def test_torchs_own_refusal_to_allocate_is_known():
                 torch.empty(10**16)
             return super().__call__(batch_size=batch_size, **arguments)
 
-    said = []
-    found = batches(Greedy(10), 4, is_halved=True, say=said.append)(range(4))
+    found = batches(Greedy(10), 4, is_halved=True)(range(4))
     assert len(found) == 4
-    assert said == ["not enough memory for 4 samples together; going on with batches of 2"]
+    assert capsys.readouterr().err == "not enough memory for 4 samples together; going on with batches of 2\n"
 
 
 @pytest.mark.parametrize(

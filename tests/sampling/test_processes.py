@@ -41,7 +41,7 @@ def shards(folder: Path) -> dict[str, str]:
 def sampled(out: Path, *before: str) -> Path:
     done = run(*before, *JOB.split(), "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert Store.open(out).is_complete(range(8))
+    assert not Store.open(out).missing(range(8))
     return out
 
 
@@ -66,7 +66,7 @@ def test_many_processes_write_the_files_of_one(tmp_path, alone):
 def test_torchrun_starts_as_many_workers_as_it_is_asked_for(tmp_path):
     """What a worker does with its number is the same whoever started it."""
     script = tmp_path / "worker.py"
-    script.write_text("from deepcache.sampling.workers import worker; print(repr(worker()), flush=True)")
+    script.write_text("from deepcache.sampling.seeds import worker; print(repr(worker()), flush=True)")
     done = run(*TORCHRUN.split(), str(script))
     assert done.returncode == 0, done.stderr
     assert all(f"Worker(rank={rank}, count=2, local_rank={rank})" in done.stdout for rank in range(2))
@@ -79,7 +79,7 @@ def test_the_tasks_of_a_slurm_array_write_the_files_of_one(tmp_path, alone, monk
         task_of = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "4"}
         for name, value in task_of.items():
             monkeypatch.setenv(name, value)
-        assert not out.exists() or not Store.open(out).is_complete(range(8))
+        assert not out.exists() or Store.open(out).missing(range(8))
         assert main([*JOB.split()[2:], "--out", str(out)]) == 0
     assert shards(out) == shards(alone)
 

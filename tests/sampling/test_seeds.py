@@ -1,19 +1,23 @@
-"""A number out of bounds ends in one line and exit code 2, before a model is loaded (exact)."""
+"""Seeds and numbers out of bounds end in one line before a model is loaded, and every seed has one worker (exact laws).
+
+Workers are told by the variables that torchrun, accelerate and Slurm are documented to set.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deepcache import tune
 from deepcache.__main__ import main
 from deepcache.errors import DeepCacheError
 from deepcache.plan import MOST_STEPS, CachePlan, quadratic, uniform
-from deepcache.sampling.limits import END_OF_SEEDS, MOST_SAMPLES, seeds_of
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import num_calls
+from deepcache.sampling.seeds import END_OF_SEEDS, MOST_SAMPLES, Worker, gaps, joined, seeds_of, worker
 from deepcache.sampling.workload import Sampling, Workload
 
 HUGE = 10**9
@@ -86,7 +90,7 @@ def test_more_steps_than_any_generation_has_are_refused(capsys, command, steps):
         lambda steps: quadratic(steps, 3, 2, 1.5),
         lambda steps: CachePlan(steps, (0,)),
         lambda steps: Sampling("ddim", steps),
-        lambda steps: num_calls("ddim", {}, steps),
+        lambda steps: num_calls(None, steps, "ddim"),
     ],
 )
 @pytest.mark.parametrize("steps", [HUGE, 10**5_000], ids=["a billion", "5,000 digits"])
@@ -160,3 +164,101 @@ def test_sample_does_not_count_a_file_that_is_not_the_stores(capsys, tmp_path):
         assert line.startswith("error: expected ")
         assert message in line
     assert not (tmp_path / "a" / "manifest.json").exists()
+
+
+def slurm(number: int, count: int, first: int = 0, step: int = 1) -> dict[str, str]:
+    values = {"ID": number, "COUNT": count, "MIN": first, "MAX": first + (count - 1) * step, "STEP": step}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        (None, {}, Worker()),
+        (None, {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}, Worker(2, 3, 1)),
+        (None, {"WORLD_SIZE": "1", "RANK": "0"}, Worker()),
+        (None, slurm(5, 8), Worker(5, 8)),
+        (None, slurm(4, 4, first=1), Worker(3, 4)),
+        (None, slurm(10, 3, first=0, step=5), Worker(2, 3)),
+        (None, slurm(7, 1, first=7), Worker(0, 1)),
+        (None, {**slurm(2, 3, first=1), "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3"}, Worker(7, 12, 3)),
+        ("0/1", slurm(5, 8), Worker()),
+        ("7/9", {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}, Worker(7, 9, 1)),
+    ],
+)
+def test_a_worker_is_who_its_starter_says(text, environment, expected):
+    assert worker(text, environment) == expected
+
+
+def test_all_processes_of_all_tasks_of_an_array_are_different_workers():
+    started = [{**slurm(task, 3, first=2), "RANK": str(r), "WORLD_SIZE": "4"} for task in (2, 3, 4) for r in range(4)]
+    assert {worker(None, environment) for environment in started} == {Worker(rank, 12) for rank in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "message"),
+    [
+        ("3", {}, "expected a worker as RANK/COUNT"),
+        ("-1/3", {}, "expected a worker as RANK/COUNT"),
+        ("3/3", {}, r"expected a worker's rank below the number of workers, got 3/3"),
+        ("0/0", {}, "the number of workers"),
+        (None, {"RANK": "0"}, "only one is set"),
+        (None, {"WORLD_SIZE": "2"}, "only one is set"),
+        (None, {"RANK": "x", "WORLD_SIZE": "2"}, "expected RANK to be a whole number, got 'x'"),
+        (None, {"RANK": "2", "WORLD_SIZE": "2"}, r"expected a worker's rank below the number of workers, got 2/2"),
+        (None, {**slurm(7, 2, first=3)}, "expected a Slurm array of evenly spaced ids"),
+        (None, slurm(6, 3, first=0, step=5), "expected a Slurm array of evenly spaced ids"),
+    ],
+)
+def test_what_makes_no_worker_is_refused_in_one_line(text, environment, message):
+    with pytest.raises(DeepCacheError, match=message) as caught:
+        worker(text, environment)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_shard_has_one_worker_that_depends_on_its_number_alone(count):
+    def shares(seeds: range) -> dict[range, int]:
+        return {part: rank for rank in range(count) for part in Worker(rank, count).share(seeds, 4)}
+
+    found = shares(range(3, 200))
+    assert sorted(seed for part in found for seed in part) == list(range(3, 200))
+    assert all(found[part] == rank for part, rank in shares(range(48, 96)).items())
+
+
+class Counted(list):
+    """A list that counts how often it is asked for an element."""
+
+    asked = 0
+
+    def __getitem__(self, place: int) -> range:
+        self.asked += 1
+        return super().__getitem__(place)
+
+
+def test_gaps_look_at_no_more_ranges_than_they_need():
+    """Logarithmically many (a count): all gaps of n shards take n log n looks, and not n^2."""
+    there = Counted(range(8 * i, 8 * i + 4) for i in range(4_096))
+    for number in range(4_096):
+        assert list(gaps(range(8 * number, 8 * number + 8), there)) == [range(8 * number + 4, 8 * number + 8)]
+    assert there.asked < 4_096 * 20
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_gaps_are_what_is_missing(seed):
+    """The oracle is arithmetic on sets of seeds, for random ranges."""
+    rng = np.random.default_rng(seed)
+    ends = rng.integers(0, 40, (rng.integers(0, 8), 2)).tolist()
+    parts = sorted((range(min(pair), max(pair) + 1) for pair in ends), key=lambda part: part.start)
+    there = joined(parts)
+    covered = {number for part in parts for number in part}
+    assert [number for part in there for number in part] == sorted(covered)
+    wanted = range(*sorted(rng.integers(0, 45, 2).tolist()))
+    found = list(gaps(wanted, there))
+    assert [number for part in found for number in part] == [number for number in wanted if number not in covered]
+    assert all(part for part in found)
+
+
+def test_seeds_fall_into_shards_and_blocks():
+    assert list(Worker().share(range(3, 9), 4)) == [range(3, 4), range(4, 8), range(8, 9)]
+    assert list(Worker(1, 2).share(range(3, 13), 4)) == [range(4, 8), range(12, 13)]
