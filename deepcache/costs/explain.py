@@ -175,22 +175,24 @@ class Explanation:
         return tuple(filter(None, found))
 
     def __str__(self) -> str:
-        warned = (wrap(f"warning: {line}", _WIDTH, subsequent_indent=" " * len("warning: ")) for line in self.warnings)
-        return "\n".join(line.rstrip() for line in (*self._steps(), "", *self._images(), *chain(*warned)))
-
-    def _steps(self) -> Iterator[str]:
-        """Tell what the plan is, and the MACs and features of its steps."""
         plan, giga = self.plan, partial(_giga, largest=self.full)
         sample, *features = (" x ".join(map(str, shape)) for shape in (self.sample[1:], *self.feature))
         plans: Plans = {branch: replace(plan, branch=branch) for branch in range(self.cost.num_branches)}
         counted = " count everything: convolutions, linear layers, norms and attention products"
-        yield from _opening(self, f": {self.unet}, sample {sample}", counted, plans, EVERYTHING, giga, plan.branch)
-        yield _step("full step", giga(self.full))
-        yield _step("shallow step", giga(self.cost.shallow(plan.branch, EVERYTHING)), f"at branch {plan.branch}")
-        yield _step("mean of all steps", giga(self.cost.mean(plan, EVERYTHING)))
         kept = f"order {plan.order} keeps {self.feature_bytes // self.bytes_each}, each {', '.join(features)} a sample"
-        yield _step("features", f"{self.feature_bytes / 2**20:,.2f} MiB", kept)
-        yield _step("", "", f"taken where {self.enters} begins")
+        warned = (wrap(f"warning: {line}", _WIDTH, subsequent_indent=" " * len("warning: ")) for line in self.warnings)
+        lines = [
+            *_opening(self, f": {self.unet}, sample {sample}", counted, plans, EVERYTHING, giga, plan.branch),
+            _step("full step", giga(self.full)),
+            _step("shallow step", giga(self.cost.shallow(plan.branch, EVERYTHING)), f"at branch {plan.branch}"),
+            _step("mean of all steps", giga(self.cost.mean(plan, EVERYTHING))),
+            _step("features", f"{self.feature_bytes / 2**20:,.2f} MiB", kept),
+            _step("", "", f"taken where {self.enters} begins"),
+            "",
+            *self._images(),
+            *chain(*warned),
+        ]
+        return "\n".join(line.rstrip() for line in lines)
 
     def _images(self) -> Iterator[str]:
         """Tell the MACs of one image and the bounds on the speedup, without and with guidance."""
@@ -244,26 +246,24 @@ class Profile:
 
     def for_machines(self) -> dict[str, Any]:
         """Return all figures as whole MACs, by name; those that end in `_with_attention` count everything."""
-        conventions, branches = {"": self.convention, "_with_attention": EVERYTHING}, []
+        cost, convention, branches = self.cost, self.convention, []
+        conventions = {"": convention, "_with_attention": EVERYTHING}
         for branch, plan in self.plans.items():
             line: dict[str, Any] = {"branch": branch}
-            line |= {f"shallow{end}": self.cost.shallow(branch, each) for end, each in conventions.items()}
+            line |= {f"shallow{end}": cost.shallow(branch, each) for end, each in conventions.items()}
             if plan is not None:
-                line |= {f"mean{end}": round(self.cost.mean(plan, each)) for end, each in conventions.items()}
-                line |= {"num_full": plan.num_full, "macs_ratio": self.cost.ratio(plan)}
+                line |= {f"mean{end}": round(cost.mean(plan, each)) for end, each in conventions.items()}
+                line |= {"num_full": plan.num_full, "macs_ratio": cost.ratio(plan)}
             branches.append(line)
         return {
             "model": self.name,
-            "convention": str(self.convention),
+            "convention": str(convention),
             "context_tokens": self.context_tokens,
             "num_steps": self.num_steps,
             "interval": self.interval,
-            **{f"full{end}": self.cost.full(each) for end, each in conventions.items()},
+            **{f"full{end}": cost.full(each) for end, each in conventions.items()},
             "branches": branches,
-            "stages": [
-                {"stage": stage.name, "macs": stage.total(self.convention), "attention": stage.attention}
-                for stage in self.cost.stages
-            ],
+            "stages": [{"stage": s.name, "macs": s.total(convention), "attention": s.attention} for s in cost.stages],
         }
 
     def page(self, *, layer_wise: bool = False) -> str:

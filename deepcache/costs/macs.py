@@ -66,10 +66,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """The MACs of one U-Net at one input size, by stage; `down[i]` and `up[i]` are the stages of skip i.
-
-    Embeddings and the last convolution are `outside` the stages: they run on every step at every branch.
-    """
+    """The MACs of a U-Net at one input size, by stage; `down[i]` and `up[i]` are of skip i, `outside` of no stage."""
 
     outside: StageCost
     down: tuple[StageCost, ...]
