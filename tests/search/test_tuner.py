@@ -370,7 +370,10 @@ def test_clip_loss_needs_to_know_the_prompts(foreign):
         )
 
 
-def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_path):
+def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_path, monkeypatch, twice_as_fast):
+    """Without prompts nothing is tuned; `tune` itself, which another test runs, is not run here."""
+    asked = {}
+    monkeypatch.setattr("deepcache.search.tuner.tune", lambda _, **options: asked.update(options) or twice_as_fast)
     shutil.copytree(WEIGHTS / "mini-sd", tmp_path / "model")
     command = [
         "tune",
@@ -387,6 +390,9 @@ def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_
     command += ["--out", str(tmp_path / "plan.json")]
     assert main(command) == 2
     assert "--prompts FILE" in capsys.readouterr().err
+    assert not asked
     (tmp_path / "prompts.txt").write_text("a red coat\na blue bag\n")
     assert main([*command, "--prompts", str(tmp_path / "prompts.txt")]) == 0
+    assert asked["conditions"](range(3)) == {"prompt": ["a red coat", "a blue bag", "a red coat"]}
+    assert (asked["num_steps"], asked["guidance_scale"], asked["seeds"]) == (4, 1, range(1_000_000, 1_000_012))
     assert f"--prompts {tmp_path / 'prompts.txt'}" in capsys.readouterr().out
