@@ -44,7 +44,7 @@ def stretches(error: Error, num_steps: int, order: int, longest: int) -> Array:
         for gaps in _gaps(last, order, size):
             nodes = tuple(accumulate(filter(None, gaps), sub, initial=last))
             errors = [error(nodes, last + after) for after in range(1, end - 1)]
-            costs[(last, *gaps, slice(1, end))] = np.cumsum([0.0, *errors])
+            costs[(last, *gaps)][1:end] = np.cumsum([0.0, *errors])
     return costs
 
 
@@ -59,8 +59,7 @@ def _gaps(last: int, order: int, size: int) -> list[Steps]:
 def best(costs: Array, num_full: int) -> tuple[Steps, float]:
     """Return the `num_full` full steps, from 0, whose stretches cost least, and their cost.
 
-    Raises:
-        DeepCacheError: so few full steps cannot cover all steps, since the gaps of the stretches are too short.
+    Full steps that are too few to cover all steps are refused, since the gaps of the stretches are too short.
     """
     num_steps, size, states = costs.shape[0], costs.shape[-1], costs.shape[:-1]
     values = np.full(states, np.inf)

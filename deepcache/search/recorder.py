@@ -144,7 +144,7 @@ class Recorder:
         count = len(model_output)
 
         def split(calls: Iterable[Tensor]) -> tuple[Tensor, ...]:
-            return torch.cat(list(calls)).split(count)
+            return tuple(torch.cat(list(calls)).split(count))
 
         def guided(calls: Iterable[Tensor]) -> Tensor:
             return torch.as_tensor(sum(weight * part for weight, part in zip(weights, split(calls), strict=True)))
@@ -243,4 +243,5 @@ def _gain(pipe: Any, generate: Callable[[], Any], recorder: Recorder, probe: int
 
     answered(pipe, generate, replay, lambda _, latents: last.append(latents))
     moved = (last[0] - recorder.last).flatten(1).double().norm(dim=1)
-    return (moved / recorder.stale_errors[probe].clamp(min=_LEAST)).cpu().numpy()
+    found: Array = (moved / recorder.stale_errors[probe].clamp(min=_LEAST)).cpu().numpy()
+    return found
