@@ -28,7 +28,7 @@ LAYERS = (  # a file imports from its own layer and from those before it; the la
     ("commands", "__main__", "__init__"),
 )
 # These import from a later layer within a function or for type checkers, so that sampling does without.
-DEFERRED = {("cache/caching", "costs/explain"), ("cache/caching", "costs/page"), ("cache/generation", "costs/macs")}
+DEFERRED = {("cache/caching", "costs/explain"), ("cache/generation", "costs/macs")}
 TORCHLESS = ("metrics/registry", "metrics/statistics")  # modules of the metrics that results may import
 RESULTS_KNOW = ("results", "errors", "files", *TORCHLESS)
 FAMILIES = ("unets/diffusers",)  # implementations behind the seam of `deepcache/unets/family.py`

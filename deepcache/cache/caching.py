@@ -20,7 +20,7 @@ from deepcache.unets.pipelines import Pipeline, require_pipeline, unet_of
 from deepcache.unets.registry import cut
 
 if TYPE_CHECKING:
-    from deepcache.costs.page import Explanation
+    from deepcache.costs.explain import Explanation
 
 
 def cached(

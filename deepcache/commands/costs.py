@@ -35,7 +35,7 @@ def _add_model(command: ArgumentParser) -> None:
 
 
 def run_macs(options: Namespace) -> str:
-    from deepcache.costs.page import Profile
+    from deepcache.costs.explain import Profile
     from deepcache.models.architectures import architecture
     from deepcache.plan import MOST_STEPS, require_whole
 

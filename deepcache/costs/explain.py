@@ -1,21 +1,33 @@
-"""Works out what a plan costs on a pipeline, before anything runs."""
+"""What a plan costs on a pipeline before anything runs, and the pages that `macs` and `explain` print."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import partial
+from itertools import chain
+from textwrap import wrap
 from typing import Any
 
 from torch import Tensor
 
-from deepcache.costs.macs import Cost, counted
-from deepcache.costs.page import Explanation
-from deepcache.costs.parts import num_tokens, parts, pixels_a_side
+from deepcache.cache.paying import reason
+from deepcache.costs.macs import EVERYTHING, Convention, Cost, counted
+from deepcache.costs.parts import Part, num_tokens, parts, pixels_a_side
 from deepcache.errors import DeepCacheError, guessed, one_line
 from deepcache.plan import CachePlan, Interval, uniform
 from deepcache.unets.calls import Call, named, one_sample, parameters
 from deepcache.unets.pipelines import unet_of
 from deepcache.unets.registry import cut, family_of
 from deepcache.unets.structure import on_meta
+
+LOW_BOUND = 1.1  # a speedup that the overhead of caching may well eat
+Plans = dict[int, CachePlan | None]  # by branch; None for no plan
+_GIGA = 10**9
+_SHOWN = 16  # full steps that a line lists
+_WIDTH = 100  # characters of a line
 
 
 def explain(
@@ -39,10 +51,8 @@ def explain(
         plan: the full steps, branch and order; a number is an interval, at branch 0 and order 1.
         num_steps: U-Net calls of a generation; None means those of the plan, or else the pipeline's default.
         name: the name on the page; None means the class of the pipeline.
-        context_tokens: the length of a prompt; None means as the tokenizer says, or else 77, and 1 for a pipeline
-            without text.
-        height, width: of the image in pixels, or of a bare U-Net's sample; both or none. None means those of the
-            configuration.
+        context_tokens: the length of a prompt; None means as the tokenizer says, else 77, or 1 without text.
+        height, width: of the image in pixels, or of a bare U-Net's sample; None means those of the configuration.
         num_frames: the length of a video; None means that of the configuration, or else 16.
         call: positional and keyword arguments of a U-Net call, instead of those that the configuration tells.
 
@@ -54,20 +64,28 @@ def explain(
     chosen = _plan(owner, plan, num_steps)
     family = family_of(unet)
     family.nest(unet)  # refuses blocks that cannot be cut
-    if call is None:
-        size = _size(owner, height, width)
-        tokens = context_tokens or (None if owner is outer else num_tokens(owner))
-        with guessed("pass call=(args, kwargs), the arguments of a U-Net call, or generate once before you ask"):
-            call = family.example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
-            cost, enters, feature = _count(unet, chosen.branch, call)
-    else:
-        call = one_sample(*call)
-        with one_line(
+    size = None
+    if height is not None and width is not None:
+        size = height // pixels_a_side(owner), width // pixels_a_side(owner)
+    elif height is not width:
+        raise DeepCacheError(f"expected height and width together, got height {height!r} and width {width!r}")
+    problem = guessed("pass call=(args, kwargs), the arguments of a U-Net call, or generate once before you ask")
+    if call is not None:
+        problem = one_line(
             "this U-Net does not run without data, by which its MACs are counted",
             "explain it before it is quantised, or count the MACs of its configuration: deepcache explain",
-        ):
-            cost, enters, feature = _count(unet, chosen.branch, call)
-    given = named(unet, *call)
+        )
+    with problem:
+        if call is None:
+            tokens = context_tokens or (None if owner is outer else num_tokens(owner))
+            args, kwargs = family.example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
+        else:
+            args, kwargs = one_sample(*call)
+        twin = on_meta(unet)
+        _, feature = cut(twin, chosen.branch).full(*args, **kwargs)
+        cost = counted(twin, args, kwargs)
+    entered = family.nest(twin).up[chosen.branch].modules[0]
+    given = named(unet, args, kwargs)
     sample, context = tuple(given["sample"].shape), given.get("encoder_hidden_states")
     found, missing = parts(owner, sample[-2:], family.num_frames(unet, sample), context_tokens)
     takes_context = "encoder_hidden_states" in parameters(unet.__class__)
@@ -78,7 +96,7 @@ def explain(
         context_tokens=context.shape[1] if isinstance(context, Tensor) else 0,
         plan=chosen,
         cost=cost,
-        enters=enters,
+        enters=next(path for path, module in twin.named_modules() if module is entered),
         feature=tuple(tuple(tensor.shape[1:] if len(tensor) == 1 else tensor.shape) for tensor in feature),
         bytes_each=unet.dtype.itemsize * sum(tensor.numel() for tensor in feature),
         parts=tuple(found),
@@ -98,24 +116,203 @@ def _plan(owner: Any, plan: CachePlan | Interval | int, num_steps: int | None) -
         num_steps = getattr(inspect.signature(owner).parameters.get("num_inference_steps"), "default", None)
     if num_steps is None:
         raise DeepCacheError("expected num_steps, the number of U-Net calls; only pipelines have a default")
-    return uniform(num_steps, every.interval, every.branch, every.order, last_step_full=every.last_step_full)
+    return uniform(num_steps, **asdict(every))
 
 
-def _size(owner: Any, height: int | None, width: int | None) -> tuple[int, int] | None:
-    """Return height and width of the U-Net's sample for an image of this size in pixels."""
-    if height is None and width is None:
-        return None
-    if height is None or width is None:
-        raise DeepCacheError(f"expected height and width together, got height {height!r} and width {width!r}")
-    side = pixels_a_side(owner)
-    return height // side, width // side
+@dataclass(frozen=True)
+class Explanation:
+    """What a plan costs on a pipeline, everything counted; `str` of it is a page of at most 100 characters a line.
+
+    Shapes and bytes are those of one sample. A feature enters the module that `enters` names; no figure counts the
+    networks that are `uncounted`. Where the pipeline `may_guide`, every step can have two samples for each image.
+    """
+
+    name: str
+    unet: str
+    sample: tuple[int, ...]
+    context_tokens: int
+    plan: CachePlan
+    cost: Cost
+    enters: str
+    feature: tuple[tuple[int, ...], ...]
+    bytes_each: int
+    parts: tuple[Part, ...]
+    uncounted: tuple[str, ...]
+    may_guide: bool
+
+    @property
+    def full(self) -> int:
+        """MACs of a full step for one sample."""
+        return self.cost.full(EVERYTHING)
+
+    def unet_macs(self, *, cached: bool, guided: bool = False) -> Fraction:
+        """Return the MACs of all steps for one image, cached or not, with guidance or without."""
+        mean = self.cost.mean(self.plan, EVERYTHING) if cached else Fraction(self.full)
+        return (1 + guided) * self.plan.num_steps * mean
+
+    def bound(self, *, whole: bool = True, guided: bool = False) -> float:
+        """Return uncached over cached MACs of the whole pipeline, or of its U-Net alone."""
+        rest = sum(part.of_image(guided=guided) for part in self.parts) if whole else 0
+        uncached = self.unet_macs(cached=False, guided=guided) + rest
+        return float(uncached / (self.unet_macs(cached=True, guided=guided) + rest))
+
+    @property
+    def feature_bytes(self) -> int:
+        """The most bytes of features that are kept at once, for one sample."""
+        return min(self.plan.order + 1, self.plan.num_full) * self.bytes_each
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences that say why the plan cannot pay, or cannot do what it is meant to."""
+        num_steps, num_full, order = self.plan.num_steps, self.plan.num_full, self.plan.order
+        found, best = [reason(num_full, num_steps)], self.bound(guided=self.may_guide)
+        if num_full < num_steps and best < LOW_BOUND:
+            found.append(f"{best:.2f} times faster at best; fewer full steps or a lower branch gain more")
+        if num_full == 1 < num_steps:
+            found.append(f"step 0 alone is full, so that its feature must serve all {num_steps} steps")
+        if num_full <= order and num_full < num_steps:
+            found.append(f"order {order} takes {order + 1} full steps to come into force; this plan has {num_full}")
+        return tuple(filter(None, found))
+
+    def __str__(self) -> str:
+        plan, giga = self.plan, partial(_giga, largest=self.full)
+        sample, *features = (" x ".join(map(str, shape)) for shape in (self.sample[1:], *self.feature))
+        plans: Plans = {branch: replace(plan, branch=branch) for branch in range(self.cost.num_branches)}
+        counted = " count everything: convolutions, linear layers, norms and attention products"
+        kept = f"order {plan.order} keeps {self.feature_bytes // self.bytes_each}, each {', '.join(features)} a sample"
+        warned = (wrap(f"warning: {line}", _WIDTH, subsequent_indent=" " * len("warning: ")) for line in self.warnings)
+        lines = [
+            *_opening(self, f": {self.unet}, sample {sample}", counted, plans, EVERYTHING, giga, plan.branch),
+            _step("full step", giga(self.full)),
+            _step("shallow step", giga(self.cost.shallow(plan.branch, EVERYTHING)), f"at branch {plan.branch}"),
+            _step("mean of all steps", giga(self.cost.mean(plan, EVERYTHING))),
+            _step("features", f"{self.feature_bytes / 2**20:,.2f} MiB", kept),
+            _step("", "", f"taken where {self.enters} begins"),
+            "",
+            *self._images(),
+            *chain(*warned),
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _images(self) -> Iterator[str]:
+        """Tell the MACs of one image and the bounds on the speedup, without and with guidance."""
+        kinds = {False: "without guidance", True: "with guidance"} if self.may_guide else {False: ""}
+
+        def row(title: str, cell: Callable[[bool], str] = kinds.__getitem__) -> str:
+            return f"{title:<52}" + "".join(f"{cell(guided):>20}" for guided in kinds)
+
+        def macs(title: str, of_image: Callable[..., int | Fraction]) -> str:
+            return row(title, lambda guided: _giga(of_image(guided=guided), self.full))
+
+        def bound(title: str, *, whole: bool) -> str:
+            return row(title, lambda guided: f"{self.bound(whole=whole, guided=guided):.2f}")
+
+        num_steps, num_full = self.plan.num_steps, self.plan.num_full
+        yield row(f"MACs of one {'image' if len(self.sample) == len('BCHW') else 'video'}")
+        yield macs(f"U-Net, uncached, {num_steps} steps", partial(self.unet_macs, cached=False))
+        yield macs(f"U-Net, cached, {num_steps} steps", partial(self.unet_macs, cached=True))
+        yield from (macs(part.name, part.of_image) for part in self.parts)
+        if self.uncounted:
+            yield from wrap(f"not counted: {', '.join(self.uncounted)}", _WIDTH)
+        yield ""
+        yield row("bound on the speedup, if time goes as MACs")
+        yield bound("U-Net alone", whole=False)
+        if self.parts:
+            yield bound(", ".join(["U-Net", *(part.name for part in self.parts)]), whole=True)
+        yield row("U-Net alone, if shallow steps took no time", lambda _: f"{num_steps / num_full:.2f}")
+        if self.may_guide:
+            encoders = ", and the text encoders run twice" * any(part.is_guided for part in self.parts)
+            yield f"With guidance every step runs the U-Net on two samples{encoders}."
 
 
-def _count(unet: Any, branch: int, call: Call) -> tuple[Cost, str, tuple[Tensor, ...]]:
-    """Return the U-Net's cost, the name of the module that the feature enters, and a feature of one sample."""
-    args, kwargs = call
-    twin = on_meta(unet)
-    _, feature = cut(twin, branch).full(*args, **kwargs)
-    cost = counted(twin, args, kwargs)
-    first = family_of(twin).nest(twin).up[branch].modules[0]
-    return cost, next(name for name, module in twin.named_modules() if module is first), feature
+@dataclass(frozen=True)
+class Profile:
+    """The MACs of a model's steps: at all branches if none is given, and of no plan without an interval."""
+
+    name: str
+    cost: Cost
+    convention: Convention
+    context_tokens: int
+    num_steps: int
+    interval: int | None = None
+    branch: int | None = None
+
+    @property
+    def plans(self) -> Plans:
+        """The plan of each branch that is told; None without an interval."""
+        branches = range(self.cost.num_branches) if self.branch is None else [self.branch]
+        plan = None if self.interval is None else uniform(self.num_steps, self.interval)
+        return {branch: plan and replace(plan, branch=branch) for branch in branches}
+
+    def for_machines(self) -> dict[str, Any]:
+        """Return all figures as whole MACs, by name; those that end in `_with_attention` count everything."""
+        cost, convention, branches = self.cost, self.convention, []
+        conventions = {"": convention, "_with_attention": EVERYTHING}
+        for branch, plan in self.plans.items():
+            line: dict[str, Any] = {"branch": branch}
+            line |= {f"shallow{end}": cost.shallow(branch, each) for end, each in conventions.items()}
+            if plan is not None:
+                line |= {f"mean{end}": round(cost.mean(plan, each)) for end, each in conventions.items()}
+                line |= {"num_full": plan.num_full, "macs_ratio": cost.ratio(plan)}
+            branches.append(line)
+        return {
+            "model": self.name,
+            "convention": str(convention),
+            "context_tokens": self.context_tokens,
+            "num_steps": self.num_steps,
+            "interval": self.interval,
+            **{f"full{end}": cost.full(each) for end, each in conventions.items()},
+            "branches": branches,
+            "stages": [{"stage": s.name, "macs": s.total(convention), "attention": s.attention} for s in cost.stages],
+        }
+
+    def page(self, *, layer_wise: bool = False) -> str:
+        """Return the page, with a table of all stages if `layer_wise`."""
+        lines = [
+            *_opening(self, "", f": {self.convention}", self.plans, self.convention, _giga),
+            _step("full step", _giga(self.cost.full(self.convention)), "counted as above"),
+            _step("full step", _giga(self.cost.full(EVERYTHING)), "everything counted, as for the speedup"),
+        ]
+        if layer_wise:
+            lines += ["", f"{'stage':<28}{'MACs':>12}{'attention products':>22}"]
+            for stage in self.cost.stages:
+                lines.append(f"{stage.name:<28}{_giga(stage.total(self.convention)):>12}{_giga(stage.attention):>22}")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _opening(
+    page: Explanation | Profile,
+    title: str,
+    counted: str,
+    plans: Plans,
+    convention: Convention,
+    giga: Callable[[int | Fraction], str],
+    marked: int | None = None,
+) -> Iterator[str]:
+    """Yield how both pages begin: a title, the full steps, what MACs count, and the table of branches."""
+    cost, plan = page.cost, next(iter(plans.values()))
+    tokens = f", {page.context_tokens} context token{'s' * (page.context_tokens > 1)}" if page.context_tokens else ""
+    yield f"{page.name}{title}{tokens}"
+    if plan is not None:
+        steps = plan.full_steps
+        listed = [*steps[: _SHOWN - 2], "...", steps[-1]] if len(steps) > _SHOWN else steps
+        yield f"{plan.num_steps} steps, of which {plan.num_full} are full: {', '.join(map(str, listed))}"
+    yield f"MACs{counted}"
+    yield ""
+    titles = f"{'shallow step':>14}{'of full':>9}" + ("" if plan is None else f"{'mean':>14}{'speedup':>10}")
+    yield f"  branch  {'adds the stages':<42}{titles}"
+    for branch, each in plans.items():
+        shallow, full = cost.shallow(branch, convention), cost.full(convention)
+        stages = f"{cost.down[branch].name:<27}{cost.up[branch].name:<15}"
+        line = f"{'>' if branch == marked else ' '} {branch:>6}  {stages}{giga(shallow):>14}{shallow / full:>9.1%}"
+        yield line if each is None else f"{line}{giga(cost.mean(each, convention)):>14}{cost.ratio(each):>10.2f}"
+    yield ""
+
+
+def _step(title: str, figure: str, text: str = "") -> str:
+    return f"{title:<20}{figure:>16}   {text}"
+
+
+def _giga(macs: int | Fraction, largest: int | None = None) -> str:
+    """Write MACs in G with two decimals, or with four where the largest figure of the page is below 1 G."""
+    return f"{float(Fraction(macs) / _GIGA):,.{2 if (macs if largest is None else largest) >= _GIGA else 4}f} G"

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
-from deepcache.costs.macs import EVERYTHING, StageCost, counting
+from deepcache.costs.macs import counting
 from deepcache.errors import FAILURES
 from deepcache.unets.calls import CLIP_TOKENS
 from deepcache.unets.structure import on_meta
 
-LONGEST = 4096  # tokens of a prompt; a tokenizer without a limit of its own says 10^30
-DECODERS = ("vae", "vqvae", "movq")
+_LONGEST = 4096  # tokens of a prompt; a tokenizer without a limit of its own says 10^30
+_DECODERS = ("vae", "vqvae", "movq")
 _NOT_RUN = ("unet", "motion_adapter")  # the U-Net itself, and the adapter that is inside the U-Net already
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of a pipeline's networks.
-
-    Attributes:
-        name: the name of the network in the pipeline.
-        macs: the MACs for one image (or video), without guidance.
-        is_guided: whether guidance runs the network a second time, for the negative prompt.
-    """
+    """The MACs of one of a pipeline's networks for one image (or video), and whether guidance runs it a second time."""
 
     name: str
     macs: int
@@ -41,45 +34,28 @@ class Part:
 
 
 def parts(owner: Any, size: tuple[int, ...], num_frames: int, tokens: int | None) -> tuple[list[Part], list[str]]:
-    """Count the networks of a pipeline beside its U-Net.
+    """Return the networks of a pipeline beside its U-Net that are counted, as they run, and the names of the others.
 
-    Args:
-        owner: a pipeline, or anything with its networks as attributes.
-        size: height and width of the latents that the decoder takes.
-        num_frames: the length of a video; 1 for an image.
-        tokens: the length of a prompt; None means as each tokenizer says.
-
-    Returns:
-        The networks that are counted, in the order in which they run, and the names of those that are not.
+    The latents have this size; an image has one frame. Where `tokens` is None, prompts are as long as tokenizers say.
     """
-    found, missing = [], []
-    for name, network in networks(owner).items():
-        is_text = name.startswith("text_encoder")
+    encoders, decoders, missing = [], [], []
+    for name, value in vars(owner).items():
+        if not isinstance(value, nn.Module) or name in _NOT_RUN or name.startswith("_"):
+            continue
+        if not any(isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) for module in value.modules()):
+            continue  # the network has no weighty layer
+        network = getattr(value, "_orig_mod", value)
         try:
-            if is_text:
+            if name.startswith("text_encoder"):
                 macs = text_encoder_macs(network, tokens or num_tokens(owner, name))
-            elif name in DECODERS:
-                macs = decoder_macs(network, size, num_frames)
+                encoders.append(Part(name, macs, is_guided=True))
+            elif name in _DECODERS:
+                decoders.append(Part(f"{name} decoder", decoder_macs(network, size, num_frames), is_guided=False))
             else:
                 missing.append(name)
-                continue
-            found.append(Part(name if is_text else f"{name} decoder", macs, is_text))
         except FAILURES:
             missing.append(name)
-    return sorted(found, key=lambda part: not part.is_guided), missing
-
-
-def networks(owner: Any) -> dict[str, nn.Module]:
-    """Return the networks of a pipeline by name, without its U-Net and without those that have no weighty layer."""
-    weighty = (nn.Linear, nn.Conv2d, nn.Conv3d)
-    return {
-        name: getattr(value, "_orig_mod", value)
-        for name, value in vars(owner).items()
-        if isinstance(value, nn.Module)
-        and name not in _NOT_RUN
-        and not name.startswith("_")
-        and any(isinstance(module, weighty) for module in value.modules())
-    }
+    return encoders + decoders, missing
 
 
 def num_tokens(owner: Any, name: str = "text_encoder") -> int:
@@ -89,12 +65,12 @@ def num_tokens(owner: Any, name: str = "text_encoder") -> int:
     tokenizer = getattr(owner, name.replace("text_encoder", "tokenizer"), None)
     config = getattr(getattr(owner, name, None), "config", None)
     limits = (getattr(tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None))
-    return next((limit for limit in limits if isinstance(limit, int) and limit <= LONGEST), CLIP_TOKENS)
+    return next((limit for limit in limits if isinstance(limit, int) and limit <= _LONGEST), CLIP_TOKENS)
 
 
 def pixels_a_side(owner: Any) -> int:
     """Return how many pixels of the image, along a side, one element of the U-Net's sample stands for."""
-    vae = next((vae for name in DECODERS if (vae := getattr(owner, name, None)) is not None), None)
+    vae = next((vae for name in _DECODERS if (vae := getattr(owner, name, None)) is not None), None)
     return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
 
@@ -115,40 +91,8 @@ def decoder_macs(vae: Any, size: tuple[int, ...], num_frames: int = 1) -> int:
 
 
 def _count(network: nn.Module, run: Callable[[Any], Any]) -> int:
-    """Count everything, as `deepcache.costs.macs` does, and the attention products of any kind of layer."""
+    """Count everything: layers as for a U-Net, and the attention products of any kind of layer."""
     twin = on_meta(network)
-    counts: dict[nn.Module, StageCost] = {}
-    products = _AttentionProducts()
-    with torch.no_grad(), counting(twin, counts), products:
+    with torch.no_grad(), counting(twin) as (counts, products):
         run(twin)
-    return products.macs + sum(replace(layer, attention=0).total(EVERYTHING) for layer in counts.values())
-
-
-class _AttentionProducts(TorchFunctionMode):
-    """Counts the products of two activations: Q K^T and A V, in one fused function or apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.macs = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        if func is nn.functional.scaled_dot_product_attention:
-            query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
-            self.macs += query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        elif func in _PRODUCTS:
-            first = args[_PRODUCTS[func]]
-            self.macs += output.numel() * first.shape[-1]
-        return output
-
-
-_PRODUCTS: dict[Any, int] = {  # the position of the first factor among the arguments
-    torch.matmul: 0,
-    torch.bmm: 0,
-    torch.baddbmm: 1,
-    Tensor.matmul: 0,
-    Tensor.__matmul__: 0,
-    Tensor.bmm: 0,
-    Tensor.baddbmm: 1,
-}
+    return products.macs + sum(layer.total() for layer in counts.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,8 @@ from deepcache.errors import DeepCacheError
 from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.workload import Workload
-from deepcache.search.programming import Stretches, best, descended
-from deepcache.search.recorder import Recorder, gains
-from deepcache.search.responses import Array, Responses, Vectors
+from deepcache.search.programming import Steps, best, descended, stretches
+from deepcache.search.recorder import Array, Recorder, Responses, Vectors, gains
 from deepcache.unets.pipelines import require_sampler
 
 SEEDS = range(100_000, 100_008)  # seeds that nobody evaluates on
@@ -36,82 +35,64 @@ class Calibration:
     responses: Responses
     gains: Array
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_stretches", cache(self._measured_stretches))
-
     @property
     def num_steps(self) -> int:
         return self.responses.num_steps
 
     def error(self, plan: CachePlan) -> float:
-        """Return a plan's error at the end of sampling, to first order.
+        """Return a plan's error at the end of sampling, to first order: the norm of the sum of the steps' errors.
 
-        The error is the norm of the sum of the steps' errors, since errors of neighbouring steps add up or cancel. It
-        is the geometric mean over samples, since few samples that tip over to another image dominate an arithmetic
-        mean.
-
-        Args:
-            plan: a plan for as many steps as the calibration's, at its branch.
-
-        Raises:
-            DeepCacheError: the plan has another number of steps or another branch.
+        The error is the geometric mean over samples, since few samples that tip over to another image dominate an
+        arithmetic mean. A plan for another number of steps, or at another branch, is refused.
         """
         if (plan.num_steps, plan.branch) != (self.num_steps, self.responses.branch):
             raise DeepCacheError(
                 f"expected a plan for {self.num_steps} steps at branch {self.responses.branch}, got one for "
                 f"{plan.num_steps} at branch {plan.branch}"
             )
-        return self._sum_of_errors(plan.order)(plan.full_steps)
+        return self._error_of(plan.order)(plan.full_steps)
 
     def plan(self, num_full: int, order: int | None = None) -> CachePlan:
-        """Return the plan of `num_full` full steps with the least `error`.
+        """Return the plan of `num_full` full steps, 1 .. T, with the least `error` that was found.
 
         The sum of the errors' norms bounds `error` from above; dynamic programming finds its minimum exactly. From that
-        minimum and from the even plan, full steps are moved as long as `error` falls.
-
-        Args:
-            num_full: number of full steps, 1 .. T.
-            order: order of the prediction, one of `ORDERS`; the best of all orders if not given.
+        minimum and from the even plan, full steps are moved as long as `error` falls. Without an order, the best of all
+        `ORDERS` is taken.
 
         Raises:
             DeepCacheError: `num_full` or `order` is out of range.
         """
         if order is None:
-            found = [self.plan(num_full, each) for each in ORDERS]
-            return min(found, key=self.error)
-        require_order(order)
-        require_whole("num_full", num_full, at_least=1)
-        count, branch = self.num_steps, self.responses.branch
-        if num_full > count:
-            raise DeepCacheError(f"expected at most {count} full steps, got {num_full}")
-        stretches: Callable[[int, int], Stretches] = self._stretches  # type: ignore[attr-defined]
-        bounded, _ = best(stretches(order, max(LONGEST, -(-count // num_full) + 1)), num_full)
+            return min((self.plan(num_full, each) for each in ORDERS), key=self.error)
+        count, error = self.num_steps, self._error_of(require_order(order))
+        require_whole("num_full", num_full, at_least=1, at_most=count)
+        bounded, _ = best(self._stretches(order, max(LONGEST, -(-count // num_full) + 1)), num_full)
         even = tuple(int(step) for step in np.floor(np.arange(num_full) * count / num_full))
-        error = self._sum_of_errors(order)
         reached = [descended(steps, count, error) for steps in (bounded, even)]
-        return CachePlan(count, min(reached, key=error), branch, order)
+        return CachePlan(count, min(reached, key=error), self.responses.branch, order)
 
-    def _measured_stretches(self, order: int, longest: int) -> Stretches:
+    @cached_property
+    def _stretches(self) -> Callable[[int, int], Array]:
+        """The function from order and longest gap to the `stretches`, which are worked out once."""
         typical = np.exp(np.log(self.gains + _TINY).mean(axis=1, keepdims=True))
         products = self.responses.products(np.broadcast_to(typical, self.gains.shape))
 
         def norm(nodes: Sequence[int], step: int) -> float:
             return float(self.responses.squared_error(nodes, step, products) ** 0.5)
 
-        return Stretches.of(norm, self.num_steps, order, longest)
+        return cache(lambda order, longest: stretches(norm, self.num_steps, order, longest))
 
-    def _sum_of_errors(self, order: int) -> Callable[[tuple[int, ...]], float]:
+    def _error_of(self, order: int) -> Callable[[Steps], float]:
         """Return the function from full steps to `error`."""
 
         @cache
-        def stretch(nodes: tuple[int, ...], end: int) -> Vectors:
-            shape = (self.gains.shape[1], self.responses.vectors[-1].shape[-1])
-            total: Vectors = np.zeros(shape, np.float32)
+        def stretch(nodes: Steps, end: int) -> Vectors:
+            total: Vectors = np.zeros(self.responses.vectors[-1].shape[1:], np.float32)
             for step in range(nodes[0] + 1, end):
                 total += self.gains[step][:, None].astype(np.float32) * self.responses.error(nodes, step)
             return total
 
-        def error(full_steps: tuple[int, ...]) -> float:
+        def error(full_steps: Steps) -> float:
             ends = (*full_steps[1:], self.num_steps)
             nodes = (full_steps[max(0, i - order) : i + 1][::-1] for i in range(len(full_steps)))
             total = sum(map(stretch, nodes, ends))
@@ -141,20 +122,18 @@ def calibrate(
         pipe: a diffusers pipeline.
         branch: branch of the plans to come.
         seeds: at most as many as fit into one batch; evaluate plans on other seeds.
-        prompts: what the samples show, for a model that takes prompts: seed i takes prompt i modulo their number. The
+        prompts: what the samples show, for a model that takes prompts: seed i takes prompt i modulo their number; the
             embedded models take captions of garments if none are given.
         conditions: a function from a list of seeds to the pipeline's arguments for them, instead of prompts.
         progress: whether to show a progress bar.
         **arguments: passed on to the pipeline, e.g. `num_inference_steps`, `guidance_scale`.
 
     Raises:
-        DeepCacheError: the U-Net has no such branch, a generation has fewer than two steps, or the model needs prompts
-            and has none.
+        DeepCacheError: the U-Net has no such branch, there are fewer than two steps, or prompts are missing.
         UnsupportedUNetError: the pipeline cannot be cached.
     """
     require_sampler(pipe)
-    asked = given_conditions(pipe, prompts, conditions)
-    workload = Workload(pipe, asked, len(seeds), arguments)
+    workload = Workload(pipe, given_conditions(pipe, prompts, conditions), len(seeds), arguments)
     with tqdm(desc=f"calibrate branch {branch}", unit="run", disable=None if progress else True, leave=False) as bar:
         return calibration(workload, seeds, branch, bar.update)
 
@@ -165,7 +144,7 @@ def calibration(
     """Calibrate a workload, as its pipeline is now, at a branch; call `advance` after each sampling of the seeds."""
 
     def generate() -> None:
-        workload.sample(seeds, **{"progress": False, **workload.arguments})
+        workload.sample(seeds, progress=False)
         advance()
 
     recorder = Recorder.of(workload.pipe, generate, branch)

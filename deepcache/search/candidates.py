@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import ceil
 from typing import Any
 
@@ -21,17 +22,11 @@ _SHARES_OF_STEPS = (1.0, 0.7, 0.5, 0.4)  # steps that a named solver is tried wi
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sampling with a plan.
-
-    Attributes:
-        sampling: the solver, its steps, and the plan for all its U-Net calls.
-        kind: "uncached", "uniform" or "optimal".
-        macs: MACs of a sample.
-    """
+    """A sampling with a plan for all its U-Net calls; its kind is "uncached", "uniform" or "optimal"."""
 
     sampling: Sampling
     kind: str
-    macs: int
+    macs: int  # of a sample
 
     @property
     def plan(self) -> CachePlan:
@@ -40,13 +35,13 @@ class Candidate:
         return self.sampling.plan
 
     def __str__(self) -> str:
-        if self.kind == "uncached":
+        plan, kind = self.plan, self.kind
+        if kind == "uncached":
             return f"{named(self.sampling)}uncached"
-        interval = (*self.plan.full_steps, self.plan.num_steps)[1]
-        last = ", last step full" if self.plan.full_steps[-1] == self.plan.num_steps - 1 else ""
-        full = f"N={interval}{last}" if self.kind == "uniform" else self.kind
-        branch, order = self.plan.branch, self.plan.order
-        return f"{named(self.sampling)}branch {branch}, order {order}, {full} ({self.plan.num_full} full)"
+        if kind == "uniform":
+            last = ", last step full" if plan.full_steps[-1] == plan.num_steps - 1 else ""
+            kind = f"N={(*plan.full_steps, plan.num_steps)[1]}{last}"
+        return f"{named(self.sampling)}branch {plan.branch}, order {plan.order}, {kind} ({plan.num_full} full)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +51,7 @@ class Space:
     Attributes:
         full: MACs of a full step, everything counted.
         shallow: MACs of a shallow step, for each branch from 0.
-        own: the pipeline's own solver and steps; shares are of its uncached MACs.
+        own, own_calls: the pipeline's own solver and steps, and its U-Net calls; shares are of its uncached MACs.
         calls: the solvers and steps that may be tried, without plans, and how often each calls the U-Net.
         branches, orders: those of the plans.
     """
@@ -78,75 +73,44 @@ class Space:
         """Return uncached over the candidate's MACs of a sample: the speedup, if time were MACs."""
         return self.whole / candidate.macs
 
-    @property
-    def best_speedup(self) -> float:
-        """The speedup of as few full steps as the lowest order takes, at the cheapest branch."""
-        num_full = min(self.orders) + 1
-        num_shallow = max(0, min(self.calls.values()) - num_full)
-        cheapest = min(self.shallow[branch] for branch in self.branches)
-        return self.whole / (num_full * self.full + num_shallow * cheapest)
-
-    def uncached(self, solver: Sampling) -> Candidate:
-        """Return the candidate whose steps are all full."""
-        calls = self.calls[solver]
-        return Candidate(replace(solver, plan=CachePlan(calls, tuple(range(calls)))), "uncached", calls * self.full)
-
-    def candidates(self, shares: Sequence[float], optimal: Optimal | None) -> list[Candidate]:
+    def candidates(self, shares: Sequence[float], optimal: Optimal) -> list[Candidate]:
         """Return the dearest candidate of each kind, solver, branch and order within each share; each plan once.
 
-        Args:
-            shares: shares of the uncached MACs.
-            optimal: gives the optimal plan of a number of full steps, or None for no such candidate.
+        The shares are of the uncached MACs; `optimal` may return None for no such candidate.
         """
         found: dict[Sampling, Candidate] = {}
-        for share in shares:
-            for solver in self.calls:
-                for candidate in self._within(solver, share * self.whole, optimal):
-                    found.setdefault(candidate.sampling, candidate)
+        for share, solver in product(shares, self.calls):
+            for kind, plan in self._within(solver, share * self.whole, optimal):
+                sampling, macs = replace(solver, plan=plan), total_macs(plan, self.full, self.shallow[plan.branch])
+                found.setdefault(sampling, Candidate(sampling, kind, macs))
         return list(found.values())
 
-    def _within(self, solver: Sampling, macs: float, optimal: Optimal | None) -> Iterator[Candidate]:
+    def _within(self, solver: Sampling, macs: float, optimal: Optimal) -> Iterator[tuple[str, CachePlan]]:
+        """Yield the plans of a solver whose samples take at most so many MACs, each after its kind."""
         calls = self.calls[solver]
         if calls * self.full <= macs:
-            yield self.uncached(solver)
+            yield "uncached", uniform(calls, 1)
             return
-        for branch in self.branches:
-            num_full = int((macs - calls * self.shallow[branch]) // (self.full - self.shallow[branch]))
-            for order in self.orders:
-                if num_full > order:
-                    yield from self._plans(solver, branch, order, num_full, optimal)
-
-    def _plans(
-        self, solver: Sampling, branch: int, order: int, num_full: int, optimal: Optimal | None
-    ) -> Iterator[Candidate]:
-        """Yield candidates of at most `num_full` full steps."""
-        calls = self.calls[solver]
-        yield self._candidate(solver, "uniform", uniform(calls, ceil(calls / num_full), branch, order))
-        if num_full > 1:
-            interval = ceil((calls - 1) / (num_full - 1))
-            yield self._candidate(solver, "uniform", uniform(calls, interval, branch, order, last_step_full=True))
-        if optimal is not None and (plan := optimal(solver, branch, order, num_full)) is not None:
-            yield self._candidate(solver, "optimal", plan)
-
-    def _candidate(self, solver: Sampling, kind: str, plan: CachePlan) -> Candidate:
-        macs = total_macs(plan, self.full, self.shallow[plan.branch])
-        return Candidate(replace(solver, plan=plan), kind, macs)
+        for branch, order in product(self.branches, self.orders):
+            saved = self.full - self.shallow[branch]  # nothing at the last branch of a U-Net without a mid block
+            num_full = int((macs - calls * self.shallow[branch]) // saved) if saved else 0
+            if num_full <= order:
+                continue
+            yield "uniform", uniform(calls, ceil(calls / num_full), branch, order)
+            if num_full > 1:
+                interval = ceil((calls - 1) / (num_full - 1))
+                yield "uniform", uniform(calls, interval, branch, order, last_step_full=True)
+            if (plan := optimal(solver, branch, order, num_full)) is not None:
+                yield "optimal", plan
 
 
 def space_of(
     workload: Workload, num_steps: int, *, branches: Sequence[int], orders: Sequence[int], solvers: Sequence[str] | None
 ) -> Space:
-    """Return the search space of a workload.
+    """Return the search space of a workload whose pipeline has its own solver, of `num_steps` steps.
 
-    Args:
-        workload: its pipeline has the pipeline's own solver.
-        num_steps: steps of that solver.
-        branches, orders: those of the plans; branches that the U-Net does not have are left out.
-        solvers: names of solvers to try beside the pipeline's own, with all steps and with fewer.
-
-    Raises:
-        DeepCacheError: there is no such solver, or the U-Net has none of the branches.
-        UnsupportedUNetError: the pipeline cannot be cached.
+    Branches that the U-Net does not have are left out; if none is left, they are refused. The named solvers are tried
+    with all steps and with fewer.
     """
     own = Sampling(None, num_steps)
     own_calls = workload.num_calls(own)
@@ -155,10 +119,10 @@ def space_of(
     if not there:
         raise DeepCacheError(f"expected branches out of 0..{costs.num_branches - 1}, got {list(branches)}")
     solver = workload.pipe.scheduler
-    is_named = any(_is_same(solver, scheduler(name, solver.config)) for name in solvers or ())
+    is_named = any(_settings(scheduler(name, solver.config)) == _settings(solver) for name in solvers or ())
     tried = [] if is_named else [own]  # the named solver takes the place of the equal own one
-    for name in solvers or ():
-        tried += [Sampling(name, max(1, round(share * num_steps))) for share in _SHARES_OF_STEPS]
+    for name, share in product(solvers or (), _SHARES_OF_STEPS):
+        tried.append(Sampling(name, max(1, round(share * num_steps))))
     calls = {each: workload.num_calls(each) for each in tried}
     shallow = tuple(costs.shallow(branch, EVERYTHING) for branch in range(costs.num_branches))
     return Space(costs.full(EVERYTHING), shallow, own, own_calls, calls, there, tuple(orders))
@@ -173,11 +137,7 @@ def survivors(candidates: Sequence[Candidate], score: Score, rounds: Sequence[in
     """Return the candidates that are left after successive halving, the cheapest first.
 
     After each round but the last, drop the half of the candidates with the largest gap to the best cheaper candidate.
-
-    Args:
-        candidates: at least one.
-        score: scores a candidate on a number of seeds.
-        rounds: numbers of seeds, ascending.
+    The rounds are ascending numbers of seeds on which `score` scores a candidate.
 
     References:
         Non-stochastic Best Arm Identification and Hyperparameter Optimization (Jamieson and Talwalkar, 2016),
@@ -202,7 +162,6 @@ def front(scores: Mapping[Candidate, float]) -> list[Candidate]:
     return sorted((c for c in scores if gap(c, scores) < 0), key=lambda candidate: candidate.macs)
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    """Return whether two schedulers have one class and configuration; keys with _ are diffusers' bookkeeping."""
-    configs = [{k: v for k, v in each.config.items() if not k.startswith("_")} for each in (one, other)]
-    return type(one) is type(other) and configs[0] == configs[1]
+def _settings(solver: Any) -> tuple[type, dict[str, Any]]:
+    """Return the class and configuration of a scheduler; keys with _ are diffusers' bookkeeping."""
+    return type(solver), {key: value for key, value in solver.config.items() if not key.startswith("_")}

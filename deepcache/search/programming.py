@@ -13,7 +13,8 @@ References: Dynamic Programming (Bellman, 1957)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from itertools import accumulate
+from operator import sub
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,130 +28,74 @@ _FARTHEST = 3  # steps that a full step is moved by at once
 _LEAST = 1e-6  # share of the error that a move must take off
 
 
-@dataclass(frozen=True, eq=False)
-class Stretches:
-    """The costs of all stretches of shallow steps.
+def stretches(error: Error, num_steps: int, order: int, longest: int) -> Array:
+    """Return the costs of all stretches of shallow steps between full steps with gaps of at most `longest`.
 
-    Attributes:
-        costs: (T, G, .., G, G), by the last full step, `order` gaps before it, and the gap after it, which is the last
-            stretch if it reaches T; infinite where there is no such stretch.
-        order: order of the prediction.
+    The error of a step, at least 0, depends on at most `order` + 1 full steps before it.
+
+    Returns:
+        (T, G, .., G, G), by the last full step, `order` gaps before it, and the gap after it, which is the last stretch
+        if it reaches T; infinite where there is no such stretch.
     """
-
-    costs: Array
-    order: int
-
-    @classmethod
-    def of(cls, error: Error, num_steps: int, order: int, longest: int) -> Stretches:
-        """Add up the errors of the steps.
-
-        Args:
-            error: error of a step, at least 0, by at most `order` + 1 full steps before it.
-            num_steps: T.
-            order: order of the prediction, 0..2.
-            longest: largest gap between full steps.
-        """
-        size = min(longest, num_steps) + 1
-        costs = np.full((num_steps, *[size] * (order + 1)), np.inf)
-        for last in range(num_steps):
-            for gaps in _gaps(last, order, size):
-                nodes = [last]
-                for gap in gaps:
-                    if gap:
-                        nodes.append(nodes[-1] - gap)
-                total = 0.0
-                for after in range(1, min(size, num_steps - last + 1)):
-                    if after > 1:
-                        total += error(tuple(nodes), last + after - 1)
-                    costs[(last, *gaps, after)] = total
-        return cls(costs, order)
+    size = min(longest, num_steps) + 1
+    costs = np.full((num_steps, *[size] * (order + 1)), np.inf)
+    for last in range(num_steps):
+        end = min(size, num_steps - last + 1)  # of the gaps after the full step
+        for gaps in _gaps(last, order, size):
+            nodes = tuple(accumulate(filter(None, gaps), sub, initial=last))
+            errors = [error(nodes, last + after) for after in range(1, end - 1)]
+            costs[(last, *gaps)][1:end] = np.cumsum([0.0, *errors])
+    return costs
 
 
-def best(stretches: Stretches, num_full: int) -> tuple[Steps, float]:
-    """Return the full steps, from 0, whose stretches cost least, and their cost.
+def _gaps(last: int, order: int, size: int) -> list[Steps]:
+    """Return all gaps that may lead to a full step, filled with 0 where fewer full steps come before it."""
+    found: list[Steps] = [()]
+    for _ in range(order):
+        found = [(*gaps, gap) for gaps in found for gap in range(1, min(size, last - sum(gaps) + 1)) or (0,)]
+    return found
 
-    Args:
-        stretches: the costs of all stretches.
-        num_full: K, 1..T.
 
-    Raises:
-        DeepCacheError: K full steps cannot cover all steps, since the gaps of the stretches are too short.
+def best(costs: Array, num_full: int) -> tuple[Steps, float]:
+    """Return the `num_full` full steps, from 0, whose stretches cost least, and their cost.
+
+    Full steps that are too few to cover all steps are refused, since the gaps of the stretches are too short.
     """
-    costs, order = stretches.costs, stretches.order
-    num_steps, size = costs.shape[0], costs.shape[-1]
-    states = (num_steps, *[size] * order)
+    num_steps, size, states = costs.shape[0], costs.shape[-1], costs.shape[:-1]
     values = np.full(states, np.inf)
-    values[(0, *[0] * order)] = 0.0
-    chosen = []
+    values[(0, *[0] * (len(states) - 1))] = 0.0
+    chosen = []  # for each full step but the first, by state, the oldest gap, which leaves the state
     for _ in range(num_full - 1):
-        after = np.full(states, np.inf)
-        before = np.zeros(states, np.int32)  # the oldest gap, which leaves the state
+        after, before = np.full(states, np.inf), np.zeros(states, np.int32)
         for last in range(num_steps - 1):
             for gap in range(1, min(size, num_steps - last)):
                 reached = values[last] + costs[last, ..., gap]
-                if order == 0:
-                    after[last + gap] = np.minimum(after[last + gap], reached)
-                    before[last + gap] = np.where(after[last + gap] == reached, gap, before[last + gap])
-                else:
+                if len(states) > 1:
                     after[last + gap, gap] = reached.min(axis=-1)
                     before[last + gap, gap] = reached.argmin(axis=-1)
+                elif reached <= after[last + gap]:
+                    after[last + gap], before[last + gap] = reached, gap
         values = after
         chosen.append(before)
-    ends = values + _endings(costs)
-    place = np.unravel_index(int(ends.argmin()), states)
-    if not np.isfinite(ends[place]):
+    for last in range(num_steps):
+        values[last] += costs[last, ..., num_steps - last] if num_steps - last < size else np.inf
+    place = np.unravel_index(int(values.argmin()), states)
+    total = float(values[place])
+    if not np.isfinite(total):
         raise DeepCacheError(
             f"expected more full steps than {num_full}: gaps of at most {size - 1} must cover {num_steps}"
         )
-    return _traced(chosen, tuple(int(x) for x in place), order), float(ends[place])
-
-
-def _endings(costs: Array) -> Array:
-    """Return the cost of the last stretch, by state."""
-    num_steps, size = costs.shape[0], costs.shape[-1]
-    found = np.full(costs.shape[:-1], np.inf)
-    for last in range(num_steps):
-        if num_steps - last < size:
-            found[last] = costs[last, ..., num_steps - last]
-    return found
-
-
-def _traced(chosen: list[NDArray[np.int32]], place: tuple[int, ...], order: int) -> tuple[int, ...]:
-    steps = [place[0]]
+    state = tuple(map(int, place))
+    steps = [state[0]]
     for before in reversed(chosen):
-        if order == 0:
-            place = (place[0] - int(before[place]),)
-        else:
-            gap = place[1]
-            place = (place[0] - gap, *place[2:], int(before[place]))
-        steps.append(place[0])
-    return tuple(reversed(steps))
-
-
-def _gaps(last: int, order: int, size: int) -> list[tuple[int, ...]]:
-    """Return all gaps that may lead to a full step, filled with 0 where fewer full steps come before it."""
-    found: list[tuple[int, ...]] = [()]
-    for _ in range(order):
-        longer = []
-        for gaps in found:
-            left = last - sum(gaps)
-            ended = 0 in gaps
-            if left == 0 or ended:
-                longer.append((*gaps, 0))
-            else:
-                longer += [(*gaps, gap) for gap in range(1, min(size, left + 1))]
-        found = longer
-    return found
+        last, *gaps = (*state, int(before[state]))
+        state = (last - gaps[0], *gaps[1:])
+        steps.append(state[0])
+    return tuple(reversed(steps)), total
 
 
 def descended(full_steps: Steps, num_steps: int, error: Callable[[Steps], float]) -> Steps:
-    """Move single full steps, by steepest descent, until no move makes the error smaller.
-
-    Args:
-        full_steps: full steps to begin with; step 0 stays.
-        num_steps: T.
-        error: error of full steps.
-    """
+    """Move single full steps but step 0, by steepest descent, until no move makes the error smaller."""
     found, least = full_steps, error(full_steps)
     while True:
         moved = min(_moves(found, num_steps), key=error, default=found)

@@ -1,9 +1,12 @@
-"""Candidates are sampled and compared with reference images, a value a seed; nothing is sampled twice."""
+"""The trials of candidates for a budget: halving on the search's seeds, checks on the other seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -12,48 +15,135 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics import clip_score
-from deepcache.metrics import perceptual as perceptual_metric
-from deepcache.metrics.clip_score import Clip, clip_scores, load_clip
+from deepcache.metrics.bootstrap import TAIL
+from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.fidelity import psnr_each
-from deepcache.metrics.perceptual import Perceptual, load_perceptual
-from deepcache.models.embedded import SIZE, is_embedded
-from deepcache.sampling.workload import Sampling, Workload, image_size_of
-from deepcache.search.candidates import Candidate
-from deepcache.unets.pipelines import unet_of
+from deepcache.metrics.perceptual import Perceptual
+from deepcache.plan import CachePlan
+from deepcache.sampling.workload import Sampling, Workload
+from deepcache.search.calibration import Calibration, calibration
+from deepcache.search.candidates import Candidate, Space, named, survivors
+from deepcache.search.tuned import Budget, Estimate, Trial, Tuned, estimate
 
 Values = dict[str, NDArray[np.float64]]  # of each fidelity, (B,)
+_ROUNDS = (6, 2, 1)  # rounds of the search sample a sixth of its seeds, a half, all
+_CALIBRATED = 8  # seeds of a calibration, at most
+_CHECKED = 3  # candidates that are checked where the budget is a speedup
 
 
 @dataclass(eq=False)
 class Trials:
-    """The candidates of a workload that were sampled so far.
+    """The candidates that were sampled so far; nothing is sampled twice.
 
     Attributes:
-        workload: what is sampled.
-        own: the workload's own solver and steps; CLIP scores are compared with its uncached samples.
+        space: what may be combined; CLIP scores are compared with uncached samples of its own solver.
         target: the solver and steps whose uncached samples images are compared with.
+        search_seeds, check_seeds: candidates are dropped on the former, and the rest is checked on the latter.
+        bar: the progress bar, which counts the samples with plans.
         perceptual, clip: what measures these fidelities; None where they are not measured.
-        num_sampled: how many samples with plans were made.
     """
 
+    budget: Budget
+    space: Space
     workload: Workload
-    own: Sampling
     target: Sampling
+    search_seeds: Sequence[int]
+    check_seeds: Sequence[int]
+    bar: Any
     perceptual: Perceptual | None = None
     clip: Clip | None = None
-    num_sampled: int = 0
-    _values: dict[tuple[Candidate, int], dict[str, float]] = field(default_factory=dict)
-    _images: dict[tuple[Sampling, int], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._calibration = cache(self._calibrated)
+        self._values: dict[tuple[Candidate, int], dict[str, float]] = {}
+        self._images: dict[tuple[Sampling, int], Tensor] = {}
+
+    def optimal(self, solver: Sampling, branch: int, order: int, num_full: int) -> CachePlan | None:
+        """Return the best plan by a calibration on the search's seeds; of many solvers only at the outermost branch."""
+        if len(self.space.calls) > 1 and branch > min(self.space.branches):
+            return None
+        return self._calibration(solver, branch).plan(num_full, order)
+
+    def _calibrated(self, solver: Sampling, branch: int) -> Calibration:
+        self.bar.set_postfix_str(f"{named(solver)}calibrating branch {branch}")
+        seeds = self.search_seeds[: min(_CALIBRATED, self.workload.batch_size)]
+        with self.workload.under(solver):
+            steps = {**self.workload.arguments, **solver.arguments}
+            return calibration(replace(self.workload, arguments=steps), seeds, branch)
+
+    def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return what halving leaves; candidates are scored by the mean, which says more than a median of few seeds."""
+        if not candidates:
+            raise DeepCacheError(
+                f"no plan of orders {', '.join(map(str, self.space.orders))} fits {self.space.own_calls} steps; "
+                "an order needs one full step more than its number; ask for lower orders or more steps"
+            )
+        rounds = [max(1, len(self.search_seeds) // part) for part in _ROUNDS]
+        added = enumerate(after - before for before, after in pairwise([0, *rounds]))
+        self.bar.total = sum(ceil(len(candidates) / 2**number) * seeds for number, seeds in added)
+
+        def score(candidate: Candidate, count: int) -> float:
+            values = self.values(candidate, self.search_seeds[:count])[self.budget.fidelity]
+            return self.budget.score(float(values.mean()))
+
+        return survivors(candidates, score, rounds)
+
+    def cheapest(self, left: Sequence[Candidate]) -> Trial:
+        """Return the cheapest candidate that keeps to the limit on both the search's and the check's seeds.
+
+        Each check has half of the tail of the check before, so that the chance of any holding by luck is below 5 %.
+        """
+        bounds: dict[Candidate, float] = {}
+        for candidate in left:
+            if self.budget.holds(self._found(self._trial(candidate)).value):
+                trial = self._trial(candidate, TAIL / 2 ** len(bounds), is_checked=True)
+                bounds[candidate] = self.budget.worse_end(self._found(trial))
+                if self.budget.holds(bounds[candidate]):
+                    return trial
+        if not bounds:
+            likeliest = max(left, key=self._score)
+            bounds[likeliest] = self.budget.worse_end(self._found(self._trial(likeliest, is_checked=True)))
+        nearest = max(bounds, key=lambda candidate: self.budget.score(bounds[candidate]))
+        raise DeepCacheError(
+            f"no plan keeps {self.budget.kind} to {self.budget.limit:g} on other seeds; the nearest, {nearest}, "
+            f"promises {bounds[nearest]:.4g} (at {self.space.speedup(nearest):.2f} times fewer MACs); ask for that, "
+            "or for more branches, orders or steps"
+        )
+
+    def fastest(self, left: Sequence[Candidate]) -> Trial:
+        """Return the best candidate on the check's seeds among the best on the search's; they share the tail."""
+        fast = [candidate for candidate in left if self.space.speedup(candidate) >= self.budget.limit]
+        best = sorted(fast, key=self._score, reverse=True)[:_CHECKED]
+        checked = [self._trial(candidate, TAIL / len(best), is_checked=True) for candidate in best]
+        return max(checked, key=lambda trial: self._found(trial).value)
+
+    def tuned(self, left: Sequence[Candidate], chosen: Trial) -> Tuned:
+        trials = tuple(chosen if candidate == chosen.candidate else self._trial(candidate) for candidate in left)
+        target = "the solution (DDIM, 250 steps)" if self.target != self.space.own else "the uncached samples"
+        by = self.perceptual or self.clip
+        target += f" by {by.name}" if by else ""
+        return Tuned(self.budget, chosen, trials, self.space, self.search_seeds, self.check_seeds, target)
+
+    def _score(self, candidate: Candidate) -> float:
+        return self.budget.score(self._found(self._trial(candidate)).value)
+
+    def _found(self, trial: Trial) -> Estimate:
+        return trial.estimates[self.budget.fidelity]
+
+    def _trial(self, candidate: Candidate, tail: float = TAIL, *, is_checked: bool = False) -> Trial:
+        seeds = self.check_seeds if is_checked else self.search_seeds
+        found = {name: estimate(name, each, tail) for name, each in self.values(candidate, seeds).items()}
+        return Trial(candidate, found, len(seeds), is_checked)
 
     def values(self, candidate: Candidate, seeds: Sequence[int]) -> Values:
         """Return the fidelities of `seeds`, (B,) each; sample only those that no earlier call has sampled."""
+        self.bar.set_postfix_str(str(candidate))
         new = [seed for seed in seeds if (candidate, seed) not in self._values]
-        self.num_sampled += len(new)
         if new:
             found = self._measured(self._sample(candidate.sampling, new), new)
             for number, seed in enumerate(new):
                 self._values[candidate, seed] = {name: float(each[number]) for name, each in found.items()}
+        self.bar.update(len(new))
         rows = [self._values[candidate, seed] for seed in seeds]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
@@ -63,56 +153,16 @@ class Trials:
         if self.perceptual is not None:
             found["perceptual"] = self.perceptual.distance(images, target).double().numpy()
         if self.clip is not None:
-            prompts, own = self.workload.conditions(seeds)["prompt"], self._uncached(self.own, seeds)
+            prompts, own = self.workload.conditions(seeds)["prompt"], self._uncached(self.space.own, seeds)
             found["clip_loss"] = clip_scores(self.clip, own, prompts) - clip_scores(self.clip, images, prompts)
         return found
 
     def _uncached(self, solver: Sampling, seeds: Sequence[int]) -> Tensor:
         new = [seed for seed in seeds if (solver, seed) not in self._images]
         if new:
-            for seed, image in zip(new, self._sample(solver, new), strict=True):
-                self._images[solver, seed] = image
+            self._images |= zip(((solver, seed) for seed in new), self._sample(solver, new), strict=True)
         return torch.stack([self._images[solver, seed] for seed in seeds])
 
     def _sample(self, sampling: Sampling, seeds: Sequence[int]) -> Tensor:
         with self.workload.under(sampling):
             return self.workload.sample(seeds, progress=False, **sampling.arguments)
-
-
-def distance_for(pipe: Any, given: Perceptual | None) -> Perceptual:
-    """Return the given perceptual distance, or the usual distance.
-
-    Raises:
-        DeepCacheError: the distance is of mini-features, and the images are not those that these were trained on.
-    """
-    found = given or load_perceptual(device=unet_of(pipe)[1].device)
-    instead = "distance=load_perceptual(FILE) with torchvision's AlexNet weights"
-    _require_knows(found.name, perceptual_metric.MINI, pipe, instead, is_given=given is not None)
-    return found
-
-
-def clip_for(workload: Workload, given: Clip | None, seeds: Sequence[int]) -> Clip:
-    """Return the given CLIP model, or mini-clip.
-
-    Raises:
-        DeepCacheError: the workload has no prompts to score, or mini-clip was not trained on such images.
-    """
-    if "prompt" not in workload.conditions(seeds[:1]):
-        raise DeepCacheError("expected a pipeline with prompts for clip_loss; take psnr_db or perceptual instead")
-    found = given or load_clip(device=unet_of(workload.pipe)[1].device)
-    instead = "clip=load_clip(...), such as the paper's ViT-g-14"
-    _require_knows(found.name, clip_score.MINI, workload.pipe, instead, is_given=given is not None)
-    return found
-
-
-def _require_knows(name: str, mini: str, pipe: Any, instead: str, *, is_given: bool) -> None:
-    """Refuse a mini extractor for images that it was not trained on, before anything is sampled.
-
-    Images of another model that have the embedded models' size are measured only where the caller gave the extractor.
-    """
-    height, width = image_size_of(pipe)
-    if name == mini and ((height, width) != SIZE or not (is_given or is_embedded(pipe))):
-        raise DeepCacheError(
-            f"expected images of {SIZE[0]} x {SIZE[1]} by an embedded model for {name}, got {height} x {width} by a "
-            f"{type(pipe).__name__}; pass {instead}"
-        )

@@ -19,9 +19,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, models, uniform
 from deepcache.cache.tracking import warn_if_it_cannot_pay
-from deepcache.costs.explain import explain
+from deepcache.costs.explain import Explanation, Profile, explain
 from deepcache.costs.macs import EVERYTHING, PAPER, cost
-from deepcache.costs.page import Explanation, Profile
 from deepcache.costs.parts import decoder_macs, num_tokens, text_encoder_macs
 from deepcache.errors import DeepCacheWarning
 from deepcache.models.architectures import skeleton
@@ -115,7 +114,7 @@ def test_a_cached_generation_does_what_was_explained(branch: int, order: int) ->
     generation = cache.generations[-1]
     assert (told.plan.num_steps, told.plan.full_steps) == (generation.num_steps, generation.full_steps)
     assert told.feature_bytes == generation.feature_bytes
-    assert told.mean == cost(pipe.unet, torch.empty(1, 4, 8, 8), 0, embeds).mean(told.plan, EVERYTHING)
+    assert told.cost == cost(pipe.unet, torch.empty(1, 4, 8, 8), 0, embeds)
 
 
 def test_half_precision_keeps_half_of_the_bytes() -> None:
@@ -123,7 +122,8 @@ def test_half_precision_keeps_half_of_the_bytes() -> None:
 
 
 def test_no_more_features_are_kept_than_there_are_full_steps() -> None:
-    assert [planned("sd-1.5", interval=30, order=order).num_kept for order in (0, 1, 2)] == [1, 2, 2]
+    told = [planned("sd-1.5", interval=30, order=order) for order in (0, 1, 2)]
+    assert [each.feature_bytes / each.bytes_each for each in told] == [1, 2, 2]
     assert planned("sd-1.5", order=2).feature_bytes == 3 * planned("sd-1.5", order=0).feature_bytes
 
 
@@ -146,7 +146,7 @@ def test_bounds_are_macs_uncached_over_cached() -> None:
     """The oracle is arithmetic by hand."""
     told = known("sd-1.5")
     text, vae = (part.macs for part in told.parts)
-    cached_macs = 17 * told.full + 33 * told.shallow
+    cached_macs = 17 * told.full + 33 * told.cost.shallow(0, EVERYTHING)
     assert told.bound(whole=False) == pytest.approx(50 * told.full / cached_macs)
     assert told.bound(whole=False, guided=True) == told.bound(whole=False)
     assert told.bound() == pytest.approx((50 * told.full + text + vae) / (cached_macs + text + vae))
@@ -341,8 +341,9 @@ def test_block_warns_once_of_generations_too_short_to_pay() -> None:
 def test_block_explains_its_plan_before_and_after_a_generation() -> None:
     pipe = pipeline()
     with cached(pipe, interval=3, branch=1, order=1) as cache:
-        before = str(cache.explain(7))
+        before = cache.explain(7)
         latents(pipe, num_steps=7)
-        assert str(cache.explain(7)) == before
-    assert "order 1 keeps 2" in before
-    assert cache.explain(7).plan.full_steps == cache.generations[0].full_steps
+        after = cache.explain(7)
+    assert str(after) == str(before)
+    assert "order 1 keeps 2" in str(before)
+    assert after.plan.full_steps == cache.generations[0].full_steps

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from deepcache.costs import parts
+from deepcache.costs import macs
 from deepcache.costs.parts import decoder_macs, text_encoder_macs
 from deepcache.models.architectures import skeleton
 
@@ -95,7 +95,7 @@ def uncounted(_mode: Any, func: Any, _types: Any, args: Any = (), kwargs: Any = 
 def test_without_attention_products_a_text_encoder_would_cost_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test of the test: the attention products matter."""
     encoder, prompt = ENCODERS["clip"]().to("meta").eval(), torch.zeros(1, 7, dtype=torch.int64, device="meta")
-    monkeypatch.setattr(parts._AttentionProducts, "__torch_function__", uncounted)
+    monkeypatch.setattr(macs.AttentionProducts, "__torch_function__", uncounted)
     assert text_encoder_macs(encoder, 7) < half_of_flops_and_the_rest(encoder, lambda network: network(prompt))
 
 

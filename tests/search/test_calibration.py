@@ -17,8 +17,7 @@ from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import scheduler
 from deepcache.search.calibration import Calibration, calibrate
 from deepcache.search.programming import descended
-from deepcache.search.recorder import Recorder, Sketch, gains, listening
-from deepcache.search.responses import Responses
+from deepcache.search.recorder import Recorder, Responses, Sketch, gains, listening
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
 from tests.problems import latents, pipeline, unet
@@ -131,7 +130,7 @@ def test_descent_finds_what_falls():
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
-        (lambda c: c.plan(13), "at most 12 full steps, got 13"),
+        (lambda c: c.plan(13), "num_full to be at most 12, got 13"),
         (lambda c: c.plan(0), "num_full"),
         (lambda c: c.plan(3, 5), "order"),
         (lambda c: c.error(uniform(10, 2)), "a plan for 12 steps at branch 0, got one for 10"),

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
-from deepcache.search.programming import Error, Stretches, best
-from deepcache.search.responses import Responses, lagrange
+from deepcache.search.programming import Error, best, stretches
+from deepcache.search.recorder import Responses, lagrange
 
 NUM_STEPS = 8
 
@@ -40,8 +40,7 @@ def cost(found: Responses, full_steps: Sequence[int], order: int) -> float:
 @given(seed=st.integers(0, 10_000), order=st.integers(0, 2), num_full=st.integers(1, NUM_STEPS))
 def test_the_best_full_steps_are_those_of_trying_all(seed, order, num_full):
     found = responses(seed)
-    stretches = Stretches.of(error_of(found), NUM_STEPS, order, longest=NUM_STEPS)
-    full_steps, total = best(stretches, num_full)
+    full_steps, total = best(stretches(error_of(found), NUM_STEPS, order, longest=NUM_STEPS), num_full)
     tried = {(0, *rest): cost(found, (0, *rest), order) for rest in combinations(range(1, NUM_STEPS), num_full - 1)}
     assert total == pytest.approx(min(tried.values()), rel=1e-9, abs=1e-12)
     assert tried[full_steps] == pytest.approx(total, rel=1e-9, abs=1e-12)
@@ -56,8 +55,8 @@ def test_a_greedy_choice_would_be_worse():
         while len(steps) < 4:
             more = [tuple(sorted((*steps, step))) for step in range(1, NUM_STEPS) if step not in steps]
             steps = min(more, key=lambda full_steps: cost(found, full_steps, 1))
-        stretches = Stretches.of(error_of(found), NUM_STEPS, 1, longest=NUM_STEPS)
-        leads.append(cost(found, steps, 1) / best(stretches, 4)[1])
+        least = best(stretches(error_of(found), NUM_STEPS, 1, longest=NUM_STEPS), 4)[1]
+        leads.append(cost(found, steps, 1) / least)
     assert min(leads) >= 1 - 1e-9
     assert max(leads) > 1.01
 
@@ -73,10 +72,10 @@ def test_an_error_is_the_weighted_sum_of_responses():
 
 def test_gaps_are_as_short_as_asked():
     found = responses(1)
-    full_steps, _ = best(Stretches.of(error_of(found), NUM_STEPS, 1, longest=3), 3)
+    full_steps, _ = best(stretches(error_of(found), NUM_STEPS, 1, longest=3), 3)
     assert max(b - a for a, b in zip(full_steps, (*full_steps[1:], NUM_STEPS), strict=True)) <= 3
     with pytest.raises(DeepCacheError, match="expected more full steps than 2"):
-        best(Stretches.of(error_of(found), NUM_STEPS, 1, longest=3), 2)
+        best(stretches(error_of(found), NUM_STEPS, 1, longest=3), 2)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 import deepcache
 from deepcache import DeepCacheError, cached, models, uniform
@@ -23,11 +26,10 @@ from deepcache.sampling.conditions import conditions_of
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import scheduler
 from deepcache.sampling.workload import Sampling, Workload
-from deepcache.search.budget import Budget, Estimate, estimate
 from deepcache.search.candidates import Candidate, Space, front, space_of, survivors
 from deepcache.search.recorder import listening
 from deepcache.search.trials import Trials
-from deepcache.search.tuned import Tuned
+from deepcache.search.tuned import Budget, Estimate, Tuned, estimate
 
 STEPS = 8
 OTHERS = range(16)  # seeds that nothing is tuned on
@@ -153,7 +155,7 @@ def test_noise_of_the_solver_is_the_calibrations_too(pipe):
 
 
 def test_mini_extractors_are_refused_for_images_they_do_not_know(pipe, monkeypatch):
-    monkeypatch.setattr("deepcache.search.trials.SIZE", (64, 64))
+    monkeypatch.setattr("deepcache.search.tuner.SIZE", (64, 64))
     with pytest.raises(DeepCacheError, match=r"images of 64 x 64 by .*got 32 x 32 by a .*; pass distance="):
         tuned(pipe, perceptual=0.1)
 
@@ -192,19 +194,24 @@ def test_the_pipelines_own_solver_is_tried_once(pipe, monkeypatch, name):
 def test_costs_are_those_of_the_cost_model(pipe):
     space = space_of(workload_of(pipe), STEPS, branches=[0, 2], orders=[0, 1, 2], solvers=None)
     cost = architecture("mini-ldm").cost()
-    for candidate in space.candidates([0.8, 0.5, 0.3], None):
+    for candidate in space.candidates([0.8, 0.5, 0.3], lambda *_: None):
         assert candidate.macs == cost.mean(candidate.plan, EVERYTHING) * STEPS
 
 
 def test_a_candidate_is_the_dearest_of_its_kind_within_its_share(space):
     for share in (0.3, 0.5, 0.7):
-        for candidate in space.candidates([share], None):
+        for candidate in space.candidates([share], lambda *_: None):
             assert candidate.macs <= share * space.whole
             if candidate.kind == "uniform" and candidate.plan.full_steps[-1] < 9:
                 interval = candidate.plan.full_steps[1]
                 denser = uniform(10, interval - 1, candidate.plan.branch)
                 shallow = space.shallow[denser.branch]
                 assert 10 * shallow + denser.num_full * (100 - shallow) > share * space.whole
+
+
+def test_a_branch_at_which_shallow_steps_save_nothing_gives_no_plan(space):
+    found = replace(space, shallow=(10, 100)).candidates([0.5], lambda *_: None)
+    assert {candidate.plan.branch for candidate in found} == {0}
 
 
 def test_optimal_plans_are_asked_for_what_the_share_leaves(space):
@@ -255,9 +262,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_the_worse_end_decides():
-    assert Budget("psnr_db", 30).holds(Estimate(35, 30, 40))
-    assert not Budget("psnr_db", 30).holds(Estimate(35, 29, 40))
-    assert not Budget("perceptual", 0.1).holds(Estimate(0.05, 0.01, 0.11))
+    decibels, distance = Budget("psnr_db", 30), Budget("perceptual", 0.1)
+    assert decibels.holds(decibels.worse_end(Estimate(35, 30, 40)))
+    assert not decibels.holds(decibels.worse_end(Estimate(35, 29, 40)))
+    assert not distance.holds(distance.worse_end(Estimate(0.05, 0.01, 0.11)))
 
 
 def test_every_measure_is_zero_or_at_its_cap_without_a_cache():
@@ -265,16 +273,18 @@ def test_every_measure_is_zero_or_at_its_cap_without_a_cache():
     from deepcache.metrics.perceptual import load_perceptual
 
     pipe = models.load("mini-sd")
-    own = Sampling(None, 4)
-    trials = Trials(workload_of(pipe), own, own, load_perceptual(), load_clip())
+    own, bar = Sampling(None, 4), tqdm(file=io.StringIO())
+    space = Space(100, (10,), own, own_calls=5, calls={own: 5}, branches=(0,), orders=(0,))
+    extractors = (load_perceptual(), load_clip())
+    trials = Trials(Budget("psnr_db", 30), space, workload_of(pipe), own, range(2), range(2, 3), bar, *extractors)
     uncached = Candidate(Sampling(None, 4, uniform(5, 1)), "uncached", 0)
     values = trials.values(uncached, range(2))
     assert values["psnr_db"].tolist() == [80, 80]
     assert values["perceptual"].tolist() == [0, 0]
     assert values["clip_loss"].tolist() == [0, 0]
-    assert trials.num_sampled == 2
+    assert bar.n == 2
     trials.values(uncached, range(3))
-    assert trials.num_sampled == 3
+    assert bar.n == 3
 
 
 def test_the_command_writes_a_plan_that_sample_takes(capsys, tmp_path):
@@ -360,7 +370,10 @@ def test_clip_loss_needs_to_know_the_prompts(foreign):
         )
 
 
-def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_path):
+def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_path, monkeypatch, twice_as_fast):
+    """Without prompts nothing is tuned; `tune` itself, which another test runs, is not run here."""
+    asked = {}
+    monkeypatch.setattr("deepcache.search.tuner.tune", lambda _, **options: asked.update(options) or twice_as_fast)
     shutil.copytree(WEIGHTS / "mini-sd", tmp_path / "model")
     command = [
         "tune",
@@ -377,6 +390,9 @@ def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_
     command += ["--out", str(tmp_path / "plan.json")]
     assert main(command) == 2
     assert "--prompts FILE" in capsys.readouterr().err
+    assert not asked
     (tmp_path / "prompts.txt").write_text("a red coat\na blue bag\n")
     assert main([*command, "--prompts", str(tmp_path / "prompts.txt")]) == 0
+    assert asked["conditions"](range(3)) == {"prompt": ["a red coat", "a blue bag", "a red coat"]}
+    assert (asked["num_steps"], asked["guidance_scale"], asked["seeds"]) == (4, 1, range(1_000_000, 1_000_012))
     assert f"--prompts {tmp_path / 'prompts.txt'}" in capsys.readouterr().out
