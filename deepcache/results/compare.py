@@ -1,7 +1,4 @@
-"""A record against its baseline: exact counts, fidelity seed by seed, ratios of times, and the conditions for it.
-
-Absolute times belong to a machine, and aggregates such as FID have no pairs: neither is compared.
-"""
+"""A record against its baseline: exact counts, fidelity seed by seed, and ratios of times, but no absolute times."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from deepcache.results.layout import Scalar
 from deepcache.results.record import COUNTS, Record
 from deepcache.results.text import plain
 
@@ -81,12 +77,12 @@ class Finding:
 
 def differences(base: Record, found: Record, names: Iterable[str]) -> dict[str, str]:
     """Return a sentence for each of these settings that differs between the records."""
-    pairs = ((name, base.settings.get(name), found.settings.get(name)) for name in names)
-    return {name: f"{name} is {_value(new)} instead of {_value(old)}" for name, old, new in pairs if old != new}
 
+    def said(record: Record, name: str) -> str:
+        return "missing" if record.settings.get(name) is None else plain(str(record.settings[name]))
 
-def _value(value: Scalar) -> str:
-    return "missing" if value is None else plain(str(value))
+    differing = [name for name in names if base.settings.get(name) != found.settings.get(name)]
+    return {name: f"{name} is {said(found, name)} instead of {said(base, name)}" for name in differing}
 
 
 def some(texts: Sequence[str], between: str) -> str:
@@ -110,8 +106,7 @@ def compare(base: Record, found: Record, rerun: Record | None = None) -> Iterato
     """Find changed counts, and falls of fidelity or speed beyond their tolerance, between two records of one row.
 
     Args:
-        base: the record of the baseline.
-        found: the record of the run.
+        base, found: the records of the baseline and of the run.
         rerun: the record of the same test when it was run once more; a ratio is lost if it looks lost in both runs.
     """
     counts = numbers(found, COUNTS)
@@ -125,8 +120,7 @@ def compare(base: Record, found: Record, rerun: Record | None = None) -> Iterato
         if before and len(before) != len(after):
             yield Finding(f"{name}: the baseline has {len(before)} seeds and this record {len(after)}", INCOMPARABLE)
         elif before:  # the record may have more than the baseline
-            yield from _mean(name, tolerance, [new - old for old, new in zip(before, after, strict=True)])
-            yield from _each_seed(name, tolerance, base, after)
+            yield from _falls(name, tolerance, base, after)
     for name, (old, new) in suspects(base, found).items():
         yield _slower(name, old, new, rerun)
 
@@ -150,27 +144,21 @@ def interval(changes: Sequence[float]) -> tuple[float, float]:
     return bootstrap(np.mean, np.asarray(changes, dtype=np.float64), (1 - CONFIDENCE) / 2)
 
 
-def _mean(name: str, tolerance: Tolerance, changes: Sequence[float]) -> Iterator[Finding]:
-    if sum(changes) / len(changes) >= -tolerance.mean:
-        return
-    low, high = interval(changes)
+def _falls(name: str, tolerance: Tolerance, base: Record, after: Sequence[float]) -> Iterator[Finding]:
+    """Find a fall of the mean, and seeds that fell too far, counted from `same` where the old value lies above it."""
+    before, unit, same = base.per_seed[name], tolerance.unit, tolerance.same
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    low, high = interval(changes) if sum(changes) / len(changes) < -tolerance.mean else (0.0, 0.0)
     if high < -tolerance.mean:
-        yield Finding(
-            f"{name}: the mean over {len(changes)} seeds changes by {low:+.3f} to {high:+.3f} {tolerance.unit} "
-            f"({CONFIDENCE:.0%} bootstrap), tolerance -{tolerance.mean} {tolerance.unit}"
-        )
-
-
-def _each_seed(name: str, tolerance: Tolerance, base: Record, after: Sequence[float]) -> Iterator[Finding]:
-    """Find the seeds whose values fell too far, counted from `same` where the old value lies above it."""
-    before, same = base.per_seed[name], tolerance.same
-    first_seed = numbers(base, ["first_seed"]).get("first_seed", 0)
+        change = f"the mean over {len(changes)} seeds changes by {low:+.3f} to {high:+.3f} {unit}"
+        yield Finding(f"{name}: {change} ({CONFIDENCE:.0%} bootstrap), tolerance -{tolerance.mean} {unit}")
     falls = [min(old, same) - min(new, same) for old, new in zip(before, after, strict=True)]
     fallen = sorted((i for i, fall in enumerate(falls) if fall > tolerance.seed), key=lambda i: -falls[i])
     if fallen:
+        first_seed = numbers(base, ["first_seed"]).get("first_seed", 0)
         named = [f"seed {first_seed + i:.0f} {before[i]:.4g} -> {after[i]:.4g}" for i in fallen]
-        fall = f"{len(fallen)} of {len(before)} seeds fall by more than {tolerance.seed:g} {tolerance.unit}"
-        yield Finding(f"{name}: {fall}: {some(named, ', ')}")
+        count = f"{len(fallen)} of {len(before)} seeds fall by more than {tolerance.seed:g} {unit}"
+        yield Finding(f"{name}: {count}: {some(named, ', ')}")
 
 
 def _slower(name: str, old: float, new: float, rerun: Record | None) -> Finding:

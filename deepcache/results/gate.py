@@ -109,8 +109,7 @@ def gate(
     (`compare`), or if it is missing although other rows of its table were run.
 
     Args:
-        baseline: the records to compare with.
-        results: the records of the run.
+        baseline, results: the records of the baseline and of the run.
         reruns: the records of the same run once more, of all tests or of some; of equal records the last counts.
         allow: those of `ALLOWANCES` that turn what cannot be compared into a note.
 

@@ -9,7 +9,6 @@ import json
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ class Collector:
         yield
         for name, place, write in (
             ("tables", self.folder, write_tables),
-            ("report", self.report, partial(write_report, made_by=self.command)),
+            ("report", self.report, lambda records, file: write_report(records, file, self.command)),
         ):
             if place is not None and self.writes and self._finished:
                 terminalreporter.section(f"deepcache {name}")

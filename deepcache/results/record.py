@@ -18,7 +18,8 @@ from deepcache.results.layout import Closed, Layout, Scalar, checked
 from deepcache.results.text import encodable, of_each, plain
 
 if TYPE_CHECKING:
-    Scalars, Values = dict[str, Scalar], dict[str, list[float]]
+    Scalars = dict[str, Scalar]
+    Values = dict[str, list[float]]
 else:  # for pydantic: `Record` checks the values itself, with clearer messages
     Scalars, Values = dict[str, Any], dict[str, list[Any]]
 
@@ -57,7 +58,7 @@ class Record(Closed):
         test: the file of the test that measured the row, relative to pytest's root.
 
     Raises:
-        TypeError, ValueError: a value that is no plain scalar, or that no such metric can have.
+        TypeError, ValueError: a value is no plain scalar, or no such metric can have it.
     """
 
     table: Layout

@@ -44,7 +44,7 @@ def page(records: Sequence[Record], made_by: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
+    found = environment.get_template("report.html").render(
         sections=sections,
         num_rows=len(records),
         num_failed=sum(section["num_failed"] for section in sections),
@@ -54,6 +54,7 @@ def page(records: Sequence[Record], made_by: str = "") -> str:
         long_table=_LONG_TABLE,
         dash=tables.DASH,
     )
+    return str(found)
 
 
 def _section(layout: Layout, records: Sequence[Record]) -> dict[str, Any]:
