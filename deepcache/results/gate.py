@@ -105,8 +105,8 @@ def gate(
 ) -> Verdict:
     """Compare the records of a run with a baseline.
 
-    A record is a regression if its test did not pass twice, if a count changed, if fidelity or speed got worse
-    (`compare`), or if it is missing although other rows of its table were run.
+    A record is a regression if its test passed neither here nor when run again, if a count changed, if fidelity or
+    speed got worse (`compare`), or if it is missing although other rows of its table were run.
 
     Args:
         baseline, results: the records of the baseline and of the run.
