@@ -1,4 +1,4 @@
-"""`python -m deepcache COMMAND`: the commands are the files in `deepcache/commands`."""
+"""`python -m deepcache COMMAND`: the commands are in `deepcache/commands`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import NoReturn
 
-from deepcache.commands import convert, costs, gate, metrics, report, sample, tables, tune
+from deepcache.commands import convert, costs, metrics, results, sample, tune
 from deepcache.errors import DeepCacheError
 
-COMMANDS = (costs, tune, convert, sample, metrics, tables, report, gate)
+COMMANDS = (costs, tune, convert, sample, metrics, results)
 
 
 def main(arguments: list[str] | None = None) -> int:

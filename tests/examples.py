@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from deepcache.results import published
-from deepcache.results.layout import PROTOCOL, Column, Layout, Plot, Published
+from deepcache.results.layout import PROTOCOL, Column, Layout, Plot, Published, published_row
 from deepcache.results.record import Record, layout_entry
 
 SETTINGS = {
@@ -23,7 +22,7 @@ PAPER |= {"guidance_scale": 1.5}
 
 def _beside(key: dict[str, Any], method: str) -> Published:
     """Return a row of the paper's Table 1."""
-    found = published.row(table="Table 1", method=method)
+    found = published_row(table="Table 1", method=method)
     values = {name: found[name] for name in ("macs_g", "throughput", "speedup", "fid", "sfid", "is", "precision")}
     label = "LDM-4-G, ImageNet 256, DDIM 250 steps, 50,000 samples, one RTX 2080; MACs without group norms"
     return Published(key, {**values, "recall": found["recall"]}, label, PAPER, found.get("note", ""))

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deepcache.metrics.registry import METRICS
-from deepcache.results import published
-from deepcache.results.layout import PROTOCOL, Column, Published, Scalar
+from deepcache.results.layout import PROTOCOL, Column, Published, Scalar, published_row
 
 
 def column(metric: str, published: str = "", **more: Any) -> Column:
@@ -57,12 +56,12 @@ def of_the_paper(
         label: what was measured, and how.
         settings: how it was measured, by the names that records use for their settings.
         rows: for each row the key of the records above it, and what singles it out in published.json
-            (`deepcache.results.published.row`).
+            (`deepcache.results.layout.published_row`).
 
     Raises:
         LookupError: the paper has no such row.
     """
-    found = ((key, published.row(**match)) for key, match in rows)
+    found = ((key, published_row(**match)) for key, match in rows)
     return tuple(
         Published(
             dict(key),

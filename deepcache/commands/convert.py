@@ -10,19 +10,8 @@ from typing import Any
 def add(commands: Any) -> None:
     command = commands.add_parser("convert", help="write a checkpoint file as a diffusers folder")
     command.add_argument("checkpoint", type=Path, help="the .ckpt or .safetensors file, e.g. CompVis' cin256-v2")
-    command.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="the new folder to write",
-    )
-    command.add_argument(
-        "--config",
-        type=Path,
-        metavar="YAML",
-        help="CompVis' configuration (default: cin256-v2's)",
-    )
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the new folder to write")
+    command.add_argument("--config", type=Path, metavar="YAML", help="CompVis' configuration (default: cin256-v2's)")
     command.set_defaults(run=run)
 
 
@@ -32,7 +21,6 @@ def run(options: Namespace) -> str:
     from deepcache.models.loading import load_single_file
 
     require_free(options.out)
-    is_ldm = options.config is not None
-    pipe = load_ldm(options.checkpoint, options.config) if is_ldm else load_single_file(options.checkpoint)
-    save(pipe, options.out)
+    config = options.config
+    save(load_single_file(options.checkpoint) if config is None else load_ldm(options.checkpoint, config), options.out)
     return f"written: {options.out}"

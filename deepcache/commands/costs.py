@@ -6,6 +6,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from deepcache.plan import MOST_STEPS, Interval, require_whole
+
 
 def add(commands: Any) -> None:
     """Add both commands to the command line."""
@@ -37,26 +39,17 @@ def _add_model(command: ArgumentParser) -> None:
 def run_macs(options: Namespace) -> str:
     from deepcache.costs.explain import Profile
     from deepcache.models.architectures import architecture
-    from deepcache.plan import MOST_STEPS, require_whole
 
     require_whole("num_steps", options.num_steps, at_least=1, at_most=MOST_STEPS)
     known = architecture(options.model, context_tokens=options.context_tokens)
-    profile = Profile(
-        options.model,
-        known.cost(),
-        known.convention,
-        known.context_tokens,
-        num_steps=options.num_steps,
-        interval=options.interval,
-        branch=options.branch,
-    )
+    asked = {name: getattr(options, name) for name in ("num_steps", "interval", "branch")}
+    profile = Profile(options.model, known.cost(), known.convention, known.context_tokens, **asked)
     return json.dumps(profile.for_machines(), indent=2) if options.json else profile.page(layer_wise=options.layer_wise)
 
 
 def run_explain(options: Namespace) -> str:
     from deepcache.costs.explain import explain
     from deepcache.models.architectures import skeleton
-    from deepcache.plan import Interval
 
     order = {} if options.order is None else {"order": options.order}
     plan = Interval(options.interval, options.branch, last_step_full=options.last_step_full, **order)

@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.registry import METRICS
-
-if TYPE_CHECKING:
-    from deepcache.metrics.extractors import Extractor
-    from deepcache.metrics.images import Images
-    from deepcache.metrics.statistics import Statistics
 
 MINI, INCEPTION = "mini-features", "inception"
 
@@ -26,12 +21,7 @@ def add(commands: Any) -> None:
     add("--extractor", choices=(INCEPTION, MINI), default=INCEPTION, help=f"{MINI} is for the embedded models")
     add("--inception", type=Path, metavar="FILE", help="the weights of Inception (default: torch.hub's cache)")
     add("--prompts", type=Path, metavar="FILE", help="the samples' prompts, in order or by a store's seeds: CLIP score")
-    add(
-        "--clip",
-        default="ViT-g-14",
-        metavar="NAME",
-        help="the CLIP model: mini-clip, or ViT-g-14 (default)",
-    )
+    add("--clip", default="ViT-g-14", metavar="NAME", help="the CLIP model: mini-clip, or ViT-g-14 (default)")
     add("--clip-weights", type=Path, metavar="FILE", help="the weights of the CLIP model (default: the hub's cache)")
     add("--num-features", type=int, metavar="N", help="images a side for precision and recall, drawn with a fixed seed")
     add("--batch-size", type=int, default=100, help="how many images are measured at once (default 100)")
@@ -42,70 +32,51 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> str:
-    from deepcache.metrics import reference as references
-    from deepcache.metrics.fidelity import quality
-    from deepcache.metrics.images import image_set
-    from deepcache.models.loading import require_device, usual_device
-
-    if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
-        raise DeepCacheError("expected a batch size of at least 1 and at least 4 features")
-    if options.reference is None and options.save_statistics is None and options.extractor != MINI:
-        raise DeepCacheError(
-            "expected --reference REF: the real images, or their statistics; or --save-statistics FILE"
-        )
-    options.device = options.device or usual_device()
-    require_device(options.device)
-    images = image_set(options.samples)
-    extractor = _extractor(options)
-    found = _statistics(extractor, images, options, "samples")
-    if options.save_statistics is not None:
-        references.save_npz(found, options.save_statistics)
-    real = references.Reference()
-    against = options.reference or (references.EMBEDDED if options.extractor == MINI else None)
-    if against is not None:
-        real = references.find(against, lambda images: _statistics(extractor, images, options, "reference"))
-    values = quality(found, real.on(options.device))
-    if options.prompts is not None:
-        values["clip_score"] = _clip_score(images, options)
-    return _shown(values, found.count, extractor.name, options)
-
-
-def _extractor(options: Namespace) -> Extractor:
-    from deepcache.metrics.extractors import MiniExtractor, load_inception
-
-    if options.extractor == MINI:
-        return MiniExtractor.load(options.device)
-    return load_inception(options.inception, device=options.device)
-
-
-def _statistics(extractor: Extractor, images: Images, options: Namespace, name: str) -> Statistics:
-    """Gather the statistics of images under a progress bar with a name."""
     from tqdm import tqdm
 
-    from deepcache.metrics.statistics import Statistics, drawn
-
-    found = Statistics(drawn(len(images), options.num_features))
-    with tqdm(total=len(images), desc=name, unit="image", disable=None, leave=False) as bar:
-        for part in map(extractor, images.split(options.batch_size)):
-            found.update(part)
-            bar.update(len(part.pooled))
-    return found
-
-
-def _clip_score(images: Images, options: Namespace) -> float:
+    from deepcache.metrics import reference as references
     from deepcache.metrics.clip_score import clip_scores, load_clip
+    from deepcache.metrics.extractors import Extractor, MiniExtractor, load_inception
+    from deepcache.metrics.fidelity import quality
+    from deepcache.metrics.images import Images, image_set
+    from deepcache.metrics.statistics import Statistics, drawn
+    from deepcache.models.loading import require_device, usual_device
     from deepcache.sampling.conditions import prompts_in
     from deepcache.sampling.store import StoredImages
 
-    clip = load_clip(options.clip, checkpoint=options.clip_weights, device=options.device)
-    lines = prompts_in(options.prompts)
-    seeds = images.seeds if isinstance(images, StoredImages) else range(len(images))
-    prompts = [lines[seed % len(lines)] for seed in seeds]
-    return float(clip_scores(clip, images, prompts).mean())
+    def gathered(images: Images, name: str = "reference") -> Statistics:
+        """Gather the statistics of images under a progress bar with a name."""
+        found = Statistics(drawn(len(images), options.num_features))
+        with tqdm(total=len(images), desc=name, unit="image", disable=None, leave=False) as bar:
+            for part in map(extractor, images.split(options.batch_size)):
+                found.update(part)
+                bar.update(len(part.pooled))
+        return found
+
+    is_mini, device = options.extractor == MINI, options.device or usual_device()
+    if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
+        raise DeepCacheError("expected a batch size of at least 1 and at least 4 features")
+    if options.reference is None and options.save_statistics is None and not is_mini:
+        raise DeepCacheError("expected --reference REF, real images or their statistics; or --save-statistics FILE")
+    require_device(device)
+    images = image_set(options.samples)
+    extractor: Extractor = MiniExtractor.load(device) if is_mini else load_inception(options.inception, device=device)
+    found = gathered(images, "samples")
+    if options.save_statistics is not None:
+        references.save_npz(found, options.save_statistics)
+    against = options.reference or (references.EMBEDDED if is_mini else None)
+    real = references.Reference() if against is None else references.find(against, gathered)
+    values = quality(found, real.on(device))
+    if options.prompts is not None:
+        clip = load_clip(options.clip, checkpoint=options.clip_weights, device=device)
+        lines = prompts_in(options.prompts)
+        seeds = images.seeds if isinstance(images, StoredImages) else range(len(images))
+        values["clip_score"] = float(clip_scores(clip, images, [lines[seed % len(lines)] for seed in seeds]).mean())
+    return _shown(values, found.count, extractor.name, options)
 
 
 def _shown(values: dict[str, float], count: int, extractor: str, options: Namespace) -> str:
-    """The page, or JSON, that the command prints: all metrics of quality, with a dash for what was not measured."""
+    """Return all metrics of quality as a page or as JSON, with a dash for what was not measured."""
     if options.json:
         return json.dumps({"samples": count, "extractor": extractor, **values}, indent=2)
     lines = [f"{count} samples of {options.samples}, {extractor}, against {options.reference or 'the embedded images'}"]

@@ -5,14 +5,11 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.seeds import MOST_A_BATCH, MOST_A_SHARD, MOST_THREADS, seeds_of, whole
-
-if TYPE_CHECKING:
-    from deepcache.sampling.seeds import Worker
-    from deepcache.sampling.store import Store
+from deepcache.plan import MOST_STEPS, parse_plan
+from deepcache.sampling.seeds import MOST_A_BATCH, MOST_A_SHARD, MOST_THREADS, Worker, seeds_of, whole, worker
 
 AUTO = "auto"
 PLANS = (
@@ -30,7 +27,7 @@ def add(commands: Any) -> None:
     add("--seeds", type=seeds_of, required=True, metavar="A:B", help="the seeds A, ..., B - 1, one a sample")
     add("--out", type=Path, required=True, metavar="STORE", help="folder to write to, or to continue")
     add("--scheduler", help="the solver's name (default: the protocol's, as for the next two options)")
-    add("--num-steps", type=_steps, help="steps of the scheduler")
+    add("--num-steps", type=whole(at_most=MOST_STEPS), help="steps of the scheduler")
     add("--guidance-scale", type=float, help="scale of classifier-free guidance; 1 is no guidance")
     add("--classes", choices=("balanced", "random"), help="seed modulo number of classes (default), or drawn by seed")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
@@ -38,9 +35,8 @@ def add(commands: Any) -> None:
     add("--batch-size", type=_batch_size, default=AUTO, help=BATCHES)
     add("--shard-size", type=whole(at_most=MOST_A_SHARD), help="samples a file (default: the store's own, else 250)")
     add("--device", help="cpu, cuda (a GPU for each worker), cuda:1, ... (default: cuda where there is one)")
-    add(
-        "--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="number format of the networks (default fp32)"
-    )
+    formats = ("fp32", "fp16", "bf16")
+    add("--dtype", choices=formats, default="fp32", help="number format of the networks (default fp32)")
     threads = "threads of each process on the CPU (default 1, for equal files)"
     add("--threads", type=whole(at_most=MOST_THREADS), default=1, help=threads)
     add("--worker", metavar="RANK/COUNT", help="default: as torchrun, accelerate launch or a Slurm array say")
@@ -48,24 +44,16 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> str:
-    from deepcache.sampling.seeds import worker
-
     own = worker(options.worker)
     try:
-        store = _filled(options, own)
+        return _filled(options, own)
     except KeyboardInterrupt as error:
         raise DeepCacheError("stopped; the same command goes on after the last finished file") from error
-    if own.rank:
-        return f"{own} is done"
-    there = len(options.seeds) - len(store.missing(options.seeds))
-    rest = "" if there == len(options.seeds) else "; other workers may still be at it"
-    return f"{store.folder}: {there} of the {len(options.seeds)} samples are there{rest}"
 
 
-def _filled(options: Namespace, own: Worker) -> Store:
-    """Return the store after this worker has sampled its share."""
+def _filled(options: Namespace, own: Worker) -> str:
+    """Sample this worker's share into the store, and say how much of it is there."""
     from deepcache import models
-    from deepcache.plan import parse_plan
     from deepcache.sampling.conditions import conditions_of, prompts_in
     from deepcache.sampling.filling import fill
     from deepcache.sampling.manifest import SHARD_SIZE
@@ -76,18 +64,10 @@ def _filled(options: Namespace, own: Worker) -> Store:
     device = _device(options, own)
     pipe = models.load(options.model, weights=options.weights, dtype=DTYPES[options.dtype], device=device)
     prompts = None if options.prompts is None else prompts_in(options.prompts)
+    conditions = conditions_of(pipe, classes=options.classes, prompts=prompts)
     size = None if options.batch_size == AUTO else options.batch_size
-    workload, sampling = by_protocol(
-        options.model,
-        pipe,
-        conditions_of(pipe, classes=options.classes, prompts=prompts),
-        scheduler=options.scheduler,
-        num_steps=options.num_steps,
-        guidance_scale=options.guidance_scale,
-        batch_size=size,
-        weights=options.weights,
-        is_halved=size is None,
-    )
+    asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale", "weights")}
+    workload, sampling = by_protocol(options.model, pipe, conditions, batch_size=size, is_halved=size is None, **asked)
     sampling = replace(sampling, plan=parse_plan(options.plan, workload.num_calls(sampling)))
     if sampling.plan is not None:
         cut(pipe.unet, sampling.plan.branch)  # refuses a branch that is not there, before there is a store
@@ -95,7 +75,11 @@ def _filled(options: Namespace, own: Worker) -> Store:
     given = {"batch_size": size, "shard_size": options.shard_size}
     store = Store.create(options.out, manifest, follows=[name for name, value in given.items() if value is None])
     fill(store, workload, sampling, options.seeds, worker=own, name=str(own))
-    return store
+    if own.rank:
+        return f"{own} is done"
+    there = len(options.seeds) - len(store.missing(options.seeds))
+    rest = "" if there == len(options.seeds) else "; other workers may still be at it"
+    return f"{store.folder}: {there} of the {len(options.seeds)} samples are there{rest}"
 
 
 def _device(options: Namespace, own: Worker) -> Any:
@@ -114,12 +98,6 @@ def _device(options: Namespace, own: Worker) -> Any:
     if found.type == "cpu":
         torch.set_num_threads(options.threads)
     return found
-
-
-def _steps(text: str) -> int:
-    from deepcache.plan import MOST_STEPS
-
-    return whole(at_most=MOST_STEPS)(text)
 
 
 def _batch_size(text: str) -> int | str:

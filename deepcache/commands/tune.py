@@ -5,16 +5,10 @@ from __future__ import annotations
 import shlex
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepcache.errors import DeepCacheError
 from deepcache.sampling.seeds import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
-
-if TYPE_CHECKING:
-    from deepcache.metrics.clip_score import Clip
-    from deepcache.metrics.perceptual import Perceptual
-    from deepcache.sampling.workload import Sampling, Workload
-    from deepcache.search.tuned import Tuned
 
 BUDGETS = {
     "speedup": "least ratio of uncached to cached MACs of a sample; the images then stay as near as possible",
@@ -41,9 +35,7 @@ def add(commands: Any) -> None:
     add("--orders", type=_numbers, default=[0, 1, 2], metavar="K,L", help="orders to search (default 0,1,2)")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
     add("--lpips-weights", type=Path, metavar="FILE", help="with --perceptual: AlexNet's file (default: the cache)")
-    add(
-        "--clip", metavar="NAME", help="with --clip-loss: mini-clip, or ViT-g-14 (default: what the model's kind needs)"
-    )
+    add("--clip", metavar="NAME", help="with --clip-loss: mini-clip, or ViT-g-14 (default: as the model's kind needs)")
     add("--clip-weights", type=Path, metavar="FILE", help="weights of --clip (default: the hub's cache)")
     first, seeds = whole(at_least=0, at_most=END_OF_SEEDS - 1), whole(at_most=MOST_SAMPLES)
     add("--first-seed", type=first, default=1_000_000, help="first seed (default 1000000); evaluate on other seeds")
@@ -55,7 +47,10 @@ def add(commands: Any) -> None:
 
 def run(options: Namespace) -> str:
     from deepcache import models
+    from deepcache.metrics.clip_score import MINI, PAPER, load_clip
+    from deepcache.metrics.perceptual import load_perceptual
     from deepcache.models.loading import require_device, usual_device
+    from deepcache.models.registry import EMBEDDED
     from deepcache.sampling.conditions import conditions_of, prompts_in
     from deepcache.sampling.workload import by_protocol
     from deepcache.search.tuned import plot, require_matplotlib
@@ -65,63 +60,39 @@ def run(options: Namespace) -> str:
     picture = options.plot or options.out.with_suffix(".png")
     for file in (options.out, picture):
         if not file.parent.is_dir():
-            raise DeepCacheError(
-                f"expected a folder to write {file.name} to, {file.parent} is not there; make it first"
-            )
-    options.device = options.device or usual_device()
-    require_device(options.device)
-    pipe = models.load(options.model, device=options.device)
+            raise DeepCacheError(f"expected a folder for {file.name}, {file.parent} is not there; make it first")
+    device = options.device or usual_device()
+    require_device(device)
+    pipe = models.load(options.model, device=device)
     conditions = conditions_of(pipe, prompts=None if options.prompts is None else prompts_in(options.prompts))
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale", "batch_size")}
     workload, sampling = by_protocol(options.model, pipe, conditions, **asked)
+    named = options.clip or (MINI if options.model in EMBEDDED else PAPER[0])
+    distance = None if options.perceptual is None else load_perceptual(options.lpips_weights, device=device)
+    clip = None if options.clip_loss is None else load_clip(named, checkpoint=options.clip_weights, device=device)
     with workload.under(sampling):
         found = tune(
             pipe,
-            speedup=options.speedup,
-            psnr_db=options.psnr_db,
-            perceptual=options.perceptual,
-            clip_loss=options.clip_loss,
+            **{name: getattr(options, name) for name in (*BUDGETS, "solvers", "branches", "orders")},
             num_steps=sampling.num_steps,
-            solvers=options.solvers,
-            branches=options.branches,
-            orders=options.orders,
             seeds=range(options.first_seed, options.first_seed + options.num_seeds),
             conditions=conditions,
-            distance=_distance(options) if options.perceptual is not None else None,
-            clip=_clip(options) if options.clip_loss is not None else None,
+            distance=distance,
+            clip=clip,
             batch_size=workload.batch_size,
             **workload.arguments,
         )
     print(found)  # printed before anything can fail
     found.save(options.out)
     plot(found, picture)
-    command = _command(options, workload, sampling, found)
-    return f"\nwritten: {options.out}, {picture}; to sample with it:\n{command}"
-
-
-def _distance(options: Namespace) -> Perceptual:
-    from deepcache.metrics.perceptual import load_perceptual
-
-    return load_perceptual(options.lpips_weights, device=options.device)
-
-
-def _clip(options: Namespace) -> Clip:
-    from deepcache.metrics.clip_score import MINI, PAPER, load_clip
-    from deepcache.models.registry import EMBEDDED
-
-    name = options.clip or (MINI if options.model in EMBEDDED else PAPER[0])
-    return load_clip(name, checkpoint=options.clip_weights, device=options.device)
-
-
-def _command(options: Namespace, workload: Workload, sampling: Sampling, found: Tuned) -> str:
-    """Return the command that samples with the plan."""
     words = ["python", "-m", "deepcache", "sample", "--model", options.model, "--plan", str(options.out)]
     words += ["--scheduler", found.scheduler or str(sampling.scheduler), "--num-steps", str(found.num_steps)]
     if workload.guidance_scale is not None:
         words += ["--guidance-scale", f"{workload.guidance_scale:g}"]
     if options.prompts is not None:
         words += ["--prompts", str(options.prompts)]
-    return shlex.join([*words, "--seeds", "0:100", "--out", "samples"])
+    command = shlex.join([*words, "--seeds", "0:100", "--out", "samples"])
+    return f"\nwritten: {options.out}, {picture}; to sample with it:\n{command}"
 
 
 def _names(text: str) -> list[str]:

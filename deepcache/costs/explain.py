@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deepcache.cache.paying import reason
+from deepcache.cache.tracking import reason
 from deepcache.costs.macs import EVERYTHING, Convention, Cost, counted
 from deepcache.costs.parts import Part, num_tokens, parts, pixels_a_side
 from deepcache.errors import DeepCacheError, guessed, one_line

@@ -1,8 +1,4 @@
-"""Figures: pictures that a record carries, and plots of records as inline SVG.
-
-A picture is a PNG as a data URI, so that one results file holds everything. A plot takes the font and the colours of
-the page, and names every point.
-"""
+"""Figures: pictures that a record carries as data URIs, and plots of records as inline SVG for a page."""
 
 from __future__ import annotations
 
@@ -31,16 +27,11 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "axes.axisbelow": True,
     "figure.facecolor": "none",  # the page's
     "axes.facecolor": "none",
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK),
     "grid.color": _RULE,
     "legend.frameon": False,
 }
@@ -104,12 +95,12 @@ def titles(layout: Layout) -> tuple[str, str]:
 def description(layout: Layout, found: Curves) -> str:
     """Describe the plot in words, for those who cannot see it."""
     x_title, y_title = titles(layout)
-    ranges = [
-        f"{name}: {_points(len(points))} from ({points[0][0]:.4g}, {points[0][1]:.4g}) "
-        f"to ({points[-1][0]:.4g}, {points[-1][1]:.4g})"
-        for name, points in found.items()
-    ]
-    return f"Plot of {y_title} over {x_title}. " + "; ".join(ranges) + "."
+    ranges = []
+    for name, points in found.items():
+        (x, y, _), (last_x, last_y, _) = points[0], points[-1]
+        count = "1 point" if len(points) == 1 else f"{len(points)} points"
+        ranges.append(f"{name}: {count} from ({x:.4g}, {y:.4g}) to ({last_x:.4g}, {last_y:.4g})")
+    return f"Plot of {y_title} over {x_title}. {'; '.join(ranges)}."
 
 
 def svg(layout: Layout, records: Sequence[Record]) -> str:
@@ -151,15 +142,8 @@ def svg(layout: Layout, records: Sequence[Record]) -> str:
     return _inline(buffer.getvalue(), names, description(layout, found))
 
 
-def _points(number: int) -> str:
-    return "1 point" if number == 1 else f"{number} points"
-
-
 def _inline(text: str, names: Sequence[str], label: str) -> str:
-    """Turn Matplotlib's document into an element of an HTML page.
-
-    Namespaces, the background, the style sheet and every `id` that nothing refers to are taken out.
-    """
+    """Turn Matplotlib's document into an element of a page, without namespaces, background, styles and unused ids."""
     root = ElementTree.fromstring(text)
     for parent in root.iter():
         for child in list(parent):
@@ -176,13 +160,8 @@ def _inline(text: str, names: Sequence[str], label: str) -> str:
             element.insert(0, title)
         if name not in used:
             element.attrib.pop("id", None)
-    root.attrib = {
-        "viewBox": root.attrib["viewBox"],
-        "role": "img",
-        "aria-label": label,
-        "stroke-linecap": "butt",
-        "stroke-linejoin": "round",
-    }
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    root.attrib |= {"stroke-linecap": "butt", "stroke-linejoin": "round"}
     return ElementTree.tostring(root, encoding="unicode")
 
 

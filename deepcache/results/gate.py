@@ -1,52 +1,56 @@
-"""The gate: the records of a run against those of a baseline, and the exit code for CI."""
+"""The gate: the records of a run against those of a baseline, the exit code for CI, and the baseline's file.
+
+The file has a record a line, and of each record only what is gated, so that a committed file stays small.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
 from deepcache.errors import DeepCacheError
+from deepcache.files import write_text
 from deepcache.results.compare import (
     CONDITIONS,
-    EXPERIMENTS,
+    FIDELITY,
     INCOMPARABLE,
     NOTE,
     REGRESSION,
     RUN,
-    UNTIMED,
+    SPEED,
     Finding,
     compare,
     differences,
     is_gated,
-    untimed,
+    numbers,
+    some,
 )
-from deepcache.results.record import Record
+from deepcache.results.layout import Layout
+from deepcache.results.record import COUNTS, Record, read
 from deepcache.results.text import plain
 
-NUM_NAMED = 3  # records that one finding names
+T = TypeVar("T")
 Identity = tuple[Hashable, ...]
-_SHOWN = ("model", "scheduler", "branch", "order")  # settings that a person tells rows apart by
+_SETTINGS = (*RUN, *CONDITIONS, *COUNTS)  # that a baseline keeps
+_ENVIRONMENT = ("machine", "torch", "diffusers")  # a changed number may come from these
+_STEADY = 3  # the median of so many runs is safe from one slow minute
+_DIGITS = 4  # of values of single seeds, far below the tolerances
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How many records were compared, and what was found."""
+    """How many records were compared, what was found, and the options that would allow what cannot be compared."""
 
     num_compared: int
-    findings: tuple[Finding, ...]
-
-    @property
-    def regressions(self) -> list[str]:
-        return self._of(REGRESSION)
-
-    @property
-    def incomparable(self) -> list[str]:
-        return self._of(INCOMPARABLE)
-
-    @property
-    def notes(self) -> list[str]:
-        return self._of(NOTE)
+    regressions: list[str]
+    incomparable: list[str]
+    notes: list[str]
+    options: list[str]
 
     @property
     def exit_code(self) -> int:
@@ -57,18 +61,15 @@ class Verdict:
         head = f"gate: {_count(self.num_compared, 'record')} compared, {_count(len(self.regressions), 'regression')}"
         if self.incomparable:
             head += f", {_count(len(self.incomparable), 'reason')} why the rest cannot be compared"
-        lines = [f"{kind}: {text}" for kind in (REGRESSION, INCOMPARABLE, NOTE) for text in self._of(kind)]
-        options = dict.fromkeys(f"--allow {finding.allow}" for finding in self.findings if finding.allow)
-        hint = f"to compare the rest all the same: {' '.join(options)} (of pytest: --paper-gate-allow)"
-        return "\n".join([head, *lines, *([hint] if options else [])])
-
-    def _of(self, kind: str) -> list[str]:
-        return [finding.text for finding in self.findings if finding.kind == kind]
+        found = ((REGRESSION, self.regressions), (INCOMPARABLE, self.incomparable), (NOTE, self.notes))
+        lines = [f"{kind}: {text}" for kind, texts in found for text in texts]
+        hint = f"to compare the rest all the same: {' '.join(self.options)} (of pytest: --paper-gate-allow)"
+        return "\n".join([head, *lines, *([hint] if self.options else [])])
 
 
 def row(record: Record) -> Identity:
     """Return the table and the key, which say what row a record is, whatever seeds and steps it was run with."""
-    return (record.table.name, tuple(sorted(record.key.items(), key=lambda item: item[0])))
+    return (record.table.name, frozenset(record.key.items()))
 
 
 def identity(record: Record) -> Identity:
@@ -77,11 +78,7 @@ def identity(record: Record) -> Identity:
 
 
 def by_identity(records: Iterable[Record], what: str) -> dict[Identity, Record]:
-    """Return the records of a baseline by their identity.
-
-    Args:
-        records: the records.
-        what: names their source in an error.
+    """Return the records of a baseline by their identity; `what` names the baseline in an error.
 
     Raises:
         DeepCacheError: two records cannot be told apart, or a record is of a test that did not pass.
@@ -89,9 +86,8 @@ def by_identity(records: Iterable[Record], what: str) -> dict[Identity, Record]:
     found: dict[Identity, Record] = {}
     for record in records:
         if record.outcome != "passed":
-            raise DeepCacheError(
-                f"expected a baseline of passed records; in {what} {label(record)} {_said(record)}; run it again"
-            )
+            said = f"in {what} {label(record)} {_said(record)}"
+            raise DeepCacheError(f"expected a baseline of passed records; {said}; run it again")
         if found.setdefault(identity(record), record) is not record:
             raise DeepCacheError(f"{what} holds {label(record)} twice; give each row a key of its own")
     return found
@@ -99,28 +95,21 @@ def by_identity(records: Iterable[Record], what: str) -> dict[Identity, Record]:
 
 def label(record: Record) -> str:
     """Name a record for people: the table, the row's label, and settings that tell rows of one label apart."""
-    model, scheduler, branch, order = (record.settings.get(name) for name in _SHOWN)
-    parts = [str(name) for name in (model, scheduler) if name is not None]
-    parts += [f"{name} {value}" for name, value in (("branch", branch), ("order", order)) if value is not None]
+    shown = (("model", ""), ("scheduler", ""), ("branch", "branch "), ("order", "order "))
+    parts = [f"{word}{record.settings[name]}" for name, word in shown if record.settings.get(name) is not None]
     return plain(f"{record.table.name} / {record.label}" + f" ({', '.join(parts)})" * bool(parts))
 
 
 def gate(
-    baseline: Sequence[Record],
-    results: Sequence[Record],
-    reruns: Sequence[Record] = (),
-    *,
-    allow: Collection[str] = (),
+    baseline: Sequence[Record], results: Sequence[Record], reruns: Sequence[Record] = (), *, allow: Collection[str] = ()
 ) -> Verdict:
     """Compare the records of a run with a baseline.
 
-    A record is a regression if its test did not pass, if a count changed, if fidelity or speed got worse (`compare`),
-    or if it is missing although other rows of its table were run. A failure becomes a note if the record passed when it
-    was run again.
+    A record is a regression if its test passed neither here nor when run again, if a count changed, if fidelity or
+    speed got worse (`compare`), or if it is missing although other rows of its table were run.
 
     Args:
-        baseline: the records to compare with.
-        results: the records of the run.
+        baseline, results: the records of the baseline and of the run.
         reruns: the records of the same run once more, of all tests or of some; of equal records the last counts.
         allow: those of `ALLOWANCES` that turn what cannot be compared into a note.
 
@@ -138,33 +127,29 @@ def gate(
         *_failed(results, again),
         *_repeated(results),
         *(
-            Finding(f"{label(base)}: {found.text}", found.kind, found.allow)
+            Finding(f"{label(base)}: {found.text}", found.kind)
             for k, (base, record) in comparable.items()
             for found in compare(base, record, again.get(k))
         ),
         *_otherwise(pairs.values()),
         *_absent(bases, first),
         *_untimed(comparable.values()),
-        *_ungated([base for base, _ in comparable.values()]),
+        *_ungated(base for base, _ in comparable.values()),
     ]
     if not comparable:
         findings.append(Finding("no record of the baseline can be compared with one of the results", INCOMPARABLE))
-    return Verdict(len(comparable), tuple(_allowed(finding, allow) for finding in findings))
-
-
-def _allowed(finding: Finding, allow: Collection[str]) -> Finding:
-    return Finding(f"{finding.text}; allowed", NOTE) if finding.allow and finding.allow in allow else finding
+    findings = [Finding(f"{each.text}; allowed", NOTE) if each.allow in allow else each for each in findings]
+    kinds = [[each.text for each in findings if each.kind == kind] for kind in (REGRESSION, INCOMPARABLE, NOTE)]
+    options = dict.fromkeys(f"--allow {each.allow}" for each in findings if each.allow)
+    return Verdict(len(comparable), *kinds, list(options))
 
 
 def _failed(results: Sequence[Record], again: Mapping[Identity, Record]) -> Iterator[Finding]:
     """Find the tests that did not pass; an error, a skipped test and an expected failure are no pass either."""
     for record in results:
-        if record.outcome == "passed":
-            continue
-        second = again.get(identity(record))
-        if second is not None and second.outcome == "passed":
+        if record.outcome != "passed" and again.get(identity(record), record).outcome == "passed":
             yield Finding(f"{label(record)}: {_said(record)}, and passed when run again", NOTE)
-        else:
+        elif record.outcome != "passed":
             yield Finding(f"{label(record)}: {_said(record)}")
 
 
@@ -183,10 +168,10 @@ def _repeated(results: Sequence[Record]) -> Iterator[Finding]:
 
 def _otherwise(pairs: Iterable[tuple[Record, Record]]) -> Iterator[Finding]:
     """Find conditions that differ, and name each once with its records."""
-    found: dict[tuple[str, str], list[Record]] = {}
+    found = defaultdict(list)
     for base, record in pairs:
-        for name, text in differences(base, record, CONDITIONS).items():
-            found.setdefault((name, text), []).append(base)
+        for difference in differences(base, record, CONDITIONS).items():
+            found[difference].append(base)
     for (name, text), records in found.items():
         yield Finding(f"{text}: {_named(records)}", INCOMPARABLE, name)
 
@@ -197,45 +182,96 @@ def _absent(bases: Mapping[Identity, Record], found: Mapping[Identity, Record]) 
     unmatched = [record for k, record in found.items() if k not in bases]
     others = {row(record): record for record in unmatched}
     missing = [record for k, record in bases.items() if k not in found]
-    otherwise: dict[str, list[Record]] = {}
+    otherwise = defaultdict(list)
     for base in missing:
         other = others.get(row(base))
         if other is not None:
-            otherwise.setdefault(", ".join(differences(base, other, RUN).values()), []).append(base)
+            otherwise[", ".join(differences(base, other, RUN).values())].append(base)
         elif base.table.name in run:
             yield Finding(f"{label(base)}: missing; update the baseline if intended")
     for text, records in otherwise.items():
         yield Finding(f"{text}: {_named(records)}; run them as the baseline was", INCOMPARABLE)
-    for table, number in Counter(base.table.name for base in missing if base.table.name not in run).items():
-        yield Finding(f"{table}: not run ({_count(number, 'record')})", INCOMPARABLE, EXPERIMENTS)
+    for table, times in Counter(base.table.name for base in missing if base.table.name not in run).items():
+        yield Finding(f"{table}: not run ({_count(times, 'record')})", INCOMPARABLE, "experiments")
     tried = {row(base) for base in missing}
     for record in unmatched:
         if row(record) not in tried:
             yield Finding(f"{label(record)}: new, not in the baseline", NOTE)
 
 
-def _untimed(pairs: Collection[tuple[Record, Record]]) -> Iterator[Finding]:
+def _untimed(pairs: Iterable[tuple[Record, Record]]) -> Iterator[Finding]:
     """Find records without a ratio of times that the baseline holds."""
-    missing = [base for base, record in pairs if untimed(base, record)]
+    missing = [base for base, record in pairs if numbers(base, SPEED).keys() - numbers(record, SPEED).keys()]
     if missing:
-        yield Finding(f"speed not measured: {_named(missing)}", INCOMPARABLE, UNTIMED)
+        yield Finding(f"speed not measured: {_named(missing)}", INCOMPARABLE, "speed")
 
 
 def _ungated(bases: Iterable[Record]) -> Iterator[Finding]:
     """Find rows that can fail through their own test alone, and name all rows of a table in one finding."""
-    found: dict[str, list[str]] = {}
+    found = defaultdict(list)
     for base in bases:
         if not is_gated(base):
-            found.setdefault(base.table.name, []).append(base.label)
+            found[base.table.name].append(base.label)
     for table, rows in found.items():
         names = plain("; ".join(dict.fromkeys(rows)))
         yield Finding(f"{table}: nothing is gated of {_count(len(rows), 'record')}: {names}", NOTE)
 
 
 def _named(records: Sequence[Record]) -> str:
-    more = f" and {len(records) - NUM_NAMED} more" if len(records) > NUM_NAMED else ""
-    return f"{_count(len(records), 'record')} ({'; '.join(map(label, records[:NUM_NAMED]))}{more})"
+    return f"{_count(len(records), 'record')} ({some([label(record) for record in records], '; ')})"
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
+    """Replace the experiments of these runs in a baseline, and return a sentence that says what was written.
+
+    The baseline keeps its other experiments. It takes the median over the runs for each ratio of times, and everything
+    else from the first run.
+
+    Raises:
+        DeepCacheError: a record did not pass or stands there twice, a run lacks records of the first or was made under
+            other conditions, or the file cannot be read or written.
+    """
+    identified = [by_identity(run, "the results") for run in runs]
+    for k, record in identified[0].items():
+        for run in identified:
+            if k not in run:
+                raise DeepCacheError(f"expected the same records in all runs; {label(record)} is not in each")
+            for text in differences(record, run[k], CONDITIONS).values():
+                raise DeepCacheError(f"expected runs under the same conditions; of {label(record)} {text}")
+    new = [_slim(record, [run[k] for run in identified]) for k, record in identified[0].items()]
+    mine = {record.table.name for record in new}
+    kept = [record for record in read(path) if record.table.name not in mine] if path.exists() else []
+    whole = [record.as_dict() for record in (*kept, *new)]
+    entries = [{name: value for name, value in entry.items() if value not in ([], "")} for entry in whole]
+    lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+    write_text(path, f'{{"deepcache":[\n{lines}\n]}}\n')
+    written = f"written: {path}, {len(new)} records of {', '.join(sorted(mine))}; {len(kept)} of other experiments kept"
+    timed = any(record.metrics.keys() & SPEED for record in new)
+    hint = f"\ntimes of {len(runs)} of {_STEADY} runs: the median of {_STEADY} results files is steadier"
+    return written + hint * (timed and len(runs) < _STEADY)
+
+
+def _slim(record: Record, runs: Sequence[Record]) -> Record:
+    """Return what is gated of a record, with the median of its ratios over the runs."""
+    measured = [numbers(run, SPEED) for run in runs]
+    ratios = {name: [each[name] for each in measured if name in each] for name in SPEED}
+    medians = {name: statistics.median(values) for name, values in ratios.items() if values}
+    seeds = _only(FIDELITY, record.per_seed)
+    return replace(
+        record,
+        table=Layout(record.table.name),
+        test="",
+        settings=_only(_SETTINGS, record.settings),
+        metrics=_only((*COUNTS, *SPEED), {**record.metrics, **medians}),
+        environment=_only(_ENVIRONMENT, record.environment),
+        per_seed={name: [round(value, _DIGITS) for value in values] for name, values in seeds.items()},
+        pictures=[],
+    )
+
+
+def _only(names: Iterable[str], values: Mapping[str, T]) -> dict[str, T]:
+    return {name: values[name] for name in names if name in values}

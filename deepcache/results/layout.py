@@ -1,29 +1,37 @@
-"""How the records of an experiment become a table and a plot.
+"""Layouts say how records become a table and a plot, and which published numbers stand beside them.
 
-A layout is plain data: it travels with the records into every results file, so that tables and reports are made from
-the results of any suite without importing that suite.
+A layout travels with its records into every results file, so that any suite's tables are made without importing it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any
+from importlib.resources import files
+from typing import Any, ClassVar, TypeVar
 
-from deepcache.errors import DeepCacheError, first_line, shown
+from deepcache.errors import DeepCacheError, first_line, on_one_line, shown
 from deepcache.results.text import encodable, of_each, plain
 
+T = TypeVar("T")
 Scalar = str | int | float | bool | None
 PROTOCOL = ("model", "uncached_steps", "num_samples", "guidance_scale", "prompts")  # settings that a score depends on
 _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # names become file names and anchors of a page
 _MOST_DIGITS = 12
 
 
+class Closed:
+    """pydantic refuses a field that the class does not name."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
 @dataclass(frozen=True)
-class Column:
+class Column(Closed):
     """A metric as a table prints it.
 
     Attributes:
@@ -32,8 +40,7 @@ class Column:
         digits: how many digits stand after the point.
         published: the name of the same quantity among published values; empty where the paper does not have it.
         scale: how many of the recorded unit one printed unit holds, e.g. 1e9 where MACs are printed in G.
-        same: the settings that a record must share with the published row for their difference to mean something;
-            None where a difference never means anything.
+        same: the settings that a record and its published row share if their difference means something; None if never.
     """
 
     metric: str
@@ -43,8 +50,6 @@ class Column:
     scale: float = 1.0
     same: tuple[str, ...] | None = (*PROTOCOL, "extractor")
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
     def __post_init__(self) -> None:
         if not 0 <= self.digits <= _MOST_DIGITS:
             raise ValueError(f"expected 0 to {_MOST_DIGITS} digits, got {self.digits}")
@@ -53,7 +58,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Closed):
     """A plot of metric `y` over metric `x`, with a curve for each value of `by`, a part of the key or a setting."""
 
     x: str
@@ -62,11 +67,9 @@ class Plot:
     y_title: str
     by: str = "curve"
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
 
 @dataclass(frozen=True)
-class Published:
+class Published(Closed):
     """Published numbers that stand beneath the rows with this key.
 
     Attributes:
@@ -83,8 +86,6 @@ class Published:
     settings: dict[str, Scalar] = field(default_factory=dict)
     note: str = ""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
     def __post_init__(self) -> None:
         if not self.key:
             raise ValueError("expected a published row with a key, got none; name what it stands beside")
@@ -92,23 +93,18 @@ class Published:
             if not math.isfinite(value):
                 raise ValueError(f"expected finite published values, got {value}")
 
-    def is_beside(self, key: Mapping[str, Scalar]) -> bool:
-        """Whether a record of this key is the counterpart."""
-        return all(name in key and key[name] == value for name, value in self.key.items())
-
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Closed):
     """A table, its published rows, and its plot.
 
     Attributes:
         name: what files and records call the table, e.g. "table1".
-        title: the heading of the table.
+        title: the heading of the table; the name if not given.
         columns: the metrics that are printed, from left to right.
         published: published rows; the first that fits a record stands beneath it.
         plot: the plot of the same records.
-        number: the number of the table in the paper; numbered tables come first in a report, the others in the order
-            in which their first records come.
+        number: the number of the table in the paper; numbered tables come first in a report.
     """
 
     name: str
@@ -117,8 +113,6 @@ class Layout:
     published: tuple[Published, ...] = ()
     plot: Plot | None = None
     number: int | None = None
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -132,46 +126,55 @@ class Layout:
 
     def beside(self, key: Mapping[str, Scalar]) -> Published | None:
         """Return the published row beneath a record of this key, or None."""
-        return next((row for row in self.published if row.is_beside(key)), None)
+        return next((row for row in self.published if row.key.items() <= key.items()), None)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the layout for JSON."""
-        found: dict[str, Any] = of_each(asdict(self), encodable)
-        return found
+        return dict(of_each(asdict(self), encodable))
 
     def displayed(self) -> Layout:
         """Return the layout with every text on one line, as tables and pages show it."""
-        return layout_from(of_each(asdict(self), plain))
+        return checked(Layout, of_each(asdict(self), plain), "the layout of a table")
 
 
-def layout_from(entry: object) -> Layout:
-    """Return the layout that `Layout.as_dict` made `entry` from.
+def checked(kind: type[T], entry: object, what: str) -> T:
+    """Return an entry of a results file as an instance of its dataclass.
 
     Raises:
-        DeepCacheError: the entry is no layout.
+        DeepCacheError: the entry has another form; the message begins with `what`, and says where the first fault is.
     """
-    from pydantic import ValidationError  # slow to import, and a session without records needs none of it
-
     try:
-        found: Layout = _adapter().validate_python(entry)
+        found: T = _adapter(kind).validate_python(entry)
         return found
-    except ValidationError as error:
-        raise DeepCacheError(f"expected the layout of a table ({in_words(error)}); run the benches again") from error
+    except (TypeError, ValueError) as error:  # a ValidationError of pydantic is a ValueError
+        reason = first_line(error)
+        if hasattr(error, "errors"):
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+            reason = on_one_line(": ".join(filter(None, (place, said[:1].lower() + said[1:]))))
+        raise DeepCacheError(f"expected {what} ({reason}); run the benches again") from error
 
 
 @cache
-def _adapter() -> Any:
-    from pydantic import TypeAdapter
+def _adapter(kind: type) -> Any:
+    from pydantic import TypeAdapter  # slow to import, and a session without records needs none of it
 
-    return TypeAdapter(Layout)
-
-
-def in_words(error: Any) -> str:
-    """Return the first finding of a pydantic.ValidationError: where it is, and what is wrong."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return first_line(ValueError(f"{'.'.join(map(str, found['loc']))}: {found['msg'][:1].lower()}{found['msg'][1:]}"))
+    return TypeAdapter(kind)
 
 
-def by_number(layouts: Mapping[str, Layout]) -> Iterator[Layout]:
-    """Yield the tables in the order of a report."""
-    yield from sorted(layouts.values(), key=lambda layout: math.inf if layout.number is None else layout.number)
+@cache
+def published() -> dict[str, Any]:
+    """Return the paper's own numbers, as published.json has them: `source`, `units`, `branch` and `rows`."""
+    return dict(json.loads(files("deepcache.results").joinpath("published.json").read_text()))
+
+
+def published_row(**match: Any) -> dict[str, Any]:
+    """Return the first row of published.json with these values, e.g. table="Table 1", method="Uniform - N=2".
+
+    Raises:
+        LookupError: the paper has no such row.
+    """
+    for entry in published()["rows"]:
+        if all(entry.get(name) == value for name, value in match.items()):
+            return dict(entry)
+    raise LookupError(f"expected a row of published.json, found none with {match}")

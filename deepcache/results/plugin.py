@@ -1,64 +1,50 @@
 """The pytest plugin: it gathers the records of finished tests and makes tables, a report and a verdict of them.
 
-The records and the layouts of their tables also go into pytest-benchmark's JSON. The plugin does nothing unless a test
-asks for the fixture `record`, or the command line for one of the options `--paper-...`.
+It does nothing unless a test asks for the fixture `record`, or the command line for one of the options `--paper-...`.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from deepcache.errors import DeepCacheError, first_line, needs
+from deepcache.errors import DeepCacheError, first_line
+from deepcache.results import write_report, write_tables
 from deepcache.results.compare import ALLOWANCES, HELP, SPEED, suspects
+from deepcache.results.gate import Identity, Verdict, by_identity, gate, identity
 from deepcache.results.layout import Layout
 from deepcache.results.record import Record, from_entries, layout_entry, read
 
-if TYPE_CHECKING:
-    from deepcache.results.gate import Identity, Verdict
-
-PROPERTY = "deepcache_entry"  # of a test report: a layout or a record, as a results file has it
-PLACE = "deepcache_place"  # of a test report: the place of the test in the session
+PROPERTY = "deepcache_entries"  # of a test's report: the place of the test in the session, a layout, and a record
 RERUN = "rerun"  # the outcome of an attempt that is followed by another, as pytest-rerunfailures calls it
 RECORDS = "records.jsonl"
-_LAYOUTS = pytest.StashKey[dict[str, Layout]]()
 Entry = dict[str, Any]
+_TABLES = pytest.StashKey[dict[str, Layout]]()  # the tables of this process by their names
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add = parser.getgroup("deepcache").addoption
-    add(
-        "--paper-tables",
-        metavar="DIR",
-        type=Path,
-        help=f"write the records as tests finish (DIR/{RECORDS}) and the tables at the end (Markdown, CSV, LaTeX)",
+    tables = f"write the records as tests finish (DIR/{RECORDS}) and the tables at the end (Markdown, CSV, LaTeX)"
+    report = "write one HTML page at the end: tables, plots, pictures, environment and commands"
+    gated = (
+        "compare the records with this baseline, run a test once more if its row is slower or failed, and exit "
+        "with 1 on a regression, with 2 where something cannot be compared"
     )
-    add(
-        "--paper-report",
-        metavar="FILE",
-        type=Path,
-        help="write one HTML page at the end: tables, plots, pictures, environment and commands",
-    )
-    add(
-        "--paper-gate",
-        metavar="BASELINE",
-        type=Path,
-        help="compare the records with this baseline, run a test once more if its row is slower or failed, and exit "
-        "with 1 on a regression, with 2 where something cannot be compared",
-    )
+    for name, metavar, text in (("tables", "DIR", tables), ("report", "FILE", report), ("gate", "BASELINE", gated)):
+        add(f"--paper-{name}", metavar=metavar, type=Path, help=text)
     add("--paper-gate-allow", action="append", default=[], choices=ALLOWANCES, metavar="WHAT", help=HELP)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     collector = Collector(config)
     config.pluginmanager.register(collector, "deepcache-collector")
-    config.stash[_LAYOUTS] = {}
+    config.stash[_TABLES] = {}
     baseline = config.getoption("paper_gate")
     if config.getoption("paper_gate_allow") and baseline is None:
         raise pytest.UsageError("--paper-gate-allow: expected --paper-gate BASELINE beside it, got none")
@@ -73,15 +59,13 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     The arguments are the fields of `deepcache.results.record.Record`. Call it before the assertions, so that the record
     of a failed test is kept too, with its outcome.
     """
-    layouts = request.config.stash[_LAYOUTS]
 
     def keep(**fields: Any) -> None:
         found = Record(test=request.node.nodeid.partition("::")[0], **fields)
-        if layouts.setdefault(found.table.name, found.table) != found.table:
+        if request.config.stash[_TABLES].setdefault(found.table.name, found.table) != found.table:
             raise ValueError(f"expected one table of the name {found.table.name!r}, got two; rename one of them")
         place = request.session.items.index(request.node)  # the same in every worker of xdist
-        entries = [layout_entry(found.table), found.as_dict()]
-        request.node.user_properties.extend([(PLACE, place), *((PROPERTY, entry) for entry in entries)])
+        request.node.user_properties.append((PROPERTY, [place, layout_entry(found.table), found.as_dict()]))
 
     return keep
 
@@ -89,15 +73,13 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Forget what an earlier attempt of the same test recorded."""
-    item.user_properties[:] = [entry for entry in item.user_properties if entry[0] not in (PROPERTY, PLACE)]
+    item.user_properties[:] = [each for each in item.user_properties if each[0] != PROPERTY]
 
 
-def entries_of(report: pytest.TestReport) -> list[Entry]:
-    """Return the layouts and records of a finished test, the records with its outcome; nothing for other phases."""
-    if report.when != "call":
-        return []
-    found = [entry for name, entry in report.user_properties if name == PROPERTY and isinstance(entry, dict)]
-    return [entry if "layout" in entry else {**entry, "outcome": report.outcome} for entry in found]
+def recorded(report: pytest.TestReport) -> list[tuple[int, Entry, Entry]]:
+    """Return the place, the layout and the record, with its outcome, of all that a finished test recorded."""
+    found: list[Any] = [each for name, each in report.user_properties if name == PROPERTY and report.when == "call"]
+    return [(place, layout, {**entry, "outcome": report.outcome}) for place, layout, entry in found]
 
 
 class Collector:
@@ -108,7 +90,8 @@ class Collector:
         self.report = _place(config, "paper_report")
         self.results = _place(config, "benchmark_json")
         self.command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
-        self._finished: dict[str, tuple[int, list[Entry]]] = {}  # by test: its place, and its entries
+        self._layouts: dict[str, Entry] = {}  # by name
+        self._finished: dict[str, tuple[int, list[Entry]]] = {}  # by test: its place, and its last records
         self.writes = not hasattr(config, "workerinput")
         if self.writes:
             _prepare("--paper-tables", self.folder)
@@ -121,26 +104,21 @@ class Collector:
     def entries(self) -> list[Entry]:
         """Every layout once, and the records of each test's last attempt, in the order of the tests."""
         in_order = sorted(self._finished.values(), key=lambda each: each[0])
-        return _without_repeated_layouts(entry for _, entries in in_order for entry in entries)
-
-    def records(self) -> list[Record]:
-        """Return the records with their layouts."""
-        return from_entries(self.entries)
+        return [*self._layouts.values(), *(entry for _, entries in in_order for entry in entries)]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        found = entries_of(report)
+        found = recorded(report)
         if not found:
             return
-        before = self.entries
-        place = next((value for name, value in report.user_properties if name == PLACE and isinstance(value, int)), 0)
+        layouts = [layout for _, layout, _ in found]
+        new = [each for each in layouts if self._layouts.setdefault(each["layout"]["name"], each) is each]
         is_again = report.nodeid in self._finished
-        self._finished[report.nodeid] = (place, found)
-        if self.folder is None or not self.writes:
-            return
-        if is_again or len(self._finished) == 1:  # the first records of a run begin a new file
-            _write_lines(self.folder / RECORDS, "w", self.entries)
-        else:
-            _write_lines(self.folder / RECORDS, "a", _without_repeated_layouts([*before, *found])[len(before) :])
+        self._finished[report.nodeid] = (found[0][0], [entry for _, _, entry in found])
+        if self.folder is not None and self.writes:
+            is_new = is_again or len(self._finished) == 1  # the first records of a run begin a new file
+            entries = self.entries if is_new else [*new, *self._finished[report.nodeid][1]]
+            with open(self.folder / RECORDS, "w" if is_new else "a") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in entries)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
@@ -161,46 +139,23 @@ class Collector:
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, None, None]:
         yield
-        if self.writes and self._finished:
-            for name, place, show in (
-                ("tables", self.folder, self._write_tables),
-                ("report", self.report, self._write_report),
-            ):
-                if place is not None:
-                    terminalreporter.section(f"deepcache {name}")
-                    try:
-                        terminalreporter.write_line(show(place))
-                    except Exception as error:  # whatever it is, pytest-benchmark has yet to write the results
-                        said = error if isinstance(error, DeepCacheError) else first_line(error)
-                        terminalreporter.write_line(f"--paper-{name}: {said}")
-
-    def _write_tables(self, folder: Path) -> str:
-        with needs("a table", "bench"):
-            from deepcache.results.tables import render
-
-            written = render(self.records(), folder)
-        shown = [path.read_text(encoding="utf-8") for path in written if path.suffix == ".md" and path.stem != "all"]
-        return "\n".join([*shown, "written: " + ", ".join(map(str, written))])
-
-    def _write_report(self, file: Path) -> str:
-        with needs("a report", "bench"):
-            from deepcache.results import report
-
-            return f"written: {report.write(self.records(), file, self.command)}"
+        for name, place, write in (
+            ("tables", self.folder, write_tables),
+            ("report", self.report, lambda records, file: write_report(records, file, self.command)),
+        ):
+            if place is not None and self.writes and self._finished:
+                terminalreporter.section(f"deepcache {name}")
+                try:
+                    terminalreporter.write_line(write(from_entries(self.entries), place))
+                except Exception as error:  # whatever it is, pytest-benchmark has yet to write the results
+                    said = error if isinstance(error, DeepCacheError) else first_line(error)
+                    terminalreporter.write_line(f"--paper-{name}: {said}")
 
 
 class Gate:
-    """Runs a test once more if its row looks slower or failed, and compares all records at the end.
-
-    Times of a run on several processes mean nothing: they are left out as if they had not been measured.
-
-    Raises:
-        pytest.UsageError: the baseline is not there or cannot be read.
-    """
+    """Runs a test once more if its row looks slower or failed, and compares all records at the end."""
 
     def __init__(self, path: Path, collector: Collector) -> None:
-        from deepcache.results.gate import by_identity
-
         try:
             self.baseline = read(path)
             self._bases = by_identity(self.baseline, "the baseline")
@@ -227,13 +182,11 @@ class Gate:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Note the records of both attempts, and give the first attempt of a suspect the outcome "rerun"."""
-        from deepcache.results.gate import identity
-
         report = yield
-        found = {identity(each): each for each in from_entries(entries_of(report))}
+        found = {identity(each): each for each in from_entries([entry for _, _, entry in recorded(report)])}
         if self._is_second:
             self.again |= found
-        elif found and (report.failed or self._num_suspect(found)):
+        elif found and (report.failed or any(suspects(self._bases.get(k, each), each) for k, each in found.items())):
             self._is_suspect = True
             self.first |= found
             report.outcome = RERUN  # type: ignore[assignment]
@@ -242,21 +195,15 @@ class Gate:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         return (RERUN, "R", "RERUN") if report.outcome == RERUN else None
 
-    def _num_suspect(self, found: dict[Identity, Record]) -> int:
-        """Count the ratios of times that look worse than the baseline's."""
-        return sum(len(suspects(self._bases[each], found[each])) for each in found.keys() & self._bases.keys())
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        from deepcache.results.gate import gate, identity
-
         ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         if not ended or session.config.option.collectonly:
             return
-        records = [self.first.get(identity(record), record) for record in self.collector.records()]
+        records = [self.first.get(identity(record), record) for record in from_entries(self.collector.entries)]
         reruns = [self.again.get(each, replace(record, outcome="failed")) for each, record in self.first.items()]
-        if session.config.pluginmanager.hasplugin("dsession"):
-            records = [_untimed(record) for record in records]
+        if session.config.pluginmanager.hasplugin("dsession"):  # times on several processes mean nothing
+            records = [replace(r, metrics={k: v for k, v in r.metrics.items() if k not in SPEED}) for r in records]
         self.verdict = gate(self.baseline, records, reruns, allow=session.config.getoption("paper_gate_allow"))
         if exitstatus == pytest.ExitCode.OK:
             session.exitstatus = self.verdict.exit_code
@@ -266,22 +213,6 @@ class Gate:
         yield
         terminalreporter.section("deepcache gate")
         terminalreporter.write_line(str(self.verdict or "not gated: the tests did not run to their end"))
-
-
-def _untimed(record: Record) -> Record:
-    return replace(record, metrics={name: value for name, value in record.metrics.items() if name not in SPEED})
-
-
-def _without_repeated_layouts(entries: Iterable[Entry]) -> list[Entry]:
-    found: dict[str | int, Entry] = {}
-    for number, entry in enumerate(entries):
-        found.setdefault(entry["layout"]["name"] if "layout" in entry else number, entry)
-    return [*found.values()]
-
-
-def _write_lines(path: Path, mode: str, entries: Sequence[Entry]) -> None:
-    with open(path, mode) as file:
-        file.writelines(json.dumps(entry) + "\n" for entry in entries)
 
 
 def _place(config: pytest.Config, option: str) -> Path | None:

@@ -12,7 +12,7 @@ import pandas as pd
 from deepcache.errors import DeepCacheError
 from deepcache.files import write_text
 from deepcache.results import figures
-from deepcache.results.layout import Column, Layout, Scalar, by_number
+from deepcache.results.layout import Column, Layout, Scalar
 from deepcache.results.record import Record
 from deepcache.results.text import csv_cell, markdown, of_each, plain
 
@@ -26,16 +26,8 @@ _NOTED = (
 _NUM_FEATURES = {"mini-features": 128, "Inception": 2048}  # FID takes the covariance of so many features
 _SETTINGS = ("model", "scheduler", "num_steps", "branch", "interval", "order")
 _METRICS = (
-    "macs",
-    "speedup",
-    "fid",
-    "clip_score",
-    "psnr_db",
-    "psnr_median_db",
-    "tipped",
-    "feature_bytes",
-    "peak_bytes",
-)
+    "macs", "speedup", "fid", "clip_score", "psnr_db", "psnr_median_db", "tipped", "feature_bytes", "peak_bytes",
+)  # fmt: skip
 
 
 def by_table(records: Sequence[Record]) -> Iterator[tuple[Layout, list[Record]]]:
@@ -43,7 +35,7 @@ def by_table(records: Sequence[Record]) -> Iterator[tuple[Layout, list[Record]]]
     layouts: dict[str, Layout] = {}
     for record in records:
         layouts.setdefault(record.table.name, record.table)
-    for layout in by_number(layouts):
+    for layout in sorted(layouts.values(), key=lambda each: math.inf if each.number is None else each.number):
         shown = layout.displayed()
         yield shown, [record.displayed(shown) for record in records if record.table.name == layout.name]
 
@@ -51,8 +43,7 @@ def by_table(records: Sequence[Record]) -> Iterator[tuple[Layout, list[Record]]]
 def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
     """Make a table of up to three lines a record: measured, published, and their difference where it means something.
 
-    Returns:
-        The columns `method` and `source`, then the layout's; numbers in the printed unit, NaN where there is none.
+    The columns are `method`, `source`, and the layout's metrics in the printed unit, with NaN where there is no number.
     """
     lines = []
     for record in records:
@@ -63,11 +54,11 @@ def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
         paper = layout.beside(record.key)
         if paper is None:
             continue
-        theirs = {c.metric: paper.values[c.published] for c in layout.columns if c.published in paper.values}
+        theirs = {c.metric: paper.values.get(c.published, math.nan) for c in layout.columns}
         differences = {
-            c.metric: ours - theirs[c.metric]
+            c.metric: measured[c.metric] - theirs[c.metric]
             for c in layout.columns
-            if (ours := measured[c.metric]) is not None and c.metric in theirs and _is_same(c, record, paper.settings)
+            if c.same is not None and all(record.settings.get(name) == paper.settings.get(name) for name in c.same)
         }
         lines.append({"method": label, "source": f"paper ({_measured_by(paper.settings)})", **theirs})
         lines.append({"method": label, "source": DIFFERENCE, **differences})
@@ -80,14 +71,13 @@ def to_markdown(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> st
     shown = printed(layout, table)
     shown[_NAMES] = shown[_NAMES].map(markdown)
     shown.columns = shown.columns.map(markdown)
-    body = shown.to_markdown(index=False, disable_numparse=True, colalign=_alignment(layout))
+    body = shown.to_markdown(index=False, disable_numparse=True, colalign=_aligned(shown))
     return "\n".join([f"### {markdown(layout.title)}", "", body, "", *(f"- {markdown(note)}" for note in notes), ""])
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """Return the numbers in full, and no text that a spreadsheet would run as a formula."""
-    text: str = table.map(csv_cell).to_csv(index=False, float_format="%.6g")
-    return text
+    return str(table.map(csv_cell).to_csv(index=False, float_format="%.6g"))
 
 
 def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
@@ -95,13 +85,8 @@ def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
     from tabulate import tabulate
 
     shown = printed(layout, table)
-    body = tabulate(
-        shown.values.tolist(),
-        headers=list(shown.columns),
-        tablefmt="latex_booktabs",
-        disable_numparse=True,
-        colalign=_alignment(layout),
-    )
+    cells, heads = shown.values.tolist(), list(shown.columns)
+    body = tabulate(cells, heads, "latex_booktabs", disable_numparse=True, colalign=_aligned(shown))
     # LaTeX takes "[" and "*" at the beginning of a row for arguments of the command that ends the row before
     body = re.sub(r"^(\s*)(?=[\[*])", r"\1{}", body, flags=re.MULTILINE)
     return "\n".join([f"% {layout.title}", *(f"% {note}" for note in notes), body, ""])
@@ -111,9 +96,11 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
     """Return how to read a table: what was run and how, and where the published numbers come from."""
     lines = []
     for name in _NOTED:
-        values = sorted({record.settings[name] for record in records if name in record.settings}, key=_by_size)
+        values = {record.settings[name] for record in records if name in record.settings}
+        numbers = sorted(value for value in values if isinstance(value, (int, float)))
+        words = sorted(str(value) for value in values if not isinstance(value, (int, float)))
         if values:
-            lines.append(f"{name.replace('_', ' ')}: {'; '.join(map(str, values))}")
+            lines.append(f"{name.replace('_', ' ')}: {'; '.join(map(str, [*numbers, *words]))}")
     lines += dict.fromkeys(filter(None, map(_bias, records)))
     if not layout.published:
         return [*lines, "a dash was not measured"]
@@ -126,10 +113,7 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    """Write every table as `out/NAME.md`, `.csv` and `.tex`, all records as `all.md` and `.csv`, and the pictures.
-
-    Returns:
-        The written files.
+    """Write `NAME.md`, `.csv` and `.tex` of every table, `all.md` and `.csv` of all records, and the pictures.
 
     Raises:
         DeepCacheError: no record has a table with columns, or `out` cannot be written.
@@ -141,22 +125,19 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
             f"expected records with the layout of their table, found records of {found} without one; "
             "pass what pytest wrote"
         )
-    written = []
+    everything = overview(records)
+    texts = {}
     for layout, mine in tables:
         if layout.columns:
             table, remarks = build(layout, mine), notes(layout, mine)
-            for suffix, text in (
-                ("md", to_markdown(layout, table, remarks)),
-                ("csv", to_csv(table)),
-                ("tex", to_latex(layout, table, remarks)),
-            ):
-                written.append(write_text(out / f"{layout.name}.{suffix}", text))
-    everything = overview(records)
-    written.append(write_text(out / "all.csv", to_csv(everything)))
-    written.append(write_text(out / "all.md", overview_markdown(everything)))
+            texts[f"{layout.name}.md"] = to_markdown(layout, table, remarks)
+            texts[f"{layout.name}.csv"] = to_csv(table)
+            texts[f"{layout.name}.tex"] = to_latex(layout, table, remarks)
+    texts |= {"all.csv": to_csv(everything), "all.md": overview_markdown(everything)}
+    pictures = [picture for _, mine in tables for record in mine for picture in record.pictures]
     return [
-        *written,
-        *(figures.write(found, out) for _, mine in tables for record in mine for found in record.pictures),
+        *(write_text(out / name, text) for name, text in texts.items()),
+        *(figures.write(picture, out) for picture in pictures),
     ]
 
 
@@ -177,8 +158,15 @@ def overview(records: Sequence[Record]) -> pd.DataFrame:
 
 def overview_markdown(table: pd.DataFrame) -> str:
     """Return the table of all records with a dash for a missing value and whole numbers without a point."""
-    shown = table.map(_cell)
-    return f"### All experiments\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n"
+
+    def cell(value: object) -> str:
+        if value is None or pd.isna(value):
+            return DASH
+        if isinstance(value, float):
+            return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+        return markdown(str(value))
+
+    return f"### All experiments\n\n{table.map(cell).to_markdown(index=False, disable_numparse=True)}\n"
 
 
 def printed(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
@@ -191,18 +179,10 @@ def printed(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _cell(value: object) -> str:
-    if value is None or pd.isna(value):
-        return DASH
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
-    return markdown(str(value))
-
-
 def _bias(record: Record) -> str:
     """Return a warning where a FID is of too few samples; an empty text elsewhere."""
-    extractor, count = record.settings.get("extractor"), record.settings.get("num_samples")
-    features = _NUM_FEATURES.get(str(extractor), 0)
+    extractor, count = str(record.settings.get("extractor")), record.settings.get("num_samples")
+    features = _NUM_FEATURES.get(extractor, 0)
     if "fid" not in record.metrics or not isinstance(count, int) or count > features:
         return ""
     return (
@@ -211,22 +191,12 @@ def _bias(record: Record) -> str:
     )
 
 
-def _by_size(value: Scalar) -> tuple[float, str]:
-    """Sort numbers by their size, before words."""
-    return (value, "") if isinstance(value, (int, float)) else (math.inf, str(value))
-
-
 def _measured_by(settings: Mapping[str, Scalar]) -> str:
     return ", ".join(str(settings[name]) for name in ("extractor", "clip") if name in settings)
 
 
-def _is_same(column: Column, record: Record, published: Mapping[str, Scalar]) -> bool:
-    """Whether the measured and the published quantity are the same, so that their difference means something."""
-    return column.same is not None and all(record.settings.get(name) == published.get(name) for name in column.same)
-
-
-def _scaled(value: object, scale: float) -> float | None:
-    return value / scale if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+def _scaled(value: object, scale: float) -> float:
+    return value / scale if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
 def _number(value: float, column: Column, sign: str) -> str:
@@ -237,5 +207,5 @@ def _number(value: float, column: Column, sign: str) -> str:
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0.00"
 
 
-def _alignment(layout: Layout) -> tuple[str, ...]:
-    return ("left", "left", *("right" for _ in layout.columns))
+def _aligned(shown: pd.DataFrame) -> list[str]:
+    return ["left" if name in _NAMES else "right" for name in shown.columns]

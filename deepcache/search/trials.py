@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.bootstrap import TAIL
+from deepcache.metrics.statistics import TAIL
 from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.metrics.perceptual import Perceptual

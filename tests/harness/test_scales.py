@@ -24,8 +24,7 @@ from deepcache.models.architectures import architecture
 from deepcache.models.registry import EMBEDDED, MODELS, PUBLISHED, Protocol
 from deepcache.plan import uniform
 from deepcache.results import record
-from deepcache.results.layout import Layout
-from deepcache.results.published import published
+from deepcache.results.layout import Layout, published
 from deepcache.sampling.store import StoredImages
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.results import figures
 from deepcache.results.figures import picture, write
 from deepcache.results.layout import Layout
-from deepcache.results.record import Record, from_dict
+from deepcache.results.record import Record, from_entries
 from tests.examples import SETTINGS, TABLE1, table1_record
 
 
@@ -28,9 +28,9 @@ def record(**fields):
 
 def test_a_picture_goes_into_a_record_and_out_to_a_file(tmp_path):
     image = Image.new("RGB", (3, 2), (10, 20, 30))
-    kept = from_dict(record(pictures=[picture("dot", "a dot", image)]).as_dict()).pictures[0]
-    with Image.open(write(kept, tmp_path)) as found:
-        assert (found.size, found.getpixel((2, 1))) == ((3, 2), (10, 20, 30))
+    (found,) = from_entries([record(pictures=[picture("dot", "a dot", image)]).as_dict()])
+    with Image.open(write(found.pictures[0], tmp_path)) as dot:
+        assert (dot.size, dot.getpixel((2, 1))) == ((3, 2), (10, 20, 30))
 
 
 def test_a_picture_without_alternative_text_is_refused():

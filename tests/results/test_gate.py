@@ -402,5 +402,5 @@ def test_what_cannot_be_a_baseline_is_one_line_and_leaves_the_old_one(capsys, wr
 
 
 def test_the_gate_imports_no_torch():
-    code = "import sys, deepcache.results.gate as g, deepcache.results.baseline as b; sys.exit('torch' in sys.modules)"
+    code = "import sys, deepcache.results.gate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

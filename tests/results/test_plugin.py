@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import deepcache.results.tables  # noqa: F401  (pytester forgets the modules that a run of its own imports first)
 from deepcache.__main__ import main
+from deepcache.results import plugin
 from deepcache.results.layout import Layout
-from deepcache.results.record import Record, read
+from deepcache.results.record import Record, layout_entry, read
 
 TABLE = """
     from deepcache.results.layout import Column, Layout
@@ -147,6 +149,24 @@ def test_a_new_run_begins_a_new_file_and_one_without_records_leaves_the_old(pyte
         pytester.runpytest_inprocess("--paper-tables", "out", "-k", "uniform")
     pytester.runpytest_inprocess("--paper-tables", "out", "-k", "nothing")
     assert len(read(pytester.path / "out/records.jsonl")) == 1
+
+
+@pytest.mark.parametrize(("folder", "most"), [(None, 0), ("out", 1)])
+def test_a_record_is_kept_without_a_look_at_all_earlier_records(tmp_path, monkeypatch, folder, most):
+    """Else a session of n tests would take n^2 steps."""
+    looks = []
+    monkeypatch.setattr(plugin.Collector, "entries", property(lambda _: looks.append(1) or []))
+    options = {"paper_tables": folder and tmp_path / folder}
+    params = SimpleNamespace(dir=tmp_path, args=())
+    collector = plugin.Collector(SimpleNamespace(getoption=lambda name, _: options.get(name), invocation_params=params))
+    for place in range(5):
+        entries = [place, layout_entry(Layout("table1")), Record(Layout("table1"), {"row": place}, {}, {}).as_dict()]
+        properties = [(plugin.PROPERTY, entries)]
+        report = SimpleNamespace(when="call", outcome="passed", nodeid=str(place), user_properties=properties)
+        collector.pytest_runtest_logreport(report)
+    assert len(looks) == most
+    if folder:
+        assert len((tmp_path / folder / plugin.RECORDS).read_text().splitlines()) == 4  # after the first look
 
 
 def test_two_tables_of_one_name_are_refused(pytester):

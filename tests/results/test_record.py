@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepcache.errors import DeepCacheError
-from deepcache.results.layout import layout_from
-from deepcache.results.record import Record, from_dict, read
+from deepcache.results.record import Record, from_entries, layout_entry, read
 from deepcache.results.tables import render
 from tests.examples import RECORDS, TABLE1, entries
 
@@ -21,13 +20,8 @@ def lines(records) -> str:
     return "".join(json.dumps(entry) + "\n" for entry in entries(records))
 
 
-def test_a_record_comes_back_from_its_dictionary():
-    for record in RECORDS:
-        assert from_dict(json.loads(json.dumps(record.as_dict())), {"table1": TABLE1}) == record
-
-
-def test_a_layout_comes_back_from_its_dictionary():
-    assert layout_from(json.loads(json.dumps(TABLE1.as_dict()))) == TABLE1
+def test_records_and_their_layouts_come_back_from_their_dictionaries():
+    assert from_entries(json.loads(json.dumps(entries(RECORDS)))) == RECORDS
 
 
 def test_a_label_is_made_from_the_key_where_none_is_given():
@@ -105,7 +99,7 @@ JSON = st.recursive(
 
 
 @given(st.sampled_from([*GOOD, "colour"]), JSON)
-@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_record_with_a_field_of_any_value_is_read_or_refused_in_one_line(tmp_path, field, value):
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"deepcache": [LAYOUT, {**GOOD, field: value}]}))
@@ -114,7 +108,7 @@ def test_a_record_with_a_field_of_any_value_is_read_or_refused_in_one_line(tmp_p
     except DeepCacheError as error:
         refusal = str(error)
     else:
-        assert from_dict(found.as_dict(), {found.table.name: found.table}) == found
+        assert from_entries([layout_entry(found.table), found.as_dict()]) == [found]
         if found.table.columns:
             render([found], tmp_path / "tables")
         return

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from deepcache.files import write_text
 from deepcache.results import report
 from deepcache.results.figures import picture
 from deepcache.results.layout import Column, Layout
@@ -62,13 +63,15 @@ def file(tmp_path_factory) -> Path:
         table, {"method": "x" * 200}, {**SETTINGS, "model": "m" * 200}, {"macs": 1e7}, {}, "failed", {}, [wide]
     )
     records = [*(record for record in read(RESULTS) if record.table.name == "table1"), long]
-    return report.write(records, tmp_path_factory.mktemp("report") / "report.html", "pytest bench " + "y" * 200)
+    return write_text(
+        tmp_path_factory.mktemp("report") / "report.html", report.page(records, "pytest bench " + "y" * 200)
+    )
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The page of the committed results: every experiment of `tox -e bench`."""
-    return report.write(read(RESULTS), tmp_path_factory.mktemp("report") / "whole.html")
+    return write_text(tmp_path_factory.mktemp("report") / "whole.html", report.page(read(RESULTS)))
 
 
 @pytest.fixture

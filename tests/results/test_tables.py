@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deepcache.errors import DeepCacheError
-from deepcache.results import published
-from deepcache.results.layout import Column, Layout, Published
+from deepcache.results.layout import Column, Layout, Published, published_row
 from deepcache.results.record import Record
 from deepcache.results.tables import build, by_table, notes, overview, overview_markdown, render
 from tests.examples import PAPER, RECORDS, TABLE1, table1_record
@@ -104,9 +103,9 @@ def test_tables_with_a_number_come_first():
 
 
 def test_the_paper_has_what_is_asked_for_or_says_that_it_has_not():
-    assert published.row(table="Table 1", method="Uniform - N=2")["fid"] == 3.39
+    assert published_row(table="Table 1", method="Uniform - N=2")["fid"] == 3.39
     with pytest.raises(LookupError, match=r"expected a row of published\.json"):
-        published.row(table="Table 1", method="Uniform - N=7")
+        published_row(table="Table 1", method="Uniform - N=7")
 
 
 def test_records_without_a_layout_are_refused_and_nothing_is_written(tmp_path):
