@@ -55,7 +55,7 @@ def with_shallow(shallow: Callable[..., Any]) -> AbstractContextManager[Any]:
 
     def alter(family: Family, unet: Any, branch: int) -> CutUNet:
         cut: Any = _AlteredCut(family.cut(unet, branch), shallow)
-        return cut  # type: ignore[no-any-return]
+        return cut
 
     return altered(alter)
 
