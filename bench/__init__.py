@@ -1,1 +1,1 @@
-"""The experiments: a file a table or figure of the paper, and those beyond it."""
+"""Each `test_*.py` in this folder is an experiment: a table or figure of the paper, or beyond the paper."""

@@ -1,4 +1,4 @@
-"""Options and fixtures of the experiments: workloads by part, references, `measure`, `judge`, options as parameters."""
+"""This file gives the experiments their options and fixtures: workloads, references, `measure` and `judge`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diversity and variance (course project, 4.3): several seeds a prompt, cached and uncached."""
+"""Diversity and variance (course project, 4.3) compare several seeds of each prompt, cached and uncached."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.shows_images
 
 @pytest.fixture(scope="module")
 def perceptual(pytestconfig: pytest.Config) -> Perceptual:
-    """LPIPS, or mini-features' distance where its weights are not found."""
+    """Return LPIPS, or mini-features' distance where its weights are not found."""
     return load_distance(pytestconfig)
 
 

@@ -1,4 +1,4 @@
-"""Figure 2: the features of adjacent steps are alike in every up block, of distant ones in the outermost most often."""
+"""Figure 2: features of adjacent steps are alike in every up block; those of distant steps mostly in the outermost."""
 
 from __future__ import annotations
 

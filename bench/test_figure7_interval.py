@@ -1,4 +1,4 @@
-"""Figure 7: how an image evolves as the interval grows, prompts downwards and N = 1..20 across."""
+"""Figure 7 shows how an image evolves as the interval grows, prompts downwards and N = 1..20 across."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MACs profiling: every real architecture against the paper's columns, and the time of shallow steps beside their MACs.
+"""The MACs of every real architecture are held against the paper's, and a shallow step's time stands beside its MACs.
 
 The time of a shallow step is measured on the embedded models, as a share of a full step's time.
 """
@@ -23,9 +23,9 @@ from bench.harness.workload import Workload
 from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
 from deepcache.results.layout import Column, Layout, Published
-from deepcache.unets.diffusers.forward import full_forward, shallow_forward
-from deepcache.unets.diffusers.inputs import example
-from deepcache.unets.diffusers.views import Cut
+from deepcache.unets.calls import Call
+from deepcache.unets.family import CutUNet
+from deepcache.unets.registry import cut
 
 NEEDS = Needs(("unpruned",))
 
@@ -113,14 +113,12 @@ def test_share_of_a_shallow_step(
 ) -> None:
     found = workload(name)
     unet, cost = found.pipe.unet, found.cost
-    cut = Cut.of(unet, skip)
-    args, kwargs = example(unet, context_tokens=architecture(name).context_tokens or None)
-    args = tuple(_filled(value, unet) for value in args)
+    at_skip, call = cut(unet, skip), found.unet_call(BATCH)
     with torch.no_grad(), _counted(unet) as ran:
-        _, feature = full_forward(unet, cut, *args, **kwargs)
+        _, feature = at_skip.full(*call[0], **call[1])
         num_full = len(ran)
-        shallow_forward(unet, cut, feature, *args, **kwargs)
-    shares = _shares(unet, cut, args, kwargs) if benchmark.enabled else []
+        at_skip.shallow(feature, *call[0], **call[1])
+    shares = _shares(at_skip, call, unet.device) if benchmark.enabled else []
     metrics = {
         "macs_full": cost.full(),
         "macs_shallow": cost.shallow(skip),
@@ -157,14 +155,14 @@ def _counted(unet: Any) -> Iterator[list[Any]]:
 
 
 @torch.no_grad()
-def _shares(unet: Any, cut: Cut, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[float]:
+def _shares(at_skip: CutUNet, call: Call, device: torch.device) -> list[float]:
     """Return for each round the time of a shallow step over that of a full step."""
-    found, device = [], unet.device  # diffusers takes a while to find the device
+    (args, kwargs), found = call, []
     for number in range(WARM_UP + ROUNDS):
         started = _now(device)
-        _, feature = full_forward(unet, cut, *args, **kwargs)
+        _, feature = at_skip.full(*args, **kwargs)
         between = _now(device)
-        shallow_forward(unet, cut, feature, *args, **kwargs)
+        at_skip.shallow(feature, *args, **kwargs)
         ended = _now(device)
         if number >= WARM_UP:
             found.append((ended - between) / (between - started))
@@ -176,11 +174,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _filled(value: Any, unet: Any) -> Any:
-    """Return a batch of random inputs in place of one sample on the meta device."""
-    if not isinstance(value, torch.Tensor) or value.dim() == 0:
-        return value if not isinstance(value, torch.Tensor) else torch.tensor(500)
-    filled = torch.randn(BATCH, *value.shape[1:], generator=torch.Generator().manual_seed(0))
-    return filled.to(unet.device, unet.dtype)

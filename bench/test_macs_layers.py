@@ -1,4 +1,4 @@
-"""MACs of every stage of every real architecture, and from which branch on a shallow step runs it."""
+"""This table has the MACs of every stage of every real architecture, and the branch from which shallow steps run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cost against fidelity (beyond the paper): fewer steps, reuse, prediction, and the plans that `deepcache.tune` finds.
+"""Cost is set against fidelity (beyond the paper) for fewer steps, reuse, prediction, and plans of `deepcache.tune`.
 
 `pytest bench` leaves this file out, since it takes as long as all others together: name the file, as `tox -e pareto`
 does, or pass `--all`.

@@ -1,4 +1,4 @@
-"""What prediction was meant to reach at equal cost, on every model, solver and number of steps, and whether it did.
+"""Each row says which aims prediction reached at equal cost, for a model, a solver and a number of steps.
 
 A target that does not hold is a finding, not a failure: these rows are not judged. The panels are those of
 `test_pareto.py`.

@@ -1,4 +1,4 @@
-"""Predicted against reused features (beyond the paper): orders 0, 1 and 2 at the same plan and cost.
+"""Predicted features are compared with reused ones (beyond the paper): orders 0, 1 and 2 at the same plan and cost.
 
 A few seeds whose trajectory tips over to another image rule the mean over seeds, so the median and the share of tipped
 seeds stand beside the mean.

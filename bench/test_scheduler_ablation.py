@@ -1,4 +1,4 @@
-"""Scheduler ablation (course project, 4.1): with and without caching, and how far caching moves the images."""
+"""The scheduler ablation (course project, 4.1) measures every solver with and without a cache."""
 
 from __future__ import annotations
 

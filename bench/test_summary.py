@@ -1,4 +1,4 @@
-"""The summary: at equal MACs, predicted features against reused ones and against fewer steps, for all three models."""
+"""The summary compares predicted with reused features and with fewer steps at equal MACs, for all three models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table 12 and Figure 4: every branch at N = 5: the deeper, the dearer the shallow step, and the nearer the image."""
+"""Table 12 and Figure 4 take every branch at N = 5: an inner branch is dearer, and its image is nearer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table 1: class-conditional generation, LDM-4-G on ImageNet in the paper, mini-ldm here.
+"""Table 1 measures class-conditional generation: LDM-4-G on ImageNet in the paper, mini-ldm here.
 
 The rows are uniform and quadratic plans at several intervals, predicted instead of reused features, and what a user
 could do without a library: fewer steps at the same MACs.

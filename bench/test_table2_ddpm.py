@@ -1,4 +1,4 @@
-"""Table 2: unconditional generation in pixel space: DDPM on CIFAR-10 and LSUN in the paper, mini-ddpm here.
+"""Table 2 measures unconditional generation in pixel space: DDPM on CIFAR-10 and LSUN in the paper, mini-ddpm here.
 
 CIFAR-10 is sampled on quadratic timesteps, LSUN on uniform ones; both at branch 2.
 """

@@ -1,4 +1,4 @@
-"""Tables 4 and 6: taking fewer steps instead, at the same cost, and at the same number of full steps."""
+"""Tables 4 and 6 take fewer steps instead of a cache: at the same cost, and at the same number of full steps."""
 
 from __future__ import annotations
 

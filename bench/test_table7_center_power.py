@@ -1,4 +1,4 @@
-"""Tables 7 to 10: centre and power of the quadratic plan, with as many full steps as in the paper.
+"""Tables 7 to 10 vary centre and power of the quadratic plan, with as many full steps as in the paper.
 
 There are 13 full steps: N = 20 of 250 steps there, N = 4 of 50 here. With fewer, all powers place the full steps alike;
 with 13, powers of 1.3 and 1.4 do.

@@ -1,4 +1,4 @@
-"""Speed at the same plan (beyond the paper): uncached, by `DeepCache` 0.1.1, and by this library, in one process.
+"""Speed is compared at the same plan (beyond the paper): uncached, by `DeepCache` 0.1.1, and by this library.
 
 `pytest bench` leaves this file out: name it, as `tox -e upstream` does, or pass `--all`.
 """
@@ -21,7 +21,6 @@ from bench.harness.requirements import Needs
 from bench.harness.scales import scale_of
 from bench.harness.workload import Workload
 from deepcache.costs.macs import EVERYTHING
-from deepcache.models.architectures import architecture
 from deepcache.plan import uniform
 from deepcache.results.figures import picture
 from deepcache.results.layout import Column, Layout
@@ -72,9 +71,9 @@ def test_vs_upstream(
     batch: int,
 ) -> None:
     found = workload(model)
-    unet, known = found.pipe.unet, architecture(model)
+    unet = found.pipe.unet
     plan = uniform(NUM_STEPS, INTERVAL, found.protocol.branch, order=0)
-    call = racers.call_of(unet, known.context_tokens or None, batch)
+    call = found.unet_call(batch)
     bound = found.cost.ratio(plan)
     rounds = max(pytestconfig.getoption("rounds"), ENOUGH_ROUNDS) if benchmark.enabled else 0
     times: list[dict[str, float]] = []

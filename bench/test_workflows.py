@@ -1,4 +1,4 @@
-"""Text to image, image to image and inpainting with mini-sd, each cached and uncached: images and CLIP score.
+"""Text to image, image to image and inpainting run with mini-sd, cached and uncached, and are scored by CLIP.
 
 `--prompts FILE` holds a prompt a line, and the images are written to `--images-dir DIR`.
 """

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from deepcache import UnsupportedUNetError, cached
 from deepcache.unets.calls import parameters
 from tests.optional import OPTIONAL, TIMESTEPS, TRIED
-from tests.pipelines import Workload, counted, options, scheduler, takes, workload
+from tests.pipelines import Workload, counted, is_default, options, scheduler, takes, workload
 from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
 from tests.storage import STORAGE
 
 EXACT, NOTHING, REFUSED = "exact", "-", "refused: "
 NUM_STEPS = 4  # PNDM's fewest
+FEWER_STEPS = 3  # a shallow step between two full ones
 BRANCHES = ("branch 0", "half way", "deepest branch")
 _STORED = "sd-1.5"
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]  # a U-Net and the arguments of its forward
@@ -80,11 +81,15 @@ def of_scheduler(name: str, pipeline: str, option: str | None = None) -> str:
     if not takes(name, option):
         return NOTHING
     intervals = (2, 3) if (pipeline, option) == ("text2img", None) else (2,)
-    return verdict(workload(pipeline, scheduler(name, option)), intervals)
+    num_steps = NUM_STEPS if option is None or name == "PNDMScheduler" else FEWER_STEPS
+    return verdict(workload(pipeline, scheduler(name, option)), intervals, num_steps)
 
 
 def of_option(name: str, option: str) -> str:
-    return of_scheduler(name, "text2img", option) if option in options(name) else NOTHING
+    """Return the cell of an option; an option that is the scheduler's default has the cell without options."""
+    if option not in options(name):
+        return NOTHING
+    return of_scheduler(name, "text2img", None if is_default(name, option) else option)
 
 
 @cache

@@ -60,9 +60,9 @@ def unet_of_pixels() -> Any:
     return random(UNet2DModel(**PROBLEMS["ddpm-attention"][1]))
 
 
-def unet_of_images(num_tokens: int = 2) -> Any:
+def unet_of_images(num_tokens: int = 2, **changes: Any) -> Any:
     """As an IP-Adapter leaves it."""
-    model, processors = unet(), {}
+    model, processors = unet(**changes), {}
     for name, processor in model.attn_processors.items():
         is_cross = name.endswith("attn2.processor")
         width = model.get_submodule(name.removesuffix(".processor")).inner_dim

@@ -280,6 +280,12 @@ def options(name: str) -> list[str]:
     return [option for option, config in OPTIONS.items() if config.keys() <= known.keys()]
 
 
+def is_default(name: str, option: str) -> bool:
+    """Return whether the option is what the scheduler's constructor takes anyway."""
+    known = inspect.signature(classes()[name].__init__).parameters
+    return all(known[key].default == value for key, value in OPTIONS[option].items())
+
+
 @cache
 def takes(name: str, option: str | None = None) -> bool:
     """Return whether the constructor accepts the option and needs no other argument."""

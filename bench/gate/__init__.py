@@ -1,1 +1,1 @@
-"""What the gate catches: regressions that are planted on purpose, and honest runs."""
+"""These modules show what the gate catches: regressions are planted on purpose, and honest runs pass."""

@@ -1,4 +1,4 @@
-"""A pytest plugin that breaks the library; the gate must notice (`-p bench.gate.broken --break zeros`).
+"""This pytest plugin breaks the library, and the gate must notice (`-p bench.gate.broken --break zeros`).
 
 zeros   every kept feature is replaced by zeros
 stage   a shallow step runs one stage more than the branch asks for
@@ -8,50 +8,38 @@ slow    a shallow step takes a fifth longer
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
-from deepcache.unets.diffusers import forward, views
+from bench.harness.altered import altered, with_shallow, zeroed
+from deepcache.unets.family import CutUNet, Feature
 
 SLOWER = 0.2
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--break", dest="broken", choices=["zeros", "stage", "slow"], help="what to break on purpose")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    broken = config.getoption("broken")
-    if broken == "zeros":
-        _wrap(lambda shallow, unet, cut, feature, *a, **k: shallow(unet, cut, _zeros(feature), *a, **k))
-    if broken == "slow":
-        _wrap(_slowly)
-    if broken == "stage":
-        of = views.Cut.of
-        deeper = staticmethod(lambda unet, branch: of(unet, branch + 1))
-        views.Cut.of = deeper  # type: ignore[method-assign]
-
-
-def _wrap(step: Callable[..., Any]) -> None:
-    shallow = forward.shallow_forward
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        return step(shallow, *args, **kwargs)
-
-    forward.shallow_forward = broken
-
-
-def _zeros(feature: Any) -> Any:
-    return tuple(torch.zeros_like(part) for part in feature)
-
-
-def _slowly(shallow: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _slowly(cut: CutUNet, feature: Feature, *args: Any, **kwargs: Any) -> Any:
     started = time.perf_counter()
-    output = shallow(*args, **kwargs)
+    output = cut.shallow(feature, *args, **kwargs)
     until = time.perf_counter() + SLOWER * (time.perf_counter() - started)
     while time.perf_counter() < until:
         pass
     return output
+
+
+BROKEN = {
+    "zeros": lambda: with_shallow(zeroed),
+    "stage": lambda: altered(lambda family, unet, branch: family.cut(unet, branch + 1)),
+    "slow": lambda: with_shallow(_slowly),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--break", dest="broken", choices=[*BROKEN], help="what to break on purpose")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if how := config.getoption("broken"):
+        broken = BROKEN[how]()
+        broken.__enter__()
+        config.add_cleanup(lambda: broken.__exit__(None, None, None))

@@ -1,4 +1,4 @@
-"""Regressions that are planted in the records of an honest run, each with the exit code that the gate must give."""
+"""This module plants regressions in the records of an honest run, each with the exit code that the gate must give."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The harness of the benches: models are loaded, sampled, timed and measured here."""
+"""The benches load, sample, time and measure models by these modules."""

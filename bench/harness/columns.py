@@ -1,4 +1,4 @@
-"""Columns and published numbers that several experiments share."""
+"""This module holds the columns and the published numbers that several experiments share."""
 
 from __future__ import annotations
 

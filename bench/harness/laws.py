@@ -1,4 +1,4 @@
-"""What must hold for the rows of several experiments: thresholds with their reasons, and to whom they apply."""
+"""Several experiments share these thresholds; each stands with its reason, and `is_judged` tells whom they bind."""
 
 from __future__ import annotations
 
@@ -46,16 +46,18 @@ class Judge:
         self.has_judged = False
 
     def __call__(self, workload: Workload, *, when: bool = True) -> bool:
-        """Whether a row of this workload is judged; `when` is whether there is a threshold for the row at all."""
+        """Return whether a row of this workload is judged; `when` tells whether the row has a threshold at all."""
         judged = when and is_judged(workload)
         self.has_judged |= judged
         return judged
 
 
 def is_judged(workload: Workload) -> bool:
-    """Whether thresholds apply: to an embedded model with the steps and samples of its protocol, or more.
+    """Return whether the thresholds apply to a workload.
 
-    A run with fewer, such as the smoke run, leaves records and no verdict.
+    They apply to an embedded model with at least the steps and samples of its protocol.
+
+    A smaller run, such as the smoke run, leaves records and no verdict.
     """
     if not workload.is_mini:
         return False
@@ -70,7 +72,7 @@ def skip_unless_judged(workload: Workload) -> None:
 
 
 def macs_rule_time(workload: Workload) -> bool:
-    """Whether a speedup can be held against MACs: arithmetic rules the time of an embedded model on a CPU.
+    """Return whether a speedup can be held against MACs, as arithmetic rules the time of an embedded model on a CPU.
 
     On a GPU, kernel launches and memory rule the time, each device in its own way; on a CPU with many threads too.
     """

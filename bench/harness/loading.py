@@ -1,4 +1,4 @@
-"""Loads workloads, extractors and references as pytest's options ask for them."""
+"""This module loads workloads, extractors and references as pytest's options ask for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures a row of a table: samples the row and its uncached counterpart, times both, and keeps the record."""
+"""This module measures rows of tables: it samples a row and its uncached counterpart, times both, and keeps records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_MEASURED = "not measured: pytest-benchmark is disabled, as it is where tests
 
 @dataclass(frozen=True)
 class Found:
-    """What a row's test asserts on.
+    """The samples, metrics and times of a row, for the assertions of its test.
 
     Attributes:
         samples, uncached: the row's samples and the uncached ones; None for random weights, which make noise.

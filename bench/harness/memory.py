@@ -1,4 +1,4 @@
-"""Counts the bytes that the tensors of a computation hold at once, exactly, on any device."""
+"""This module counts the bytes that the tensors of a computation hold at once, exactly, on any device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures that several benches draw: grids of images with a line under each image, and heatmaps."""
+"""This module draws the pictures of several benches: grids of images with a line under each image, and heatmaps."""
 
 from __future__ import annotations
 

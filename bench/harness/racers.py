@@ -1,4 +1,4 @@
-"""The race: ways to run a U-Net over the steps of a generation, uncached, by the older package and by this library."""
+"""A racer runs a U-Net over the steps of a generation: uncached, by the older package, or by this library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from bench.harness.memory import PeakMemory
 from deepcache.cache.caching import cached
 from deepcache.plan import CachePlan
 from deepcache.unets.calls import Call
-from deepcache.unets.diffusers.inputs import example
 
 UNCACHED, OLDER, OURS = "uncached", "DeepCache 0.1.1", "this library"
 COMPILED: dict[str, Any] = {"compile": "default"}
@@ -59,7 +58,7 @@ class Entry:
 
 
 def entries(device: torch.device) -> list[Entry]:
-    """All entries that can run on a device."""
+    """Return all entries that can run on a device."""
     kinds = (UNCACHED, OURS)
     hows: dict[str, dict[str, Any]] = {"": {}, ", channels last": CHANNELS_LAST, ", compiled": COMPILED}
     if device.type == "cuda":
@@ -84,7 +83,7 @@ class Racer:
             yield self
 
     def outputs(self) -> Iterator[torch.Tensor]:
-        """Give the output of each step of a generation, all on the same input; no output is kept here."""
+        """Yield the output of each step of a generation, all on the same input; no output is kept here."""
         (sample, _, *rest), kwargs = self.call
         self.pipe.scheduler.set_timesteps(self.plan.num_steps, device=sample.device if sample.is_cuda else None)
         for t in self.pipe.scheduler.timesteps:
@@ -96,31 +95,31 @@ class Racer:
             pass
 
     def error(self, exact: list[torch.Tensor]) -> float:
-        """The largest difference to the exact outputs, relative to the largest value of the exact output."""
+        """Return the largest difference to the exact outputs, relative to the largest value of the exact output."""
         pairs = zip(self.outputs(), exact, strict=True)
         return max(float((found - other).abs().max() / other.abs().max()) for found, other in pairs)
 
     def seconds(self) -> float:
-        """The seconds of a generation, until the device has finished it."""
+        """Return the seconds of a generation, until the device has finished it."""
         start = _now(self.call[0][0].device)
         self.generation()
         return _now(self.call[0][0].device) - start
 
     def feature_bytes(self) -> int:
-        """The bytes that are kept from step to step."""
+        """Return the bytes that are kept from step to step."""
         if self.entry.name == OLDER:
             kept = [part for value in self.handle.cached_output.values() for part in _tensors(value)]
             return sum({part.untyped_storage().data_ptr(): part.nbytes for part in kept}.values())
         return self.handle.generations[-1].feature_bytes if self.entry.is_ours else 0
 
     def num_features(self) -> int:
-        """How many tensors are kept from step to step."""
+        """Return how many tensors are kept from step to step."""
         if self.entry.name == OLDER:
             return len({part.data_ptr() for value in self.handle.cached_output.values() for part in _tensors(value)})
         return self.entry.order + 1 if self.entry.is_ours else 0
 
     def peak_bytes(self) -> int | None:
-        """The most bytes that a generation holds at once beside the weights, or None where they cannot be counted."""
+        """Return the most bytes that a generation holds beside the weights; None where they cannot be counted."""
         device = self.call[0][0].device
         if device.type == "cuda":
             if self.entry.name == OLDER:
@@ -156,7 +155,7 @@ def _older(pipe: Any, plan: CachePlan) -> Iterator[Any]:
 
 
 def racer(entry: Entry, unet: Any, plan: CachePlan, call: Call) -> Racer:
-    """An entry on a copy of the U-Net's modules; the weights are the U-Net's own, unless the layout is another."""
+    """Return a racer on a copy of the U-Net's modules, which shares the weights unless the layout is another."""
     layout = (entry.how or {}).get("memory_format")
     weights = {} if layout else {id(each): each for each in chain(unet.parameters(), unet.buffers())}
     copy = deepcopy(unet, weights)
@@ -165,20 +164,8 @@ def racer(entry: Entry, unet: Any, plan: CachePlan, call: Call) -> Racer:
     return Racer(entry, own, pipe, call)
 
 
-def call_of(unet: Any, tokens: int | None, batch: int) -> Call:
-    """The arguments of a U-Net's call, as a batch of random inputs.
-
-    Args:
-        unet: the U-Net.
-        tokens: how many tokens a prompt has, or None for a U-Net without prompts.
-        batch: the batch size.
-    """
-    args, kwargs = example(unet, context_tokens=tokens)
-    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda value: _filled(value, unet, batch), (args, kwargs))
-
-
 def host_seconds(one: Racer, rounds: int) -> float | None:
-    """The seconds of the host's time to launch a step, the median over rounds; None where the host is the device."""
+    """Return the host's seconds to launch a step, the median over rounds; None where the host is the device."""
     device = one.call[0][0].device
     if device.type != "cuda":
         return None
@@ -224,13 +211,6 @@ def figure(speedups: Mapping[str, float], bound: float) -> Figure:
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def _filled(value: torch.Tensor, unet: Any, batch: int) -> torch.Tensor:
-    if not value.is_floating_point():
-        return value.new_zeros((batch, *value.shape[1:]), device=unet.device)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, *value.shape[1:], generator=generator).to(unet.device, unet.dtype)
 
 
 def _now(device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""What an experiment needs at the paper's scale beside the packages: checkpoints, an extractor, real images, prompts.
+"""At the paper's scale an experiment needs checkpoints, an extractor, real images and prompts beside the packages.
 
 An experiment says what it needs in its constant `NEEDS`. Whatever is missing is named on one page before any model is
 loaded.
@@ -31,7 +31,7 @@ _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Needs:
-    """What an experiment needs of a scale.
+    """The models and files that an experiment needs.
 
     Attributes:
         parts: the parts of the paper that its models play (`bench.harness.scales.Scale`).
@@ -102,7 +102,7 @@ def captions(config: Any) -> Asset:
 
 
 def reference(model: str) -> Asset:
-    """Real images of a model's data set, or their statistics."""
+    """Return the real images of a model's data set, or their statistics."""
     source, place = MODELS[model].reference, home() / "references" / model
     statistics = place.with_name(f"{model}.npz")
     if source.startswith("https"):

@@ -1,4 +1,4 @@
-"""Which models play the paper's parts: the embedded ones, or the real checkpoints."""
+"""A scale says which models play the paper's parts: the embedded models, or the real checkpoints."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any
 class Scale:
     """The models of a scale, by part.
 
-    `pixels` maps what Table 2's rows are called to model and scheduler; `pruned` maps BK-SDM's sizes to models; `raced`
-    are those whose speed is compared with the older package's, in batches of `race_batches`.
+    Attributes:
+        class_conditional: the model of Table 1.
+        pixels: for each name of rows in Table 2 the model and the scheduler.
+        prompted: the model of text to image.
+        pruned: the model of each of BK-SDM's sizes.
+        raced: the models whose speed is compared with the older package's.
+        race_batches: the batch sizes of this comparison.
     """
 
     class_conditional: str
@@ -23,17 +28,17 @@ class Scale:
 
     @property
     def unconditional(self) -> str:
-        """The model of pixels that the other experiments take: Table 2's first."""
+        """The first model of Table 2, which the other experiments take as the model of pixels."""
         return next(iter(self.pixels.values()))[0]
 
     @property
     def unpruned(self) -> tuple[str, str, str]:
-        """A model of each kind."""
+        """One model of each kind: class-conditional, unconditional and prompted."""
         return self.class_conditional, self.unconditional, self.prompted
 
     @property
     def models(self) -> tuple[str, ...]:
-        """All of them, each once."""
+        """All models of the scale, each once."""
         pixels = [model for model, _ in self.pixels.values()]
         return tuple(dict.fromkeys((self.class_conditional, *pixels, self.prompted, *self.pruned.values())))
 
@@ -66,12 +71,14 @@ SCALES = {
 
 
 def scale_of(config: Any) -> Scale:
-    """That of pytest's `--scale`."""
+    """Return the scale that pytest's `--scale` names."""
     return SCALES[config.getoption("scale")]
 
 
 def device_of(config: Any) -> str:
-    """That of pytest's `--device`; the embedded models' baselines are the CPU's."""
+    """Return the device that pytest's `--device` names.
+
+    Embedded models run on the CPU unless told otherwise, since their baselines were measured there."""
     asked: str | None = config.getoption("device")
     if asked is not None or config.getoption("scale") == "mini":
         return asked or "cpu"

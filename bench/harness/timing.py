@@ -1,4 +1,4 @@
-"""Times a run and the uncached run in interleaved rounds, so that a slower machine slows both."""
+"""This module times a run and the uncached run in interleaved rounds, so that a slower machine slows both."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Timing:
 
     @property
     def speedup(self) -> float:
-        """Median over rounds of uncached over cached seconds; 1 where the run itself is the uncached one."""
+        """The median over rounds of uncached over cached seconds; 1 where the run itself is the uncached one."""
         uncached_s = self.uncached_s or self.cached_s
         return statistics.median(u / c for u, c in zip(uncached_s, self.cached_s, strict=True))
 

@@ -1,4 +1,4 @@
-"""The outputs of a U-Net's up blocks while it samples, and how alike they are from step to step."""
+"""This module compares the outputs of a U-Net's up blocks from step to step of a generation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _of_some(workload: Workload, seeds: range, *, is_first: bool) -> tuple[list[
 
 
 def _features(workload: Workload, seeds: range) -> list[Tensor]:
-    """The outputs (T, B, C, H, W) of every up block in an uncached run."""
+    """Return the outputs (T, B, C, H, W) of every up block in an uncached run."""
     kept: list[list[Tensor]] = [[] for _ in workload.pipe.unet.up_blocks]
 
     def hook(number: int) -> Callable[..., None]:
@@ -55,6 +55,6 @@ def _features(workload: Workload, seeds: range) -> list[Tensor]:
 
 
 def _similarity(features: Tensor) -> np.ndarray:
-    """The cosine similarity (T, T) of a block's outputs, the mean over the samples."""
+    """Return the cosine similarity (T, T) of a block's outputs, the mean over the samples."""
     flat = normalize(features.flatten(2), dim=2)  # (T, B, CHW)
     return torch.einsum("tbn,sbn->ts", flat, flat).div(flat.shape[1]).numpy()

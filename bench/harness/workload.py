@@ -1,18 +1,18 @@
-"""A model of a bench: the library's workload with what measures it; benches of a session share its samples."""
+"""A bench's workload is the library's, with the extractors that measure it; the benches share its samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from bench.harness.altered import with_shallow, zeroed
 from deepcache.cache.caching import Cache
 from deepcache.costs.macs import Cost
 from deepcache.metrics.clip_score import Clip, clip_scores
@@ -27,7 +27,8 @@ from deepcache.sampling.filling import fill
 from deepcache.sampling.manifest import LAYOUT, Manifest
 from deepcache.sampling.samples import fitting
 from deepcache.sampling.store import Store, StoredImages
-from deepcache.unets.diffusers import forward
+from deepcache.unets.calls import Call
+from deepcache.unets.registry import family_of
 
 _KEPT = 1  # earlier runs whose features stay in memory when samples are in stores: the uncached run of a row
 SOLVERS = {"ddim": 1.0, "dpm-solver++": 0.5}  # the share of the protocol's steps that suffices for each
@@ -173,6 +174,20 @@ class Workload(workload.Workload):
         share = self.cost.mean(cached.cache_plan, self.convention) / self.cost.full(self.convention)
         return replace(uncached, num_steps=min(uncached.num_steps - 1, max(1, round(uncached.num_steps * share))))
 
+    def unet_call(self, batch: int) -> Call:
+        """Return the arguments of one U-Net call on a batch of random inputs; timestep and labels are 0."""
+        unet, generator = self.pipe.unet, torch.Generator()
+
+        def filled(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
+                return value.new_zeros((batch, *value.shape[1:]), device=unet.device)
+            noise = torch.randn(batch, *value.shape[1:], generator=generator.manual_seed(0))
+            return noise.to(unet.device, unet.dtype)
+
+        tokens = architecture(self.model).context_tokens or None
+        example = family_of(unet).example(unet, context_tokens=tokens)
+        return torch.utils._pytree.tree_map_only(Tensor, filled, example)
+
     def samples(self, run: Run, seeds: range, description: str = "sample") -> Samples:
         """Return the samples of seeds, sampled once a session; a shorter block is the beginning of a longer block."""
         known = self._samples.get((run, seeds.start))
@@ -217,7 +232,7 @@ class Workload(workload.Workload):
     @contextmanager
     def under(self, sampling: workload.Sampling) -> Iterator[Cache | None]:
         is_zeroed = isinstance(sampling, Run) and sampling.zeroed
-        with _zeroed() if is_zeroed else nullcontext(), super().under(sampling) as cache:
+        with with_shallow(zeroed) if is_zeroed else nullcontext(), super().under(sampling) as cache:
             yield cache
 
     def manifest(self, sampling: workload.Sampling, **options: Any) -> Manifest:
@@ -236,15 +251,3 @@ class Workload(workload.Workload):
         store = Store.below(self.stores, self.manifest(run), follows=follows)
         cache = fill(store, self, run, seeds, name=description)
         return StoredImages(store, seeds), cache if cache is not None and cache.generations else None
-
-
-@contextmanager
-def _zeroed() -> Iterator[None]:
-    """Within the block, every shallow step gets zeros for the deep feature."""
-    shallow: Callable[..., Any] = forward.shallow_forward
-
-    def without(unet: Any, cut: Any, feature: Any, *args: Any, **kwargs: Any) -> Any:
-        return shallow(unet, cut, tuple(torch.zeros_like(part) for part in feature), *args, **kwargs)
-
-    with patch.object(forward, "shallow_forward", without):
-        yield

@@ -1,1 +1,1 @@
-"""Cost against fidelity: the points of the curves, the aims for them, and the plans that are recommended."""
+"""These modules hold cost against fidelity: the points of the curves, the aims, and the plans that are recommended."""

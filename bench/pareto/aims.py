@@ -1,4 +1,4 @@
-"""The aims of a Pareto panel: what the chosen prediction gains over reuse and over fewer steps, at equal cost."""
+"""An aim of a Pareto panel is a gain of the chosen prediction over reuse or over fewer steps, at equal cost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Difference(NamedTuple):
 
 
 def psnr_of_mean(each: np.ndarray, axis: int) -> np.ndarray:
-    """The PSNR in dB of the mean squared error over an axis, from the PSNR in dB of each seed."""
+    """Return the PSNR in dB of the mean squared error over an axis, from the PSNR in dB of each seed."""
     return np.asarray(-10 * np.log10((10 ** (-each / 10)).mean(axis=axis)))
 
 
@@ -58,20 +58,20 @@ def reuse(points: Sequence[Point], interval: int) -> Point | None:
 
 
 def chosen(points: Sequence[Point], curves: Sequence[str], share: float, metric: str = "psnr_db") -> Point | None:
-    """The point that the choosing seeds prefer, of those on some curves that cost no more than a share, or None."""
+    """Return the point on some curves that the choosing seeds prefer within a share of the MACs, or None."""
     most = share + (_WHOLE_STEP if tuple(curves) == (FEWER,) else _ROUNDING)
     within = [point for point in points if point.curve in curves and point.share <= most]
     return max(within, key=lambda point: point.choosing[metric], default=None)
 
 
 def prediction(points: Sequence[Point], interval: int, of_macs: float = 1.0) -> Point | None:
-    """The prediction that is chosen at the cost of reuse at N = `interval`, or at the share `of_macs` of this cost."""
+    """Return the prediction that is chosen at `of_macs` times the cost of reuse at N = `interval`, or None."""
     base = reuse(points, interval)
     return None if base is None else chosen(points, PREDICTED, of_macs * base.share)
 
 
 def gain(points: Sequence[Point], interval: int, statistic: Statistic, of_macs: float = 1.0) -> Difference | None:
-    """What the chosen prediction gains over reuse at N = `interval`, in PSNR to the uncached images.
+    """Return what the chosen prediction gains over reuse at N = `interval`, in PSNR to the uncached images.
 
     Args:
         points: the points of a panel.
@@ -97,7 +97,7 @@ def gain(points: Sequence[Point], interval: int, statistic: Statistic, of_macs: 
 
 
 def lead(points: Sequence[Point], share: float, metric: str = "psnr_db") -> float | None:
-    """By how many dB the median seed of the chosen prediction leads that of the chosen fewer steps at a cost.
+    """Return by how many dB the median seed of the chosen prediction leads that of the chosen fewer steps at a cost.
 
     Returns:
         The lead; infinity where no fewer steps cost so little, minus infinity where no prediction does, None where
@@ -110,6 +110,6 @@ def lead(points: Sequence[Point], share: float, metric: str = "psnr_db") -> floa
 
 
 def least_lead(points: Sequence[Point], metric: str) -> float | None:
-    """The smallest lead over all costs, or None where fewer steps reach a cost that no prediction reaches."""
+    """Return the smallest lead over all costs, or None where fewer steps reach a cost that no prediction reaches."""
     leads = [found for share in COSTS if (found := lead(points, share, metric)) is not None]
     return min(leads) if leads and np.isfinite(min(leads)) else None

@@ -54,7 +54,7 @@ def _point(record: Record) -> Recorded:
 
 
 def at_equal_cost(name: tuple[str, str], points: Sequence[Point], interval: int) -> dict[str, object]:
-    """A row of the table at the cost of reuse: medians in dB, and what the chosen prediction gains in the mean."""
+    """Return a row of the table at the cost of reuse: medians in dB, and what the prediction gains in the mean."""
     base, best = reuse(points, interval), prediction(points, interval)
     assert base is not None
     assert best is not None
@@ -73,7 +73,7 @@ def at_equal_cost(name: tuple[str, str], points: Sequence[Point], interval: int)
 
 
 def at_any_cost(all_points: Sequence[Sequence[Point]]) -> list[dict[str, object]]:
-    """The table at any cost: how many panels prediction leads fewer steps in, and which curves are chosen."""
+    """Return the table at any cost: how many panels prediction leads fewer steps in, and which curves are chosen."""
     rows: dict[str, dict[str, object]] = defaultdict(dict)
     for share in COSTS:
         found = [best for points in all_points if (best := chosen(points, PREDICTED, share))]
@@ -86,7 +86,7 @@ def at_any_cost(all_points: Sequence[Sequence[Point]]) -> list[dict[str, object]
 
 
 def nearer(all_points: Sequence[Sequence[Point]], interval: int) -> tuple[int, int]:
-    """How many panels' chosen prediction is nearer than reuse, and than fewer steps, at the cost of reuse."""
+    """Count the panels whose chosen prediction is nearer than reuse, and than fewer steps, at the cost of reuse."""
     bases = [(points, base) for points in all_points if (base := reuse(points, interval))]
     gains = [prediction(points, interval).metrics[NEAREST] - base.metrics[NEAREST] for points, base in bases]
     return sum(gain > 0 for gain in gains), sum((lead(points, base.share) or 0) > 0 for points, base in bases)

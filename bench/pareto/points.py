@@ -1,7 +1,7 @@
-"""Cost against fidelity: the points of every curve, for a model, a solver and its number of steps, and their picture.
+"""This module samples and draws the points of cost against fidelity, for a model, a solver and its number of steps.
 
-Some seeds choose and other seeds score: the first decide which point of a curve is taken at a cost, and all that is
-recorded is measured on the second.
+Some seeds choose and other seeds score: the choosing seeds decide which point of a curve is taken at a cost, and all
+records are measured on the scoring seeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from deepcache.metrics.fidelity import psnr_each
 from deepcache.metrics.statistics import Statistic, bootstrap
 from deepcache.plan import CachePlan
 from deepcache.results.layout import Scalar
-from deepcache.sampling.schedulers import scheduler
 from deepcache.search.calibration import Calibration, calibrate
 from deepcache.search.tuned import Tuned
 
@@ -78,12 +77,12 @@ class Panel:
         return {"solver": self.uncached.scheduler, "uncached_steps": self.uncached.num_steps}
 
     def on(self, *curves: str) -> list[Sampled]:
-        """The points on some curves, the cheapest first."""
+        """Return the points on some curves, the cheapest first."""
         return sorted((point for point in self.points if point.curve in curves), key=lambda point: point.share)
 
 
 def steps_of(workload: Workload, num_steps: int) -> int:
-    """The given number of steps, or the smaller number that `--num-steps` asks for."""
+    """Return the given number of steps, or the smaller number that `--num-steps` asks for."""
     return min(num_steps, workload.protocol.num_steps)
 
 
@@ -98,12 +97,12 @@ def panel(workload: Workload, solver: str, num_steps: int) -> Panel:
 
 
 def choosing(workload: Workload) -> range:
-    """The seeds that decide which point is taken."""
+    """Return the seeds that decide which point is taken."""
     return workload.seeds()[:CHOOSING]
 
 
 def scoring(workload: Workload) -> range:
-    """The seeds on which recorded metrics are measured."""
+    """Return the seeds on which recorded metrics are measured."""
     return workload.seeds(CHOOSING)[:SCORING]
 
 
@@ -141,7 +140,7 @@ def _fewer(uncached: Run, shares: Sequence[float]) -> list[int]:
 
 
 def _optimal(workload: Workload, uncached: Run) -> list[CachePlan]:
-    """Optimal plans with the full steps of each interval at the model's branch, and of cheap shares at branch 0."""
+    """Return optimal plans: with each interval's full steps at the model's branch, with cheap shares at branch 0."""
     calls, branch = workload.num_calls(uncached), workload.protocol.branch
     wanted = [(branch, ceil(calls / interval)) for interval in INTERVALS]
     shallow = workload.cost.shallow(0, EVERYTHING) / workload.cost.full(EVERYTHING)
@@ -153,42 +152,37 @@ def _optimal(workload: Workload, uncached: Run) -> list[CachePlan]:
 @cache
 def calibration(workload: Workload, uncached: Run, branch: int) -> Calibration:
     """Calibrate on seeds that nothing is measured on."""
-    workload.pipe.scheduler = scheduler(uncached.scheduler, workload.pipe.scheduler.config)
-    return calibrate(
-        workload.pipe,
-        branch=branch,
-        seeds=CALIBRATED_SEEDS,
-        conditions=workload.conditions,
-        num_inference_steps=uncached.num_steps,
-        **_guidance(workload),
-    )
+    with workload.under(uncached):
+        return calibrate(
+            workload.pipe,
+            branch=branch,
+            seeds=CALIBRATED_SEEDS,
+            conditions=workload.conditions,
+            num_inference_steps=uncached.num_steps,
+            **workload.arguments,
+        )
 
 
 @cache
 def tuned(workload: Workload, uncached: Run) -> Tuned:
     """Tune to the MACs of reuse at N = 3, on seeds that nothing is measured on."""
     plan = workload.every(3, scheduler=uncached.scheduler, num_steps=uncached.num_steps).cache_plan
-    workload.pipe.scheduler = scheduler(uncached.scheduler, workload.pipe.scheduler.config)
-    return deepcache.tune(
-        workload.pipe,
-        speedup=workload.cost.ratio(plan),
-        num_steps=uncached.num_steps,
-        branches=sorted({0, workload.protocol.branch}),
-        orders=(1, 2),
-        seeds=TUNED_SEEDS,
-        conditions=workload.conditions,
-        batch_size=min(workload.protocol.batch_size, len(TUNED_SEEDS)),
-        **_guidance(workload),
-    )
-
-
-def _guidance(workload: Workload) -> dict[str, Any]:
-    scale = workload.protocol.guidance_scale
-    return {} if scale is None else {"guidance_scale": scale}
+    with workload.under(uncached):
+        return deepcache.tune(
+            workload.pipe,
+            speedup=workload.cost.ratio(plan),
+            num_steps=uncached.num_steps,
+            branches=sorted({0, workload.protocol.branch}),
+            orders=(1, 2),
+            seeds=TUNED_SEEDS,
+            conditions=workload.conditions,
+            batch_size=min(workload.protocol.batch_size, len(TUNED_SEEDS)),
+            **workload.arguments,
+        )
 
 
 def solution(workload: Workload, seeds: range) -> Samples:
-    """The samples of the solved differential equation: so many steps that more would change nothing."""
+    """Return the samples of the solved differential equation: so many steps that more would change nothing."""
     steps_offset = workload.pipe.scheduler.config.get("steps_offset", 0)  # the last timestep may be at most 999
     num_steps = min(1000 - steps_offset, SOLVED_BY * workload.protocol.num_steps)
     run = workload.uncached(scheduler=SOLUTION, num_steps=num_steps)
@@ -216,7 +210,7 @@ def _point(workload: Workload, uncached: Run, key: dict[str, Scalar], name: str,
 
 
 def _compared(workload: Workload, uncached: Run, run: Run, seeds: range, name: str) -> dict[str, list[float]]:
-    """The PSNR of each seed to the solution and, unless the run is the uncached one, to the uncached images."""
+    """Return the PSNR of each seed to the solution and, unless the run is the uncached one, to the uncached images."""
     images = workload.samples(run, seeds, name).images
     found = {"solved_db": psnr_each(images, solution(workload, seeds).images)}
     if run != uncached:
@@ -225,13 +219,13 @@ def _compared(workload: Workload, uncached: Run, run: Run, seeds: range, name: s
 
 
 def _share(workload: Workload, run: Run, uncached: Run) -> float:
-    """The share of a sample's uncached MACs, attention products included, as plans are tuned for."""
+    """Return the share of a sample's uncached MACs, attention products included, as plans are tuned for."""
     calls = workload.num_calls(run) / workload.num_calls(uncached)
     return calls / workload.cost.ratio(run.plan) if isinstance(run.plan, CachePlan) else calls
 
 
 def _with_interval(name: str, statistic: Statistic, values: Sequence[float]) -> dict[str, float]:
-    """A statistic of a metric over the seeds, and the ends of its bootstrap interval, by their names in records."""
+    """Return a statistic over the seeds, and the ends of its bootstrap interval, by their names in records."""
     each = np.asarray(values)
     low, high = bootstrap(statistic, each)
     return {name: float(statistic(each, axis=0)), f"{name}_low": low, f"{name}_high": high}

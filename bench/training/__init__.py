@@ -1,1 +1,1 @@
-"""The code that made the embedded models: `python -m bench.training NAME --data FOLDER`."""
+"""This code made the embedded models: `python -m bench.training NAME --data FOLDER`."""

@@ -37,12 +37,12 @@ class Workshop:
 
     @cached_property
     def garments(self) -> fashion.Garments:
-        """The garments to train on."""
+        """Return the garments to train on."""
         return fashion.load("train", self.data)
 
     @cached_property
     def held_out(self) -> fashion.Painted:
-        """The test split, which is always painted in the same way."""
+        """Return the test split, which is always painted in the same way."""
         return fashion.paint(fashion.load("test", self.data), seed=0)
 
     def make_ldm(self) -> None:
@@ -83,11 +83,11 @@ class Workshop:
             print(name, card.scores)
 
     def _vqvae(self) -> VQModel:
-        """mini-ldm's autoencoder as it was trained here."""
+        """Return mini-ldm's autoencoder as it was trained here."""
         return mini_ldm.train_autoencoder(self.garments, self.runs / "mini-ldm")
 
     def _captioned(self) -> tuple[AutoencoderKL, mini_sd.Captioned]:
-        """mini-sd's autoencoder, which begins as the one that mini-ldm is shipped with, and its training data."""
+        """Return mini-sd's autoencoder, which begins as mini-ldm's shipped one, and its training data."""
         run = self.runs / "mini-sd"
         vae = mini_sd.train_autoencoder(self.garments, embedded.load("mini-ldm").vqvae, run)
         return vae, mini_sd.Captioned(self.garments, vae, run)
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _trained(runs: Path) -> list[str]:
-    """The models that have a folder in `runs`.
+    """Return the models that have a folder in `runs`.
 
     Raises:
         DeepCacheError: no model has one.

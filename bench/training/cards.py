@@ -1,4 +1,4 @@
-"""A model card: a text, scores and a picture, written beside the weights."""
+"""A model card is a text with scores and a picture, written beside the weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Card:
     more: str = ""
 
     def text(self) -> str:
-        """The card in Markdown."""
+        """Return the card in Markdown."""
         parts = [f"# {self.name}", self.about]
         if self.picture:
             parts += [f"![{self.picture.alt}](samples.png)", self.picture.caption]
@@ -89,7 +89,7 @@ class Card:
 
 
 def markdown(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """A table in Markdown; fractions have three digits, whole numbers have separators."""
+    """Return a table in Markdown; fractions have three digits, whole numbers have separators."""
     lines = [columns, ("---",) * len(columns), *(tuple(map(_shown, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -101,7 +101,7 @@ def _shown(value: Any) -> str:
 
 
 def trained(what: str, run: Path, batch: int) -> str:
-    """How long a training was and where its loss ended, as a fact for a card.
+    """Return how long a training was and where its loss ended, as a fact for a card.
 
     Args:
         what: what was trained.
@@ -125,18 +125,18 @@ def trained(what: str, run: Path, batch: int) -> str:
 
 
 def num_parameters(*modules: Any) -> str:
-    """The number of parameters of all modules, for a sentence."""
+    """Return the number of parameters of all modules, for a sentence."""
     return f"{sum(p.numel() for module in modules for p in module.parameters()):,}"
 
 
 def tiles(images: Tensor, *, columns: int) -> Image.Image:
-    """Images (B, 3, H, W) in 0..1 side by side, one pixel apart."""
+    """Return images (B, 3, H, W) in 0..1 side by side, one pixel apart."""
     grid: Image.Image = to_pil_image(make_grid(images, nrow=columns, padding=1))
     return grid
 
 
 def captioned(images: Tensor, captions: Sequence[str], *, columns: int) -> Image.Image:
-    """Images (B, 3, H, W) in 0..1, magnified, each with its caption beneath."""
+    """Return images (B, 3, H, W) in 0..1, magnified, each with its caption beneath."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.55 * columns, 1.95 * rows), dpi=_DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
@@ -151,7 +151,7 @@ def captioned(images: Tensor, captions: Sequence[str], *, columns: int) -> Image
 
 
 def matrix(images: Tensor, captions: Sequence[str], scores: Tensor) -> Image.Image:
-    """A matrix whose cells show the scores (B, K) of images (columns) with captions (rows)."""
+    """Return a matrix whose cells show the scores (B, K) of images (columns) with captions (rows)."""
     figure = Figure(figsize=(1.8 + 0.75 * len(images), 1.0 + 0.45 * len(captions)), dpi=_DPI)
     axis = figure.add_axes((0.30, 0.02, 0.69, 0.80))
     axis.imshow(scores.T.numpy(), cmap="viridis", aspect="auto")

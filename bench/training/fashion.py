@@ -46,12 +46,12 @@ class Garments(NamedTuple):
     garment: Tensor
 
     def pick(self, chosen: Tensor | slice) -> Garments:
-        """The garments at some indices."""
+        """Return the garments at some indices."""
         return Garments(self.grey[chosen], self.garment[chosen])
 
 
 class Painted(NamedTuple):
-    """Coloured images and what they show.
+    """Coloured images with their subjects.
 
     `images` (B, 3, 32, 32) in -1..1; `garment`, `colour`, `background` (B,) int64, indices into `GARMENTS`, `COLOURS`,
     `BACKGROUNDS`.
@@ -100,7 +100,7 @@ def paint(garments: Garments, *, seed: int) -> Painted:
 
 
 def drawn(garments: Garments, count: int, step: int, generator: torch.Generator) -> Painted:
-    """The painted garments of one step of a training.
+    """Return the painted garments of one step of a training.
 
     Args:
         garments: the garments to draw from.
@@ -113,13 +113,13 @@ def drawn(garments: Garments, count: int, step: int, generator: torch.Generator)
 
 
 def subjects_of(painted: Painted) -> list[Subject]:
-    """The subject of each image."""
+    """Return the subject of each image."""
     shown = zip(painted.garment.tolist(), painted.colour.tolist(), painted.background.tolist(), strict=True)
     return [Subject(*indices) for indices in shown]
 
 
 def numbers_of(some: Iterable[Subject]) -> Tensor:
-    """The places of B subjects in `subjects()`, (B,) int64."""
+    """Return the places of B subjects in `subjects()`, (B,) int64."""
     numbers = _numbers()
     return torch.tensor([numbers[subject] for subject in some], dtype=torch.int64)
 

@@ -42,7 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def prune(unet: UNet2DConditionModel, size: str) -> UNet2DConditionModel:
-    """A U-Net without the blocks that a size goes without; the other blocks keep their weights.
+    """Return a U-Net without the blocks that a size goes without; the other blocks keep their weights.
 
     Down blocks keep their first resnet; up blocks keep their first and their last, which take the skips that are left.
     """
@@ -60,7 +60,7 @@ def prune(unet: UNet2DConditionModel, size: str) -> UNet2DConditionModel:
 
 
 def _source(name: str, gone: int) -> str:
-    """The name in the larger network of a weight of the smaller: up blocks count from the innermost."""
+    """Return the larger network's name of a weight of the smaller one: up blocks count from the innermost."""
     parts = name.split(".")
     if parts[0] == "up_blocks":
         parts[1] = str(int(parts[1]) + gone)
@@ -83,7 +83,7 @@ def export(unet: UNet2DConditionModel, out: Path) -> None:
 
 
 def card(size: str, _held_out: fashion.Painted, runs: Path) -> Card:
-    """The card of a pruned mini-sd as it is shipped, at mini-sd's best guidance."""
+    """Return the card of a pruned mini-sd as it is shipped, at mini-sd's best guidance."""
     name = f"mini-bk-{size}"
     history = trained(
         "U-Net, trained further with mini-sd's text encoder as it is",
@@ -117,7 +117,7 @@ def card(size: str, _held_out: fashion.Painted, runs: Path) -> Card:
 
 
 def _guidance() -> float:
-    """mini-sd's best guidance, out of the scores beside its card."""
+    """Return mini-sd's best guidance, out of the scores beside its card."""
     path = WEIGHTS / "mini-sd" / "scores.json"
     if not path.is_file():
         raise DeepCacheError(f"expected mini-sd's best guidance in {path}; write the card of mini-sd first")

@@ -28,7 +28,7 @@ NUM_CAPTIONS = 50  # captions among which the card's score looks for the right o
 
 
 def config() -> dict[str, Any]:
-    """open_clip's model configuration: a vision transformer on 4 x 4 patches, two text layers."""
+    """Return open_clip's model configuration: a vision transformer on 4 x 4 patches, two text layers."""
     return {
         "embed_dim": 64,
         "vision_cfg": {"image_size": 32, "layers": 4, "width": 96, "head_width": 24, "patch_size": 4},
@@ -73,7 +73,7 @@ def export(model: nn.Module, tokenizer: CLIPTokenizer, out: Path) -> None:
 
 
 def card(held_out: fashion.Painted, runs: Path) -> Card:
-    """The card of mini-clip as it is shipped: scores on held-out images."""
+    """Return the card of mini-clip as it is shipped: scores on held-out images."""
     history = trained("both towers, from nothing", runs / "mini-clip" / "contrastive", BATCH)
     clip, images = load_clip(), (held_out.images + 1) / 2
     scores, own = similarities(clip, images, fashion.subjects_of(held_out))
@@ -112,7 +112,7 @@ comparable with ViT-g's."""
 
 @torch.no_grad()
 def similarities(clip: Clip, images: Tensor, shown: list[Subject], *, batch: int = 250) -> tuple[Tensor, Tensor]:
-    """Cosines (B, 490) of images in 0..1 with every caption, and the number of each image's own caption, (B,)."""
+    """Return cosines (B, 490) of images in 0..1 with every caption, and the place (B,) of each image's own caption."""
     texts = clip.text_features([str(subject) for subject in subjects()])
     scores = torch.cat([clip.image_features(some) @ texts.T for some in images.split(batch)])
     return scores, fashion.numbers_of(shown)

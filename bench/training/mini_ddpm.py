@@ -25,7 +25,7 @@ NUM_SAMPLES, NUM_STEPS = 150, 100  # the card shows and scores these samples
 
 
 def build() -> UNet2DModel:
-    """The untrained network: DDPM's arrangement with four levels and twelve skips, attention at 8 x 8."""
+    """Return the untrained network: DDPM's arrangement with four levels and twelve skips, attention at 8 x 8."""
     return UNet2DModel(
         sample_size=32,
         in_channels=3,
@@ -43,7 +43,7 @@ def build() -> UNet2DModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """DDPM's noise schedule, sampled by DDIM without clipping.
+    """Return DDPM's noise schedule, sampled by DDIM without clipping.
 
     The network predicts the velocity (Salimans and Ho, 2022, https://arxiv.org/abs/2202.00512): a small network that
     predicts the noise leaves speckles, because at high noise its errors grow in the image that the noise stands for.
@@ -74,7 +74,7 @@ def export(unet: UNet2DModel, out: Path) -> None:
 
 
 def card(_held_out: fashion.Painted, runs: Path) -> Card:
-    """The card of mini-ddpm as it is shipped."""
+    """Return the card of mini-ddpm as it is shipped."""
     history = trained("U-Net", runs / "mini-ddpm" / "denoiser", BATCH)
     pipe = load("mini-ddpm")
     images = sample(pipe, range(NUM_SAMPLES), batch_size=50, num_inference_steps=NUM_STEPS)

@@ -59,7 +59,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _reconstructions(data: fashion.Garments, vqvae: VQModel, folder: Path) -> fashion.Painted:
-    """Painted images as the autoencoder gives them back, kept in `folder` between runs."""
+    """Return painted images as the autoencoder gives them back, kept in `folder` between runs."""
 
     def make() -> tuple[Tensor, ...]:
         painted = fashion.paint(data.pick(slice(NUM_RECONSTRUCTED)), seed=1)
@@ -96,7 +96,7 @@ def save_reference(found: Statistics, path: Path) -> None:
 
 
 def card(held_out: fashion.Painted, runs: Path) -> Card:
-    """The card of mini-features as it is shipped: scores on images and on their reconstructions by mini-ldm."""
+    """Return the card of mini-features as it is shipped: scores on images and on their reconstructions by mini-ldm."""
     history = trained("made by `python -m bench.training mini-features`", runs / "mini-features" / "classifier", BATCH)
     model, vqvae = load_extractor(), load("mini-ldm").vqvae
     seen = mini_ldm.decode(vqvae, mini_ldm.encode(vqvae, held_out.images)).clamp(-1, 1)

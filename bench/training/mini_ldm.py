@@ -43,7 +43,7 @@ NUM_SAMPLES, NUM_STEPS, GUIDANCE = 1_000, 100, 1.5  # the card shows and scores 
 
 
 def build_autoencoder() -> VQModel:
-    """The untrained autoencoder: 0.96 M parameters, 2,048 codes of 4 numbers."""
+    """Return the untrained autoencoder: 0.96 M parameters, 2,048 codes of 4 numbers."""
     return VQModel(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -89,20 +89,20 @@ def train_autoencoder(data: fashion.Garments, folder: Path) -> VQModel:
 
 @torch.no_grad()
 def encode(model: VQModel, images: Tensor, *, batch: int = 256) -> Tensor:
-    """Latents (B, 4, 8, 8) of images, before quantisation."""
+    """Return latents (B, 4, 8, 8) of images, before quantisation."""
     chunks = images.split(batch)
     return torch.cat([model.encode(x).latents for x in tqdm(chunks, desc="encode", disable=len(chunks) < 20)])
 
 
 @torch.no_grad()
 def decode(model: VQModel, latents: Tensor, *, batch: int = 256) -> Tensor:
-    """Images (B, 3, 32, 32) in -1..1 of latents, through the codebook."""
+    """Return images (B, 3, 32, 32) in -1..1 of latents, through the codebook."""
     chunks = latents.split(batch)
     return torch.cat([model.decode(z).sample for z in tqdm(chunks, desc="decode", disable=len(chunks) < 20)])
 
 
 def psnr(model: VQModel, images: Tensor) -> float:
-    """PSNR of the reconstructions, in dB, from the mean squared error over all images."""
+    """Return the PSNR of the reconstructions, in dB, from the mean squared error over all images."""
     error = mse_loss(decode(model, encode(model, images)).clamp(-1, 1), images).item()
     return distances.psnr(error, peak=2)
 
@@ -147,7 +147,7 @@ class Denoiser(nn.Module):
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The untrained U-Net: LDM-4-G's arrangement with three levels and nine skips, 4.5 M parameters."""
+    """Return the untrained U-Net: LDM-4-G's arrangement with three levels and nine skips, 4.5 M parameters."""
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(64, 80, 80),
@@ -161,7 +161,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """LDM-4-G's noise schedule, sampled by DDIM."""
+    """Return LDM-4-G's noise schedule, sampled by DDIM."""
     return DDIMScheduler(
         beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
     )
@@ -185,7 +185,7 @@ def train_denoiser(data: fashion.Garments, vqvae: VQModel, folder: Path) -> Deno
 
 
 def _latents(data: fashion.Garments, vqvae: VQModel, folder: Path) -> tuple[Tensor, Tensor]:
-    """Latents before quantisation, (N, 4, 8, 8) fp16, and labels (N,), kept in `folder` between runs."""
+    """Return latents before quantisation, (N, 4, 8, 8) fp16, and labels (N,), kept in `folder` between runs."""
 
     def make() -> tuple[Tensor, Tensor]:
         images = torch.cat([fashion.paint(data, seed=2 + i).images for i in range(PAINTINGS)])
@@ -202,7 +202,7 @@ def export(vqvae: VQModel, denoiser: Denoiser, out: Path) -> None:
 
 
 def card(held_out: fashion.Painted, runs: Path) -> Card:
-    """The card of mini-ldm as it is shipped."""
+    """Return the card of mini-ldm as it is shipped."""
     run = runs / "mini-ldm"
     facts = (
         DATA,

@@ -33,7 +33,7 @@ GUIDANCES = (3.0, 5.0, 7.5)  # the card has scores at each
 
 
 def build_unet(**changes: Any) -> UNet2DConditionModel:
-    """The untrained U-Net: Stable Diffusion's arrangement with three levels and nine skips, with changes."""
+    """Return the untrained U-Net: Stable Diffusion's arrangement with three levels and nine skips, with changes."""
     config = {
         "sample_size": 8,
         "block_out_channels": (32, 64, 64),
@@ -48,7 +48,7 @@ def build_unet(**changes: Any) -> UNet2DConditionModel:
 
 
 def build_text_encoder() -> CLIPTextModel:
-    """The untrained text encoder: two causal layers over at most 16 tokens."""
+    """Return the untrained text encoder: two causal layers over at most 16 tokens."""
     tokens = tokenizer()
     return CLIPTextModel(
         CLIPTextConfig(
@@ -67,7 +67,7 @@ def build_text_encoder() -> CLIPTextModel:
 
 
 def scheduler() -> PNDMScheduler:
-    """Stable Diffusion's solver, PLMS, with LDM-4-G's noise schedule, which leaves no trace of so small a latent."""
+    """Return Stable Diffusion's solver, PLMS, with LDM-4-G's schedule, which leaves no trace of so small a latent."""
     return PNDMScheduler(
         beta_start=0.0015,
         beta_end=0.0195,
@@ -113,7 +113,7 @@ def train_autoencoder(data: fashion.Garments, vqvae: VQModel, folder: Path) -> A
 
 
 def continuous(vqvae: VQModel) -> AutoencoderKL:
-    """An autoencoder that equals `vqvae` without its codebook, with a small constant variance."""
+    """Return an autoencoder that equals `vqvae` without its codebook, with a small constant variance."""
     config = {key: vqvae.config[key] for key in ("down_block_types", "up_block_types", "block_out_channels")}
     model = AutoencoderKL(**config, latent_channels=4, norm_num_groups=vqvae.config.norm_num_groups, sample_size=32)
     start = model.state_dict()
@@ -132,7 +132,7 @@ def continuous(vqvae: VQModel) -> AutoencoderKL:
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, painted: fashion.Painted, *, batch: int = 250) -> Tensor:
-    """The means (B, 4, 8, 8) of the latents of images, not scaled."""
+    """Return the means (B, 4, 8, 8) of the latents of images, not scaled."""
     means: Tensor = torch.cat([model.encode(images).latent_dist.mean for images in painted.images.split(batch)])
     return means
 
@@ -148,7 +148,7 @@ class Captioned:
         self.schedule = scheduler()
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
-        """The loss of `model` on the batch of a step."""
+        """Return the loss of `model` on the batch of a step."""
         generator = torch.Generator().manual_seed(step)
         chosen = torch.randint(len(self.latents), (BATCH,), generator=generator)
         dropped = torch.rand(BATCH, generator=generator) < UNCONDITIONAL
@@ -190,7 +190,7 @@ def export(vae: AutoencoderKL, denoiser: TextDenoiser, out: Path) -> None:
 
 
 def card(held_out: fashion.Painted, runs: Path) -> Card:
-    """The card of mini-sd as it is shipped: samples and scores at each guidance, and the best guidance."""
+    """Return the card of mini-sd as it is shipped: samples and scores at each guidance, and the best guidance."""
     run = runs / "mini-sd"
     facts = (
         DATA,
@@ -233,12 +233,12 @@ It knows the captions' words alone: say "{found[best].subjects[0]}"."""
 
 
 def best_guidance(by_guidance: dict[float, dict[str, float]]) -> float:
-    """The guidance with the most samples that are as asked for; among equals, the one with the highest CLIP score."""
+    """Return the guidance with the most samples as asked for; among equals, the one with the highest CLIP score."""
     return max(by_guidance, key=lambda g: (by_guidance[g]["all_as_asked"], by_guidance[g]["clip_score"]))
 
 
 @torch.no_grad()
 def autoencoder_psnr(vae: Any, images: Tensor, *, batch: int = 250) -> float:
-    """PSNR of the reconstructions of images in -1..1, in dB, from the mean squared error over all images."""
+    """Return the PSNR of the reconstructions of images in -1..1, in dB, from the mean squared error over all images."""
     decoded = [vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1) for x in images.split(batch)]
     return psnr(mse_loss(torch.cat(decoded), images).item(), peak=2)

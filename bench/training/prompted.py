@@ -1,4 +1,4 @@
-"""Samples of a text-to-image model with captions, and the share of samples that show what the caption says."""
+"""This module samples a text-to-image model with captions, and counts the samples that show what the caption says."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Prompted:
     subjects: Sequence[captions.Subject]
 
     def scores(self) -> dict[str, float]:
-        """Shares of images as asked for, 0..1, by mini-features, and the mean CLIP score by mini-clip."""
+        """Return shares of images as asked for, 0..1, by mini-features, and the mean CLIP score by mini-clip."""
         found = asked_for(load_extractor(), self.images, self.subjects)
         each = clip_scores(load_clip(), self.images, list(map(str, self.subjects)))
         return {**found, "clip_score": float(each.mean())}
 
     def picture(self, alt: str, guidance: float) -> Picture:
-        """The first images with their prompts."""
+        """Return the first images with their prompts."""
         shown = min(NUM_SHOWN, len(self.images))
         return Picture(
             captioned(self.images[:shown], list(map(str, self.subjects)), columns=6),
@@ -44,7 +44,7 @@ class Prompted:
 
 
 def prompted(pipe: Any, guidance: float) -> Prompted:
-    """Uncached samples of the seeds 0..`NUM_SAMPLES` - 1, each with the caption of its seed."""
+    """Return uncached samples of the seeds 0..`NUM_SAMPLES` - 1, each with the caption of its seed."""
     images = sample(
         pipe,
         range(NUM_SAMPLES),

@@ -18,7 +18,7 @@ LENGTH = MODELS["mini-sd"].context_tokens  # start and end included
 
 
 def tokenizer() -> CLIPTokenizer:
-    """A tokenizer of 585 tokens: bytes, bytes that end a word, merges, start and end; other words become bytes."""
+    """Return a tokenizer of 585 tokens: bytes, bytes that end a word, merges, start and end; other words are bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges(alphabet)
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
@@ -29,12 +29,12 @@ def tokenizer() -> CLIPTokenizer:
 
 @cache
 def vocabulary_size() -> int:
-    """The number of tokens of every `tokenizer()`."""
+    """Return the number of tokens of every `tokenizer()`."""
     return len(tokenizer())
 
 
 def table(texts: list[str]) -> Tensor:
-    """The tokens of texts, each filled to `LENGTH`: (B, LENGTH) int64."""
+    """Return the tokens of texts, each filled to `LENGTH`: (B, LENGTH) int64."""
     found: Tensor = tokenizer()(texts, padding="max_length", return_tensors="pt").input_ids
     return found
 

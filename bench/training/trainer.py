@@ -1,4 +1,4 @@
-"""What all trainings share: a loop that can be stopped and resumed, with a log, and the loss of a diffusion model."""
+"""All trainings share a loop that can be stopped and resumed, its log, and the loss of a diffusion model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to train.
+    """The length and the pace of a training.
 
     Attributes:
         num_steps: steps of the optimiser.
@@ -139,7 +139,7 @@ def _save(
 def diffusion_loss(
     network: Callable[[Tensor, Tensor], Tensor], noise_schedule: Any, clean: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Mean squared error of a network that predicts the noise or the velocity, at a random timestep of each sample.
+    """Return the mean squared error of a predicted noise or velocity, at a random timestep of each sample.
 
     Args:
         network: maps noisy samples (B, ...) and timesteps (B,) to the prediction (B, ...); runs in bfloat16 where
@@ -172,7 +172,7 @@ def _target(noise_schedule: Any, clean: Tensor, noise: Tensor, t: Tensor) -> Ten
 
 
 def kept(path: Path, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The tensors of `make`, which are made once and kept in a file between runs."""
+    """Return the tensors of `make`, which are made once and kept in a file between runs."""
     if not path.exists():
         _save_whole(make(), path)
     found: tuple[Tensor, ...] = torch.load(path, weights_only=True)

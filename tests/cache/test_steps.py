@@ -20,11 +20,23 @@ from torch._dynamo.testing import CompileCounter
 from deepcache import DeepCacheError, cached
 from deepcache.unets.diffusers import views
 from tests import problems
+from tests.components import unet_of_images
 from tests.pipelines import workload
 from tests.problems import inputs, latents, pipeline
+from tests.topologies import blocks
 
 NAMES = ("ddpm-attention", "no-mid", "sdxl")  # UNet2DModel, Stable Diffusion without and with added conditions
-SMALLER = {"sdxl": {"layers_per_block": 1, "transformer_layers_per_block": 1}}  # fewer modules to trace
+ONE_LEVEL = {"block_out_channels": (8,)}
+SMALLER = {  # fewer modules to trace, and two branches still
+    "ddpm-attention": {**ONE_LEVEL, **blocks("AttnDownBlock2D")},
+    "no-mid": {**ONE_LEVEL, **blocks("CrossAttnDownBlock2D")},
+    "sdxl": {
+        **blocks("DownBlock2D", "CrossAttnDownBlock2D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "transformer_layers_per_block": 1,
+    },
+}
 INTERVAL, NUM_STEPS = 3, 7
 
 
@@ -216,6 +228,7 @@ def test_views_that_are_made_once_are_found(monkeypatch: pytest.MonkeyPatch) -> 
 def test_ip_adapter_of_a_compiled_block_is_as_in_an_eager_one() -> None:
     """The images of an IP-Adapter are an input of the U-Net's own projection."""
     made = workload("IP-Adapter")
+    made.pipe.unet = unet_of_images(**SMALLER["no-mid"])
     with cached(made.pipe, interval=INTERVAL):
         expected = made.run()
     with cached(made.pipe, interval=INTERVAL, compile={"backend": "eager"}):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -33,37 +30,36 @@ PROTOCOL = Protocol("ddim", 4, 3, 0, 1.5, batch_size=2, timed_batch_size=1)
 TIMED = {"feature_bytes", "latency_s", "throughput", "speedup"}
 
 
-def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest as on a machine that has no models."""
-    nothing = {name: str(tmp_path / "nothing") for name in ("DEEPCACHE_MODELS", "HF_HOME", "TORCH_HOME")}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--scale", "paper", *options]
-    environment = {**os.environ, **nothing}
-    environment.pop("PYTEST_XDIST_WORKER", None)  # by which pytest-benchmark disables itself
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-
-
-def test_prompts_and_a_folder_that_cannot_be_used_are_told_before_anything_runs(tmp_path):
+def test_prompts_and_a_folder_that_cannot_be_used_are_told_before_anything_runs(pytester, tmp_path):
+    """The hooks of the benches' conftest run on a project of one test, in this process."""
     (tmp_path / "file").write_text("")
+    pytester.makepyfile("def test_bench(): raise AssertionError")
+    pytester.makeconftest("from bench.conftest import pytest_addoption, pytest_configure")
     wrong = {"--prompts": tmp_path / "none.txt", "--images-dir": tmp_path / "file" / "images"}
     for option, value in wrong.items():
-        done = run(tmp_path, "--scale", "mini", "bench/test_workflows.py", "--collect-only", option, str(value))
-        assert done.returncode == 4
-        assert f"ERROR: {option}: " in done.stderr
-        assert str(value) in done.stderr
-        assert "Traceback" not in done.stderr
+        done = pytester.runpytest_inprocess(option, str(value))
+        assert done.ret == 4
+        assert f"ERROR: {option}: " in done.stderr.str()
+        assert str(value) in done.stderr.str()
+        assert "Traceback" not in done.stderr.str()
 
 
-def test_a_row_of_random_weights_runs_through(tmp_path):
+def test_a_row_of_random_weights_runs_through(pytester, tmp_path, monkeypatch):
     """Table 2's CIFAR-10 at N = 2, on the real architecture: its MACs over three steps, its speed, and no fidelity.
 
-    Nothing has to be there for it.
+    Nothing has to be there for it, as on a machine that has no models.
     """
+    for name in ("DEEPCACHE_MODELS", "HF_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # by which pytest-benchmark disables itself
     short = ["--weights", "random", "--num-samples", "2", "--num-steps", "3", "--rounds", "1", "--device", "cpu"]
     results = tmp_path / "results.json"
-    row = "bench/test_table2_ddpm.py::test_table2[CIFAR-10-N=2]"
-    done = run(tmp_path, row, *short, "--benchmark-json", str(results))
-    assert done.returncode == 0, done.stdout
-    assert "deepcache: paper scale, models on cpu" in done.stdout
+    row = f"{ROOT}/bench/test_table2_ddpm.py::test_table2[CIFAR-10-N=2]"
+    where = ["-c", str(ROOT / "pytest.ini"), "--rootdir", str(ROOT), "-p", "no:cacheprovider", "--scale", "paper"]
+    done = pytester.runpytest_inprocess(*where, row, *short, "--benchmark-json", str(results))
+    assert done.ret == 0
+    assert "deepcache: paper scale, models on cpu" in done.stdout.str()
     (found,) = record.read(results)
     expected = architecture("ddpm-cifar10").cost().mean(uniform(3, 2, 2))
     assert found.metrics["macs"] == round(expected)
