@@ -8,6 +8,7 @@ slow    a shallow step takes a fifth longer
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -40,6 +41,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if how := config.getoption("broken"):
-        broken = BROKEN[how]()
-        broken.__enter__()
-        config.add_cleanup(lambda: broken.__exit__(None, None, None))
+        opened = ExitStack()
+        opened.enter_context(BROKEN[how]())
+        config.add_cleanup(opened.close)

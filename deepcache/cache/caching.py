@@ -206,7 +206,7 @@ class Cache:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Answer a U-Net call."""
         self._steps.require_inputs(args, kwargs)
-        timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
+        timestep: Any = args[1] if len(args) > 1 else kwargs.get("timestep")
         active, stream = self._tracker.locate(timestep)
         try:
             fingerprint = _fingerprint((args, kwargs))

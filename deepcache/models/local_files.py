@@ -37,6 +37,7 @@ def located(model: Model) -> Path:
     own = (folder / "model.ckpt", folder, *(home() / (model.name + suffix) for suffix in SUFFIXES))
     cached = () if model.is_single_file else map(snapshot, (model.source, *model.mirrors))
     missing: dict[Path, list[str]] = {}
+    path: Path | None
     for path in (*own, *cached):
         if path is not None and path.exists():
             missing[path] = [] if path.is_file() else [each for each in model.files if not _has(path, each)]

@@ -141,7 +141,8 @@ def gate(
     findings = [Finding(f"{each.text}; allowed", NOTE) if each.allow in allow else each for each in findings]
     kinds = [[each.text for each in findings if each.kind == kind] for kind in (REGRESSION, INCOMPARABLE, NOTE)]
     options = dict.fromkeys(f"--allow {each.allow}" for each in findings if each.allow)
-    return Verdict(len(comparable), *kinds, list(options))
+    regressions, incomparable, notes = kinds
+    return Verdict(len(comparable), regressions, incomparable, notes, list(options))
 
 
 def _failed(results: Sequence[Record], again: Mapping[Identity, Record]) -> Iterator[Finding]:

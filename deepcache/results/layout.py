@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -137,7 +137,7 @@ class Layout(Closed):
         return checked(Layout, of_each(asdict(self), plain), "the layout of a table")
 
 
-def checked(kind: type[T], entry: object, what: str) -> T:
+def checked(kind: Callable[..., T], entry: object, what: str) -> T:
     """Return an entry of a results file as an instance of its dataclass.
 
     Raises:
@@ -156,7 +156,7 @@ def checked(kind: type[T], entry: object, what: str) -> T:
 
 
 @cache
-def _adapter(kind: type) -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # slow to import, and a session without records needs none of it
 
     return TypeAdapter(kind)

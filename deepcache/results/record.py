@@ -163,7 +163,7 @@ def read(path: Path) -> list[Record]:
     """
     text = read_text(path, WHAT, most_bytes=MOST_BYTES)
     if _is_json_lines(text):
-        entries = _of_lines(path, text)
+        entries: Any = _of_lines(path, text)
     else:
         entries = json_value(text or "null", WHAT, path)
         if isinstance(entries, dict):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,15 +74,16 @@ class Batches:
         done: list[Pixels] = []
         while seeds:
             asked = min(self.size, len(seeds))
-            pixels = fitting(
-                lambda size, rest=seeds: self._batch(rest[:size]), asked, is_halved=self.workload.is_halved
-            )
+            pixels = fitting(partial(self._first, seeds), asked, is_halved=self.workload.is_halved)
             if len(pixels) < asked:
                 self.size = len(pixels)
             done.append(pixels)
             seeds = seeds[len(pixels) :]
             self.advance(len(pixels))
         return np.concatenate(done)
+
+    def _first(self, seeds: range, count: int) -> Pixels:
+        return self._batch(seeds[:count])
 
     def _batch(self, seeds: range) -> Pixels:
         with watched(self.workload.pipe) as flags:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class Shard:
             raise DeepCacheError(
                 f"expected samples of shape {self.shape}, got {images.shape}; is the model's size right?"
             )
-        arrays = {_IMAGES: images, _SEEDS: np.array(self.seeds, dtype=np.int64)}
+        arrays: dict[str, NDArray[Any]] = {_IMAGES: images, _SEEDS: np.array(self.seeds, dtype=np.int64)}
         with whole_file(self.path) as file, zipfile.ZipFile(file, "w") as archive:
             archive.writestr(zipfile.ZipInfo(_ORIGIN), self._origin)  # a ZipInfo of our own has no time of writing
             for name, values in arrays.items():

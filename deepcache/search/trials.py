@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
-from deepcache.metrics.statistics import TAIL
 from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.metrics.perceptual import Perceptual
+from deepcache.metrics.statistics import TAIL
 from deepcache.plan import CachePlan
 from deepcache.sampling.workload import Sampling, Workload
 from deepcache.search.calibration import Calibration, calibration

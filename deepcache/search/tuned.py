@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from deepcache.errors import DeepCacheError, needs
 from deepcache.files import whole_file
-from deepcache.metrics.statistics import TAIL, Statistic, bootstrap
 from deepcache.metrics.registry import METRICS
+from deepcache.metrics.statistics import TAIL, Statistic, bootstrap
 from deepcache.plan import CachePlan
 from deepcache.search.candidates import Candidate, Space, front
 
