@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -18,12 +18,17 @@ from deepcache.files import json_value, read_text, whole_file
 
 MAX_POWER = 10
 MOST_STEPS = 100_000  # of a generation: a hundred times the training timesteps of most models
+IDLE = -1  # the branch at which no skip stays live: the kept feature is the U-Net's output, and a step runs no module
 ORDERS = (0, 1, 2)
-DEFAULT_ORDER = 1  # beats reuse in nearly all panels of the Pareto bench at N = 2, 3 and 5 (docs/plans.md)
+AUTO = "auto"  # the order follows from guidance and interval (`deepcache.cache.prediction.predictor`)
+Order = int | Literal["auto"]
+EVERY: tuple[Order, ...] = ("auto", *ORDERS)
+DEFAULT_ORDER: Order = "auto"  # docs/prediction.md has what was measured
 UNCACHED = "uncached"
 GRAMMAR = (
     "uncached; uniform,interval=N; quadratic,num_full=K,center=C,power=P; "
-    "the last two with ,branch=B ,order=0|1|2 ,last_step_full; or a plan's JSON file"
+    "the last two with ,branch=B (-1: no stage runs) ,order=auto|0|1|2 ,last_step_full, uniform with ,shallow_every=M; "
+    "or a plan's JSON file"
 )
 _POWER_DECREMENT = 0.02  # the released code lowers the power by this until the number of full steps fits
 _JSON = "a plan's JSON"
@@ -32,40 +37,67 @@ _MOST_BYTES = 16 << 20  # of a plan's file: a million full steps
 
 @dataclass(frozen=True)
 class CachePlan:
-    """The full steps of a generation of `num_steps` U-Net calls; all other steps are shallow.
+    """The full steps of a generation of `num_steps` U-Net calls; the other steps are shallow or idle.
+
+    A shallow step runs the outermost stages around a predicted feature. An idle step runs nothing: the U-Net's output
+    itself is predicted, from the outputs of the last steps that were not idle.
 
     Attributes:
         num_steps: T, from 1 to `MOST_STEPS`.
         full_steps: the full steps in ascending order; the first is 0 and all are below `num_steps`.
-        branch: b, at least 0; the skips 0..b stay live on a shallow step.
-        order: how a shallow step predicts its feature (`deepcache.cache.prediction`): 0 reuses the last feature, as in
-            the paper; 1 (the default) and 2 extrapolate from the last two or three features.
+        branch: b; the skips 0..b stay live on a shallow step. At -1 no skip is live, so that every step that is not
+            full is idle.
+        order: how a feature or an output is predicted (`deepcache.cache.prediction`): 0 reuses the last one, as in the
+            paper; 1 and 2 extrapolate from the last two or three; "auto" (the default) takes the highest order that is
+            safe for the interval and the guidance.
+        idle_steps: with a branch of at least 0, the idle steps in ascending order; the steps left over are shallow.
     """
 
     num_steps: int
     full_steps: tuple[int, ...]
     branch: int = 0
-    order: int = DEFAULT_ORDER
+    order: Order = DEFAULT_ORDER
+    idle_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         num_steps = require_whole("num_steps", self.num_steps, at_least=1, at_most=MOST_STEPS)
         _require_step(self)
-        if not isinstance(self.full_steps, (tuple, list, range)):
-            raise DeepCacheError(f"expected full_steps to be a tuple of steps, got {shown(self.full_steps)}")
-        steps = tuple(require_whole("a full step", step, at_least=0) for step in self.full_steps)
-        vars(self).update(num_steps=num_steps, full_steps=steps)
+        steps, idle = (_steps(name, getattr(self, name)) for name in ("full_steps", "idle_steps"))
+        vars(self).update(num_steps=num_steps, full_steps=steps, idle_steps=idle)
         if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.num_steps:
             raise DeepCacheError(
                 f"expected ascending full steps that begin with 0 and stay below num_steps = {self.num_steps}, "
                 f"got {shown(steps)}; deepcache.uniform and deepcache.quadratic make such plans"
+            )
+        if idle and (list(idle) != sorted(set(idle) - set(steps)) or idle[-1] >= num_steps or self.branch == IDLE):
+            raise DeepCacheError(
+                f"expected ascending idle steps that are not full and stay below num_steps = {num_steps}, and none at "
+                f"branch {IDLE}, where every step that is not full is idle; got {shown(idle)} at branch {self.branch}"
             )
 
     @property
     def num_full(self) -> int:
         return len(self.full_steps)
 
+    @property
+    def num_idle(self) -> int:
+        return self.num_steps - self.num_full if self.branch == IDLE else len(self.idle_steps)
+
+    @property
+    def num_shallow(self) -> int:
+        return self.num_steps - self.num_full - self.num_idle
+
+    @property
+    def has_idle_steps(self) -> bool:
+        """Whether outputs are predicted, so that the last outputs have to be kept."""
+        return self.branch == IDLE or bool(self.idle_steps)
+
     def is_full(self, step: int, num_steps: int | None = None) -> bool:  # noqa: ARG002 (as `Interval.is_full`)
         return step in self.full_steps
+
+    def is_idle(self, step: int) -> bool:
+        """Return whether a step that is not full runs nothing."""
+        return self.branch == IDLE or step in self.idle_steps
 
     def save(self, path: str | Path) -> None:
         """Write the plan to a JSON file, for `CachePlan.load` and for every `--plan` of the command line."""
@@ -79,7 +111,7 @@ class CachePlan:
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""
-        return json.dumps(asdict(self))
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "idle_steps" or value})
 
     @classmethod
     def from_json(cls, text: str, source: str = "the text") -> Self:
@@ -103,7 +135,7 @@ class Interval:
 
     interval: int
     branch: int = 0
-    order: int = DEFAULT_ORDER
+    order: Order = DEFAULT_ORDER
     last_step_full: bool = False
 
     def __post_init__(self) -> None:
@@ -114,9 +146,24 @@ class Interval:
         """Return whether a step is full in a generation of `num_steps` steps, or of an unknown number of steps."""
         return step % self.interval == 0 or (self.last_step_full and step + 1 == num_steps)
 
+    @property
+    def has_idle_steps(self) -> bool:
+        """Whether outputs are predicted, so that the last outputs have to be kept."""
+        return self.branch == IDLE
+
+    def is_idle(self, step: int) -> bool:  # noqa: ARG002 (as `CachePlan.is_idle`)
+        """Return whether a step that is not full runs nothing."""
+        return self.branch == IDLE
+
 
 def uniform(
-    num_steps: int, interval: int, branch: int = 0, order: int = DEFAULT_ORDER, *, last_step_full: bool = False
+    num_steps: int,
+    interval: int,
+    branch: int = 0,
+    order: Order = DEFAULT_ORDER,
+    *,
+    last_step_full: bool = False,
+    shallow_every: int = 1,
 ) -> CachePlan:
     """Return the plan with full steps 0, N, 2N, ...: ceil(T / N) of T steps.
 
@@ -125,11 +172,16 @@ def uniform(
         interval: N, at least 1; 1 caches nothing.
         branch, order: as in `CachePlan`.
         last_step_full: whether step T - 1 is full as well.
+        shallow_every: M, at least 1; of the steps that are not full, every M-th after a full step is shallow, and the
+            others are idle. 1 leaves no idle steps at a branch of at least 0.
     """
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
+    require_whole("shallow_every", shallow_every, at_least=1)
     every = Interval(interval, branch, order, last_step_full)
     full_steps = tuple(step for step in range(num_steps) if every.is_full(step, num_steps))
-    return CachePlan(num_steps, full_steps, branch, order)
+    others = (step for step in range(num_steps) if step not in full_steps and branch != IDLE)
+    idle_steps = tuple(step for step in others if step % interval % shallow_every)
+    return CachePlan(num_steps, full_steps, branch, order, idle_steps)
 
 
 def quadratic(
@@ -138,7 +190,7 @@ def quadratic(
     center: float,
     power: float,
     branch: int = 0,
-    order: int = DEFAULT_ORDER,
+    order: Order = DEFAULT_ORDER,
     *,
     signed_root: bool = False,
     last_step_full: bool = False,
@@ -200,7 +252,7 @@ def _quadratic_steps(
 
 _KINDS: dict[str, Callable[..., CachePlan]] = {"uniform": uniform, "quadratic": quadratic}
 _REQUIRED = {"uniform": {"interval"}, "quadratic": {"num_full", "center", "power"}}
-_OPTIONAL = {"uniform": {"last_step_full"}, "quadratic": {"last_step_full", "signed_root"}}
+_OPTIONAL = {"uniform": {"last_step_full", "shallow_every"}, "quadratic": {"last_step_full", "signed_root"}}
 _FLAGS = {"last_step_full", "signed_root"}
 _DECIMALS = {"center", "power"}
 
@@ -243,20 +295,41 @@ def _argument(word: str, text: str) -> tuple[str, Any]:
         return name, True
     if name in _DECIMALS and re.fullmatch(r"\d{1,18}(\.\d+)?", value):
         return name, float(value)
-    if name not in _FLAGS and re.fullmatch(r"\d{1,18}", value):
+    if name == "order" and value == AUTO:
+        return name, value
+    if name not in _FLAGS and re.fullmatch(rf"\d{{1,18}}|{IDLE}", value):
         return name, int(value)
     raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {shown(word)} in {shown(text)}")
 
 
 def _require_step(plan: CachePlan | Interval) -> None:
     """Require the branch and the order of a plan, which tell how its shallow steps run."""
-    vars(plan).update(branch=require_whole("branch", plan.branch, at_least=0), order=require_order(plan.order))
+    vars(plan).update(branch=require_whole("branch", plan.branch, at_least=IDLE), order=require_order(plan.order))
 
 
-def require_order(order: object) -> int:
-    """Return the order of the prediction as an int, or raise a `DeepCacheError` if it is none of `ORDERS`."""
+def _steps(name: str, found: object) -> tuple[int, ...]:
+    if not isinstance(found, (tuple, list, range)):
+        raise DeepCacheError(f"expected {name} to be a tuple of steps, got {shown(found)}")
+    return tuple(require_whole(f"an element of {name}", step, at_least=0) for step in found)
+
+
+def order_in(text: str) -> Order:
+    """Return the order that an argument of a command names."""
+    return require_order(int(text) if text.isdecimal() else text)
+
+
+def highest(order: Order) -> int:
+    """Return the highest degree of the polynomials that an order may take; one feature more is kept at most."""
+    return max(ORDERS) if order == "auto" else order
+
+
+def require_order(order: object) -> Order:
+    """Return the order of the prediction, or raise a `DeepCacheError` if it is neither "auto" nor one of `ORDERS`."""
+    if order == AUTO:
+        return "auto"
     if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in ORDERS:
-        raise DeepCacheError(f"expected order to be one of {', '.join(map(str, ORDERS))}, got {shown(order)}")
+        known = ", ".join(map(str, ORDERS))
+        raise DeepCacheError(f"expected order to be {AUTO!r} or one of {known}, got {shown(order)}")
     return int(order)
 
 

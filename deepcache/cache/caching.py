@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor
 
-from deepcache.cache.generation import Fingerprint, Generation
+from deepcache.cache.generation import ActiveGeneration, Fingerprint, Generation, Kind, Stream
 from deepcache.cache.installing import Installed, install, uninstall
-from deepcache.cache.prediction import Node, Polynomial, coordinate
+from deepcache.cache.prediction import Halves, Node, Predictor, coordinate, predictor
 from deepcache.cache.steps import Compile, CompiledSteps, compiler, compiler_of
 from deepcache.cache.tracking import Tracker
 from deepcache.errors import DeepCacheError
-from deepcache.plan import CachePlan, Interval
-from deepcache.unets.calls import Call, one_sample
-from deepcache.unets.family import Steps, UNet
+from deepcache.plan import AUTO, IDLE, CachePlan, Interval, Order, highest
+from deepcache.unets.calls import Call, named, one_sample
+from deepcache.unets.family import Feature, Steps, UNet
+from deepcache.unets.output import Form
 from deepcache.unets.pipelines import Pipeline, require_pipeline, unet_of
 from deepcache.unets.registry import cut
 
@@ -29,7 +31,7 @@ def cached(
     *,
     interval: int | None = None,
     branch: int | None = None,
-    order: int | None = None,
+    order: Order | None = None,
     last_step_full: bool = False,
     num_steps: int | None = None,
     calls_per_step: int | None = None,
@@ -206,28 +208,71 @@ class Cache:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Answer a U-Net call."""
         self._steps.require_inputs(args, kwargs)
-        timestep: Any = args[1] if len(args) > 1 else kwargs.get("timestep")
-        active, stream = self._tracker.locate(timestep)
+        active, stream, timestep = self._tracker.locate(named(self._unet, args, kwargs).get("timestep"))
         try:
             fingerprint = _fingerprint((args, kwargs))
-            known = stream.polynomial if fingerprint == stream.fingerprint else None
-            is_full = known is None or self.plan.is_full(active.step, active.num_steps)
-            if known is not None and not is_full:
-                output = self._steps.shallow(known(active.step, timestep), *args, **kwargs)
+            kind = active.kind(stream, fingerprint)
+            if kind is Kind.IDLE:
+                assert stream.form is not None
+                output = stream.form.output(_predicted(stream.outputs, active.step, timestep))
+            elif kind is Kind.SHALLOW:
+                output = self._steps.shallow(_predicted(stream.features, active.step, timestep), *args, **kwargs)
+                if self.plan.has_idle_steps:
+                    self._keep_output(active, stream, timestep, output, self._last(stream.outputs))
             else:
-                before = () if known is None else known.nodes[: self.plan.order]
-                known = stream.polynomial = None  # frees features that are no longer needed before memory is allocated
+                if fingerprint != stream.fingerprint:
+                    stream.clear()
+                features, outputs = self._last(stream.features), self._last(stream.outputs)
+                stream.clear()  # frees the oldest feature before the step allocates memory
                 output, feature = self._steps.full(*args, **kwargs)
-                constant = tuple(part.detach() if part.requires_grad else part for part in feature)
-                stream.polynomial = Polynomial.through((Node(active.step, coordinate(timestep), constant), *before))
-                stream.fingerprint = fingerprint
+                if fingerprint != stream.fingerprint:
+                    stream.fingerprint = fingerprint
+                    stream.halves = self._halves(active, args, kwargs)
+                if self.plan.branch != IDLE:
+                    stream.features = self._predictor(active, stream, timestep, feature, features)
+                if self.plan.has_idle_steps:
+                    self._keep_output(active, stream, timestep, output, outputs)
+                active.pair()
                 if fingerprint not in self._examples:
                     self._examples[fingerprint] = one_sample(args, kwargs)
-            active.count(fingerprint, is_full=is_full)
+            active.count(fingerprint, kind)
         except BaseException:
             self._tracker.drop(active)
             raise
         return output
+
+    def _halves(self, active: ActiveGeneration, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Halves:
+        """Return where the halves of guidance are: in one call, the sample's batch has them as two equal halves."""
+        if self.plan.order != AUTO or active.guidance == 1:
+            return Halves.NONE
+        sample = args[0] if args else next(iter(kwargs.values()))
+        if len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
+            return Halves.TOGETHER
+        return Halves.NONE if active.guidance is None else Halves.APART
+
+    def _last(self, known: Predictor | None) -> tuple[Node, ...]:
+        """Return the nodes that are still needed when another one comes."""
+        return () if known is None else known.nodes[: highest(self.plan.order)]
+
+    def _keep_output(
+        self, active: ActiveGeneration, stream: Stream, timestep: Any, output: Any, before: tuple[Node, ...]
+    ) -> None:
+        """Predict the outputs of idle steps from this output and those before; the caller may write into his."""
+        stream.form, tensors = Form.of(output)
+        copies = tuple(tensor.detach().clone() for tensor in tensors)
+        stream.outputs = self._predictor(active, stream, timestep, copies, before)
+
+    def _predictor(
+        self, active: ActiveGeneration, stream: Stream, timestep: Any, feature: Feature, before: tuple[Node, ...]
+    ) -> Predictor:
+        constant = tuple(part.detach() if part.requires_grad else part for part in feature)
+        nodes = (Node(active.step, coordinate(timestep), constant), *before)
+        return predictor(nodes, self.plan.order, active.setting(stream.halves))
+
+
+def _predicted(known: Predictor | None, step: int, timestep: Any) -> Feature:
+    assert known is not None
+    return known(step, timestep)
 
 
 def _compiled_call(outer: Any) -> Any:
@@ -243,4 +288,4 @@ def _fingerprint(value: Any) -> Any:
         return tuple((key, _fingerprint(inner)) for key, inner in value.items())
     if isinstance(value, (tuple, list)):
         return tuple(map(_fingerprint, value))
-    return type(value)
+    return value if isinstance(value, bool) else type(value)

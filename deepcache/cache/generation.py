@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -12,15 +13,24 @@ from typing import Any
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from deepcache.cache.prediction import Polynomial
+from deepcache.cache.prediction import Halves, Predictor, Proven, Setting
 from deepcache.cache.timeline import Place, Values, goes_on
 from deepcache.errors import DeepCacheError
 from deepcache.plan import CachePlan, Interval
 from deepcache.unets.calls import Call
+from deepcache.unets.output import Form
 from deepcache.unets.structure import Structure
 
 Fingerprint = tuple[Any, ...]  # shapes, types and devices of a call's inputs, and which inputs there are
 MOST_CALLS = 512  # of one step, if nobody says how many calls a step makes; a panorama of 8192 pixels makes 121
+
+
+class Kind(Enum):
+    """What runs on a step: the whole U-Net, its outermost stages, or nothing."""
+
+    FULL = auto()
+    SHALLOW = auto()
+    IDLE = auto()
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Generation:
         num_steps: steps so far; a step makes several calls where the unconditional call is one of its own.
         full_steps: the steps with a full call, in ascending order.
         num_calls: calls of the U-Net.
-        feature_bytes: the largest number of bytes of features that were kept at the same time.
+        feature_bytes: the largest number of bytes of features and outputs that were kept at the same time.
     """
 
     num_steps: int
@@ -55,7 +65,7 @@ class MeanMacs:
 
     structure: Structure
     examples: dict[Fingerprint, Call]
-    calls: Counter[tuple[Fingerprint, bool]]
+    calls: Counter[tuple[Fingerprint, Kind]]
     branch: int
 
     def __call__(self) -> int:
@@ -63,10 +73,11 @@ class MeanMacs:
         from deepcache.costs.macs import counted  # sampling does without
 
         total = Fraction()
-        for (fingerprint, is_full), number in self.calls.items():
-            args, kwargs = self.examples[fingerprint]
-            one = self.structure.once(fingerprint, partial(counted, args=args, kwargs=kwargs))
-            total += number * (one.full() if is_full else one.shallow(self.branch))
+        for (fingerprint, kind), number in self.calls.items():
+            if kind is not Kind.IDLE:
+                args, kwargs = self.examples[fingerprint]
+                one = self.structure.once(fingerprint, partial(counted, args=args, kwargs=kwargs))
+                total += number * (one.full() if kind is Kind.FULL else one.shallow(self.branch))
         return round(total / self.calls.total())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,10 +96,27 @@ def _returned(found: int | DeepCacheError) -> int:
 
 @dataclass
 class Stream:
-    """The calls at one turn of every step (say, the unconditional calls)."""
+    """The calls at one turn of every step (say, the unconditional calls), and what predictions are made from."""
 
     fingerprint: Fingerprint = ()  # of the last full steps
-    polynomial: Polynomial | None = None  # predicts the feature from the last full steps; None without any
+    features: Predictor | None = None  # predicts the feature of a shallow step; None where none is kept
+    outputs: Predictor | None = None  # predicts the output of an idle step; None where none is kept
+    form: Form | None = None  # that of the outputs
+    halves: Halves = Halves.NONE  # where those of guidance are
+
+    @property
+    def has_kept(self) -> bool:
+        """Whether there has been a full step since the stream was cleared."""
+        return self.features is not None or self.outputs is not None
+
+    @property
+    def num_bytes(self) -> int:
+        kept = (node for known in (self.features, self.outputs) if known for node in known.nodes)
+        return sum(part.nbytes for node in kept for part in node.feature)
+
+    def clear(self) -> None:
+        """Drop what is kept."""
+        self.features = self.outputs = None
 
 
 @dataclass
@@ -98,7 +126,7 @@ class Facts:
     structure: Structure
     num_steps: int = 0
     full_steps: list[int] = field(default_factory=list)
-    calls: Counter[tuple[Fingerprint, bool]] = field(default_factory=Counter)
+    calls: Counter[tuple[Fingerprint, Kind]] = field(default_factory=Counter)
     feature_bytes: int = 0
 
     def generation(self, examples: dict[Fingerprint, Call], branch: int) -> Generation:
@@ -120,6 +148,8 @@ class ActiveGeneration:
     calls_per_step: int | None  # None if a step has as many calls as come at one timestep
     stride: int  # the distance in memory from one of the scheduler's timesteps to the next, in elements
     timesteps: Tensor | None  # the scheduler's, which identify the generation if the calls get numbers or copies
+    guidance: float | None  # the strength of guidance, 1 without guidance; None if unknown
+    length: int | None  # the steps of the whole schedule, of which a generation may run the last ones; None if unknown
     alive: StorageWeakRef | None  # expires with the tensor whose elements the calls get; None for numbers and copies
     step: int = -1  # that of the last call; -1 before the first call
     turn: int = 0  # the number of the last call within its step
@@ -221,18 +251,43 @@ class ActiveGeneration:
             )
         self.num_steps, self.is_counted = None, False
 
-    def count(self, fingerprint: Fingerprint, *, is_full: bool) -> None:
+    def setting(self, halves: Halves) -> Setting:
+        """Return what order "auto" goes by."""
+        return Setting(1.0 if halves is Halves.NONE else self.guidance, self.length, halves)
+
+    def pair(self) -> None:
+        """Let the two calls of a step whose halves of guidance are apart predict together, once both are full."""
+        if len(self.streams) != 2 or self.turn != 1:
+            return
+        one, two = self.streams
+        if one.halves is two.halves is Halves.APART and one.fingerprint == two.fingerprint:
+            one.features, two.features = _paired(one.features, two.features)
+            one.outputs, two.outputs = _paired(one.outputs, two.outputs)
+
+    def kind(self, stream: Stream, fingerprint: Fingerprint) -> Kind:
+        """Return what runs on this step for a call with this fingerprint."""
+        is_known = stream.has_kept and fingerprint == stream.fingerprint
+        if not is_known or self.plan.is_full(self.step, self.num_steps):
+            return Kind.FULL
+        return Kind.IDLE if self.plan.is_idle(self.step) else Kind.SHALLOW
+
+    def count(self, fingerprint: Fingerprint, kind: Kind) -> None:
         """Add a call that has run to the facts, and drop the features after the last step."""
         facts = self.facts
         facts.num_steps = self.step + 1
-        facts.calls[fingerprint, is_full] += 1
-        if is_full:
-            kept = [node for stream in self.streams if stream.polynomial for node in stream.polynomial.nodes]
-            facts.feature_bytes = max(facts.feature_bytes, sum(part.nbytes for node in kept for part in node.feature))
-            if facts.full_steps[-1:] != [self.step]:
-                facts.full_steps.append(self.step)
+        facts.calls[fingerprint, kind] += 1
+        if kind is not Kind.IDLE:
+            facts.feature_bytes = max(facts.feature_bytes, sum(stream.num_bytes for stream in self.streams))
+        if kind is Kind.FULL and facts.full_steps[-1:] != [self.step]:
+            facts.full_steps.append(self.step)
         if self.num_steps is not None and self.step >= self.num_steps - 1:
-            self.streams[self.turn].polynomial = None
+            self.streams[self.turn].clear()
+
+
+def _paired(one: Predictor | None, two: Predictor | None) -> tuple[Predictor | None, Predictor | None]:
+    if not isinstance(one, Proven) or not isinstance(two, Proven):
+        return one, two
+    return one.with_partner(two), two.with_partner(one)
 
 
 def _show(values: Values) -> str:

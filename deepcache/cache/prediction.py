@@ -1,4 +1,4 @@
-"""Predict the feature of a shallow step from the features of the last full steps.
+"""Predict a feature, or a U-Net's output, from those of the last steps that computed it.
 
 The prediction of order k is the polynomial of degree k over the timestep t through the last k + 1 features f_i, which
 Neville's scheme evaluates:
@@ -7,21 +7,35 @@ Neville's scheme evaluates:
 
 Order 0 is the newest feature, as in the paper. The prediction is exact for features that are polynomials of degree k,
 also on uneven timesteps. Nothing here reads a value back from the device.
+
+Guidance of strength w multiplies an error of the difference between the conditional and the unconditional half by w,
+and the longer the interval, the less a polynomial says of its end. So order "auto" goes by the reach: w times the share
+of all steps that lies between the two newest nodes. The order is 2 up to a reach of 0.2, and 1 up to 0.5. Beyond that,
+the mean of the halves and their difference are extrapolated only where order 1 would have predicted the newest node
+clearly better than order 0 did, for each sample; else they are reused. Where there is no such proof yet, the mean is
+extrapolated if the interval is short. docs/prediction.md has the measurements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import reduce
 from itertools import combinations, pairwise
-from typing import NamedTuple, Self
+from math import inf
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from deepcache.plan import Order
 from deepcache.unets.family import Feature
 
+REACHES = ((2, 0.2), (1, 0.5))  # an order, and the largest reach at which "auto" takes it untried
+SHORT = 0.1  # the largest share of the steps between two nodes over which a mean is extrapolated untried
+PROOF = 0.75  # the largest ratio of the errors of order 1 and order 0 at the newest node that proves order 1
+Errors = tuple[Tensor, Tensor]  # (B, ...) each, of the predictions of order 0 and of order 1
 Coordinate = float | Tensor  # a tensor on a device is 0-d, or (B, 1, 1, 1) if the samples' timesteps differ
 
 
@@ -41,6 +55,60 @@ def coordinate(timestep: Tensor | float) -> Coordinate:
         return timestep.reshape(-1, 1, 1, 1).clone()  # a copy does not keep the scheduler's memory alive
     first = timestep.reshape(-1)[0]
     return float(first) if first.device.type == "cpu" else first.clone()
+
+
+class Predictor(Protocol):
+    """Predicts a feature from nodes, which it keeps."""
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The steps that are kept, the newest first."""
+
+    def __call__(self, step: int, timestep: Tensor | float) -> Feature:
+        """Return the predicted feature at a step and its timestep, with the shapes and types of the nodes' features."""
+
+
+class Halves(Enum):
+    """Where the conditional and the unconditional half of guidance are."""
+
+    NONE = "no guidance"
+    TOGETHER = "in one call, whose batch begins with one half and ends with the other"
+    APART = "in calls of their own"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What order "auto" goes by: the strength of guidance, the number of all steps, and where the halves are."""
+
+    guidance: float | None = 1.0  # 1 without guidance; None if unknown
+    num_steps: int | None = None  # None if unknown
+    halves: Halves = Halves.NONE
+
+    def share(self, nodes: Sequence[Node]) -> float:
+        """Return the share of all steps that lies between the two newest nodes; infinity if it is unknown."""
+        return inf if self.num_steps is None else (nodes[0].step - nodes[1].step) / self.num_steps
+
+    def reach(self, nodes: Sequence[Node]) -> float:
+        return inf if self.guidance is None else self.guidance * self.share(nodes)
+
+
+def predictor(nodes: Sequence[Node], order: Order, setting: Setting) -> Predictor:
+    """Return what predicts from the last steps that computed a feature.
+
+    Args:
+        nodes: at least one, the newest first.
+        order: the order of the prediction.
+        setting: what order "auto" goes by.
+    """
+    if order != "auto":
+        return Polynomial.through(nodes[: order + 1])
+    if len(nodes) == 1:
+        return Polynomial.through(nodes)
+    reach = setting.reach(nodes)
+    for highest, limit in REACHES:
+        if reach <= limit:
+            return Polynomial.through(nodes[: highest + 1])
+    return Proven.by(nodes, setting)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +152,104 @@ class Polynomial:
         return column[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Proven:
+    """Order 1 for those samples and parts for which the newest node has proved it, and order 0 for the others.
+
+    With guidance, the parts are the mean of the conditional and the unconditional half, and their difference. So a half
+    moves by its own extrapolated change times a share, and by the other half's change times another share.
+    """
+
+    nodes: tuple[Node, ...]
+    line: Polynomial  # through the nodes
+    errors: tuple[Errors, ...]  # at the newest node, for each tensor of a feature; empty where there is no proof yet
+    untried: float  # the trust in the mean where there is no proof yet: 1 or 0
+    shares: tuple[tuple[Tensor, Tensor | None], ...]  # of the own and of the other change, for each tensor
+    partner: Proven | None = None  # that of the call which has the other half; None if this call has both
+
+    @classmethod
+    def by(cls, nodes: Sequence[Node], setting: Setting) -> Self:
+        """Return the prediction from the newest two nodes, which the third node and these two prove."""
+        untried = float(setting.share(nodes) <= SHORT)
+        alone = cls(tuple(nodes[:2]), Polynomial.through(nodes[:2]), _errors(nodes), untried, ())
+        if setting.halves is Halves.TOGETHER:
+            one, two = (replace(alone, errors=_half(alone.errors, number)) for number in (0, 1))
+            return replace(alone, shares=tuple((_twice(own), _twice(other)) for own, other in _shares(one, two)))
+        shares: list[Tensor] = [alone._in(number) for number in range(len(nodes[0].feature))]
+        if setting.halves is Halves.APART:  # until `with_partner`
+            shares = [torch.zeros_like(share) for share in shares]
+        return replace(alone, shares=tuple((share, None) for share in shares))
+
+    def with_partner(self, partner: Proven) -> Proven:
+        """Return the prediction for one half of guidance, together with that of the call which has the other half."""
+        return replace(self, shares=_shares(self, partner), partner=partner)
+
+    def __call__(self, step: int, timestep: Tensor | float) -> Feature:
+        changes = self._changes(step, timestep)
+        theirs = changes if self.partner is None else self.partner._changes(step, timestep)
+        found = []
+        for newest, change, other_change, (own, other) in zip(
+            self.nodes[0].feature, changes, theirs, self.shares, strict=True
+        ):
+            moved = torch.addcmul(newest, change, own)
+            if other is not None:
+                swapped = other_change.roll(len(newest) // 2, dims=0) if self.partner is None else other_change
+                moved = torch.addcmul(moved, swapped, other)
+            found.append(moved)
+        return tuple(found)
+
+    def _changes(self, step: int, timestep: Tensor | float) -> list[Tensor]:
+        return [end - begin for begin, end in zip(self.nodes[0].feature, self.line(step, timestep), strict=True)]
+
+    def _in(self, number: int, other: Proven | None = None, sign: int = 1) -> Tensor:
+        """Return for which samples a part of a tensor is extrapolated, (B, 1, ..): 1 or 0.
+
+        The part is the tensor itself, or the sum or the difference with that of another half.
+        """
+        newest = self.nodes[0].feature[number]
+        if not self.errors:
+            return newest.new_full((), self.untried if sign > 0 else 0.0)
+        reused, extrapolated = self.errors[number]
+        if other is not None:
+            reused = reused + sign * other.errors[number][0]
+            extrapolated = extrapolated + sign * other.errors[number][1]
+        return (_size(extrapolated) <= PROOF * _size(reused)).to(newest.dtype)
+
+
+def _errors(nodes: Sequence[Node]) -> tuple[Errors, ...]:
+    """Return the errors at the newest node, for each tensor of a feature; none without two nodes before it."""
+    if len(nodes) < 3:
+        return ()
+    expected = Polynomial.through(nodes[1:3])(nodes[0].step, nodes[0].timestep)
+    tensors = zip(nodes[0].feature, nodes[1].feature, expected, strict=True)
+    return tuple(((old - new).float(), (line - new).float()) for new, old, line in tensors)
+
+
+def _half(errors: tuple[Errors, ...], number: int) -> tuple[Errors, ...]:
+    return tuple((reused.chunk(2)[number], extrapolated.chunk(2)[number]) for reused, extrapolated in errors)
+
+
+def _size(errors: Tensor) -> Tensor:
+    size: Tensor = torch.linalg.vector_norm(errors, dim=tuple(range(1, errors.ndim)), keepdim=True)
+    return size
+
+
+def _shares(one: Proven, two: Proven) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return the shares with which one half moves by its own change and by the other's, for each tensor."""
+    found = []
+    for number in range(len(one.nodes[0].feature)):
+        mean, difference = one._in(number, two), one._in(number, two, sign=-1)
+        found.append(((mean + difference) / 2, (mean - difference) / 2))
+    return tuple(found)
+
+
+def _twice(share: Tensor) -> Tensor:
+    return torch.cat([share, share]) if share.ndim else share
+
+
 def _lerp(start: Tensor, end: Tensor, weight: Coordinate) -> Tensor:
     if isinstance(weight, Tensor):
-        weight = weight.to(start.dtype)
+        weight = weight.to(start.dtype).reshape(-1, *[1] * (start.ndim - 1)) if weight.ndim else weight.to(start.dtype)
         if weight.numel() > 1:  # the frames of a video follow each other within a sample
             weight = weight.repeat_interleave(start.shape[0] // weight.numel(), dim=0)
     return torch.lerp(start, end, weight)

@@ -96,6 +96,26 @@ def _lost(timestep: Any, timesteps: Tensor) -> float:
     return epsilon * float(copy.flatten()[0].abs())
 
 
+def counted_place(timestep: Any, scheduler: Any) -> Place | None:
+    """Return the place at which a scheduler stands, for a copy of its timestep; None if the copy is of no such value.
+
+    Transformers take the timestep as such, as a share of the training timesteps, or as what is left of these. A value
+    on a device is not compared.
+    """
+    index = getattr(scheduler, "step_index", None)
+    if index is None:
+        index = getattr(scheduler, "begin_index", None) or 0
+    timesteps, found = scheduler.timesteps, values(timestep)
+    if found is not None and timesteps.device.type == "cpu":
+        own = float(timesteps[index])
+        share = own / scheduler.config.num_train_timesteps
+        kind = timestep.dtype if isinstance(timestep, Tensor) and timestep.is_floating_point() else torch.float32
+        most = 4 * torch.finfo(kind).eps
+        if len(found) > 1 or all(abs(found[0] - each) > most * max(1.0, abs(each)) for each in (own, share, 1 - share)):
+            return None
+    return Place(timesteps.untyped_storage()._cdata, int(timesteps.storage_offset()) + index * stride_of(timesteps))
+
+
 def goes_on(found: Values, last: Values, direction: int) -> int:
     """Return the direction in which a step's values go on from the last step's: -1 down, 1 up, 0 if they do not.
 

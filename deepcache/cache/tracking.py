@@ -11,11 +11,21 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from deepcache.cache.generation import ActiveGeneration, Facts, Stream
-from deepcache.cache.timeline import Place, lifetime, matched, num_after, num_left, place, stride_of, values
+from deepcache.cache.timeline import (
+    Place,
+    counted_place,
+    lifetime,
+    matched,
+    num_after,
+    num_left,
+    place,
+    stride_of,
+    values,
+)
 from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
 from deepcache.unets.family import UNet
-from deepcache.unets.pipelines import Pipeline, num_calls, skips_timesteps
+from deepcache.unets.pipelines import Pipeline, guidance_of, is_transformer, num_calls, skips_timesteps
 from deepcache.unets.structure import structure_of
 
 MOST_REMEMBERED = 1000  # generations
@@ -62,8 +72,11 @@ class Tracker:
         for memory in [memory for memory, other in active.items() if other is failed]:
             del active[memory]
 
-    def locate(self, timestep: Any) -> tuple[ActiveGeneration, Stream]:
-        """Return the generation and the stream of a call with this timestep, a number or a tensor.
+    def locate(self, timestep: Any) -> tuple[ActiveGeneration, Stream, Any]:
+        """Return the generation and the stream of a call, and its timestep as the scheduler has it.
+
+        Args:
+            timestep: the timestep of the call, a number or a tensor.
 
         Raises:
             DeepCacheError: the generation or the step cannot be told.
@@ -73,18 +86,22 @@ class Tracker:
         active = self._active()
         found = place(timestep, schedule)
         is_number = found is None or (self._num_steps is not None and _is_alone(timestep, found, schedule))
-        if is_number and schedule is not None and self._num_steps is None:
+        if is_number and schedule is not None and is_transformer(self._owner):
+            found = counted_place(timestep, self._owner.scheduler)  # type: ignore[union-attr]
+        elif is_number and schedule is not None and self._num_steps is None:
             known = active.get(schedule.untyped_storage()._cdata)
             last, is_complete = (known.offset, known.is_step_complete) if known else (None, True)
             found = matched(timestep, schedule, last, is_complete=is_complete)
         elif is_number:
             found = None
         if found is None:
-            return self._locate_counted(timestep, schedule)
+            return *self._locate_counted(timestep, schedule), timestep
         generation = active.get(found.memory)
         if generation is None or not generation.is_continued_at(found):
             generation = self._begin(timestep, found, schedule, is_number=is_number)
-        return generation, generation.advance(found)
+        if is_number and schedule is not None:  # a copy may be rounded, or counted in another unit
+            timestep = schedule[(found.offset - int(schedule.storage_offset())) // stride_of(schedule)]
+        return generation, generation.advance(found), timestep
 
     def _locate_counted(self, timestep: Any, schedule: Tensor | None) -> tuple[ActiveGeneration, Stream]:
         """Do what `locate` does for a number or a copy that is none of the pipeline's timesteps."""
@@ -130,6 +147,8 @@ class Tracker:
             calls_per_step=self._calls_per_step or (1 if is_number or schedule is None else None),
             stride=stride_of(schedule),
             timesteps=schedule if found is None else None,
+            guidance=guidance_of(self._owner),
+            length=num_steps if schedule is None else len(schedule),
             alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
         )
         for other in [key for key, one in active.items() if key == memory or one.is_over]:

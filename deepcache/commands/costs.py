@@ -6,14 +6,14 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from deepcache.plan import MOST_STEPS, Interval, require_whole
+from deepcache.plan import MOST_STEPS, Interval, order_in, require_whole
 
 
 def add(commands: Any) -> None:
     """Add both commands to the command line."""
     macs = commands.add_parser("macs", help="multiply-accumulates of full and shallow steps, without weights")
     _add_model(macs)
-    macs.add_argument("--branch", type=int, help="the skips 0..BRANCH stay live; all branches if not given")
+    macs.add_argument("--branch", type=int, help="the skips 0..BRANCH stay live, none at -1; all branches if not given")
     macs.add_argument("--interval", type=int, help="N: also show the mean over the steps of a uniform plan")
     macs.add_argument("--context-tokens", type=int, help="length of the prompt (default: the model's own, else 77)")
     macs.add_argument("--layer-wise", action="store_true", help="show every stage")
@@ -23,8 +23,8 @@ def add(commands: Any) -> None:
     explain = commands.add_parser("explain", help="what a plan costs and can gain on a pipeline, without weights")
     _add_model(explain)
     explain.add_argument("--interval", type=int, required=True, help="N: steps 0, N, 2N, ... are full")
-    explain.add_argument("--branch", type=int, default=0, help="the skips 0..BRANCH stay live (default 0)")
-    explain.add_argument("--order", type=int, help="order of the prediction: 0 (the paper's reuse), 1 (default) or 2")
+    explain.add_argument("--branch", type=int, default=0, help="the skips 0..BRANCH stay live, none at -1 (default 0)")
+    explain.add_argument("--order", type=order_in, help="order of the prediction: auto (default), 0 (reuse), 1 or 2")
     explain.add_argument("--last-step-full", action="store_true", help="the last step is full, too")
     explain.set_defaults(run=run_explain)
 

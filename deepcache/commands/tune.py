@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache.errors import DeepCacheError
+from deepcache.plan import EVERY, Order, order_in
 from deepcache.sampling.seeds import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 BUDGETS = {
@@ -31,8 +32,8 @@ def add(commands: Any) -> None:
     add("--num-steps", type=int, help="steps of the scheduler")
     add("--guidance-scale", type=float, help="scale of classifier-free guidance; 1 is no guidance")
     add("--solvers", type=_names, metavar="A,B", help="more schedulers to search, with --num-steps and fewer")
-    add("--branches", type=_numbers, default=[0, 1, 2], metavar="B,C", help="branches to search (default 0,1,2)")
-    add("--orders", type=_numbers, default=[0, 1, 2], metavar="K,L", help="orders to search (default 0,1,2)")
+    add("--branches", type=_numbers, default=[-1, 0, 1, 2], metavar="B,C", help="branches to search, -1: no stage runs")
+    add("--orders", type=_orders, default=list(EVERY), metavar="K,L", help="orders to search (default auto,0,1,2)")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
     add("--lpips-weights", type=Path, metavar="FILE", help="with --perceptual: AlexNet's file (default: the cache)")
     add("--clip", metavar="NAME", help="with --clip-loss: mini-clip, or ViT-g-14 (default: as the model's kind needs)")
@@ -97,6 +98,10 @@ def run(options: Namespace) -> str:
 
 def _names(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
+
+
+def _orders(text: str) -> list[Order]:
+    return [order_in(word) for word in _names(text)]
 
 
 def _numbers(text: str) -> list[int]:

@@ -11,16 +11,17 @@ from itertools import chain
 from textwrap import wrap
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepcache.cache.tracking import reason
 from deepcache.costs.macs import EVERYTHING, Convention, Cost, counted
 from deepcache.costs.parts import Part, num_tokens, parts, pixels_a_side
 from deepcache.errors import DeepCacheError, guessed, one_line
-from deepcache.plan import CachePlan, Interval, uniform
+from deepcache.plan import IDLE, CachePlan, Interval, highest, uniform
 from deepcache.unets.calls import Call, named, one_sample, parameters
-from deepcache.unets.pipelines import unet_of
-from deepcache.unets.registry import cut, family_of
+from deepcache.unets.output import Form
+from deepcache.unets.pipelines import is_transformer, unet_of
+from deepcache.unets.registry import cut, family_of, nest_of
 from deepcache.unets.structure import on_meta
 
 LOW_BOUND = 1.1  # a speedup that the overhead of caching may well eat
@@ -48,7 +49,7 @@ def explain(
 
     Args:
         owner: a diffusers pipeline, anything with a `.unet`, or a bare U-Net; with weights or on the meta device.
-        plan: the full steps, branch and order; a number is an interval, at branch 0 and order 1.
+        plan: the full steps, branch and order; a number is an interval, at branch 0.
         num_steps: U-Net calls of a generation; None means those of the plan, or else the pipeline's default.
         name: the name on the page; None means the class of the pipeline.
         context_tokens: the length of a prompt; None means as the tokenizer says, else 77, or 1 without text.
@@ -62,8 +63,9 @@ def explain(
     """
     outer, unet = unet_of(owner)
     chosen = _plan(owner, plan, num_steps)
-    family = family_of(unet)
-    family.nest(unet)  # refuses blocks that cannot be cut
+    is_idle = chosen.branch == IDLE
+    if not is_idle:
+        family_of(unet).nest(unet)  # refuses blocks that cannot be cut
     size = None
     if height is not None and width is not None:
         size = height // pixels_a_side(owner), width // pixels_a_side(owner)
@@ -78,16 +80,21 @@ def explain(
     with problem:
         if call is None:
             tokens = context_tokens or (None if owner is outer else num_tokens(owner))
-            args, kwargs = family.example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
+            args, kwargs = family_of(unet).example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
         else:
             args, kwargs = one_sample(*call)
         twin = on_meta(unet)
-        _, feature = cut(twin, chosen.branch).full(*args, **kwargs)
+        output, feature = cut(twin, chosen.branch).full(*args, **kwargs)
         cost = counted(twin, args, kwargs)
-    entered = family.nest(twin).up[chosen.branch].modules[0]
+    if is_idle:
+        _, feature = Form.of(output)
+    enters = "the output" if is_idle else _path(twin, nest_of(twin).up[chosen.branch].modules[0])
     given = named(unet, args, kwargs)
-    sample, context = tuple(given["sample"].shape), given.get("encoder_hidden_states")
-    found, missing = parts(owner, sample[-2:], family.num_frames(unet, sample), context_tokens)
+    sample = tuple(given["hidden_states" if is_transformer(owner) else "sample"].shape)
+    context = given.get("encoder_hidden_states")
+    others: tuple[list[Part], list[str]] = [], ["all but the transformer"]
+    if not is_transformer(owner):
+        others = parts(owner, sample[-2:], family_of(unet).num_frames(unet, sample), context_tokens)
     takes_context = "encoder_hidden_states" in parameters(unet.__class__)
     return Explanation(
         name=name or type(owner).__name__,
@@ -96,13 +103,17 @@ def explain(
         context_tokens=context.shape[1] if isinstance(context, Tensor) else 0,
         plan=chosen,
         cost=cost,
-        enters=next(path for path, module in twin.named_modules() if module is entered),
+        enters=enters,
         feature=tuple(tuple(tensor.shape[1:] if len(tensor) == 1 else tensor.shape) for tensor in feature),
         bytes_each=unet.dtype.itemsize * sum(tensor.numel() for tensor in feature),
-        parts=tuple(found),
-        uncounted=tuple(missing),
+        parts=tuple(others[0]),
+        uncounted=tuple(others[1]),
         may_guide=takes_context and not getattr(unet.config, "time_cond_proj_dim", None),
     )
+
+
+def _path(network: nn.Module, wanted: nn.Module) -> str:
+    return next(str(path) for path, module in network.named_modules() if module is wanted)
 
 
 def _plan(owner: Any, plan: CachePlan | Interval | int, num_steps: int | None) -> CachePlan:
@@ -159,7 +170,7 @@ class Explanation:
     @property
     def feature_bytes(self) -> int:
         """The most bytes of features that are kept at once, for one sample."""
-        return min(self.plan.order + 1, self.plan.num_full) * self.bytes_each
+        return min(highest(self.plan.order) + 1, self.plan.num_full) * self.bytes_each
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -170,29 +181,38 @@ class Explanation:
             found.append(f"{best:.2f} times faster at best; fewer full steps or a lower branch gain more")
         if num_full == 1 < num_steps:
             found.append(f"step 0 alone is full, so that its feature must serve all {num_steps} steps")
-        if num_full <= order and num_full < num_steps:
+        if order != "auto" and num_full <= order and num_full < num_steps:
             found.append(f"order {order} takes {order + 1} full steps to come into force; this plan has {num_full}")
         return tuple(filter(None, found))
 
     def __str__(self) -> str:
         plan, giga = self.plan, partial(_giga, largest=self.full)
         sample, *features = (" x ".join(map(str, shape)) for shape in (self.sample[1:], *self.feature))
-        plans: Plans = {branch: replace(plan, branch=branch) for branch in range(self.cost.num_branches)}
+        branches = range(IDLE, self.cost.num_branches)
+        plans: Plans = {branch: replace(plan, branch=branch, idle_steps=()) for branch in branches}
         counted = " count everything: convolutions, linear layers, norms and attention products"
         kept = f"order {plan.order} keeps {self.feature_bytes // self.bytes_each}, each {', '.join(features)} a sample"
         warned = (wrap(f"warning: {line}", _WIDTH, subsequent_indent=" " * len("warning: ")) for line in self.warnings)
         lines = [
             *_opening(self, f": {self.unet}, sample {sample}", counted, plans, EVERYTHING, giga, plan.branch),
             _step("full step", giga(self.full)),
-            _step("shallow step", giga(self.cost.shallow(plan.branch, EVERYTHING)), f"at branch {plan.branch}"),
+            *self._between(giga),
             _step("mean of all steps", giga(self.cost.mean(plan, EVERYTHING))),
             _step("features", f"{self.feature_bytes / 2**20:,.2f} MiB", kept),
-            _step("", "", f"taken where {self.enters} begins"),
+            _step("", "", "of the U-Net's output" if plan.branch == IDLE else f"taken where {self.enters} begins"),
             "",
             *self._images(),
             *chain(*warned),
         ]
         return "\n".join(line.rstrip() for line in lines)
+
+    def _between(self, giga: Callable[..., str]) -> Iterator[str]:
+        """Tell what runs on the steps that are not full."""
+        plan = self.plan
+        if plan.num_shallow:
+            yield _step("shallow step", giga(self.cost.shallow(plan.branch, EVERYTHING)), f"at branch {plan.branch}")
+        if plan.num_idle:
+            yield _step("idle step", giga(0), "no module runs; a solver that adds noise does so without the U-Net")
 
     def _images(self) -> Iterator[str]:
         """Tell the MACs of one image and the bounds on the speedup, without and with guidance."""
@@ -219,7 +239,8 @@ class Explanation:
         yield bound("U-Net alone", whole=False)
         if self.parts:
             yield bound(", ".join(["U-Net", *(part.name for part in self.parts)]), whole=True)
-        yield row("U-Net alone, if shallow steps took no time", lambda _: f"{num_steps / num_full:.2f}")
+        if self.plan.num_shallow:
+            yield row("U-Net alone, if shallow steps took no time", lambda _: f"{num_steps / num_full:.2f}")
         if self.may_guide:
             encoders = ", and the text encoders run twice" * any(part.is_guided for part in self.parts)
             yield f"With guidance every step runs the U-Net on two samples{encoders}."
@@ -240,7 +261,7 @@ class Profile:
     @property
     def plans(self) -> Plans:
         """The plan of each branch that is told; None without an interval."""
-        branches = range(self.cost.num_branches) if self.branch is None else [self.branch]
+        branches = range(IDLE, self.cost.num_branches) if self.branch is None else [self.branch]
         plan = None if self.interval is None else uniform(self.num_steps, self.interval)
         return {branch: plan and replace(plan, branch=branch) for branch in branches}
 
@@ -303,7 +324,8 @@ def _opening(
     yield f"  branch  {'adds the stages':<42}{titles}"
     for branch, each in plans.items():
         shallow, full = cost.shallow(branch, convention), cost.full(convention)
-        stages = f"{cost.down[branch].name:<27}{cost.up[branch].name:<15}"
+        names = ("no stage runs", "") if branch == IDLE else (cost.down[branch].name, cost.up[branch].name)
+        stages = f"{names[0]:<27}{names[1]:<15}"
         line = f"{'>' if branch == marked else ' '} {branch:>6}  {stages}{giga(shallow):>14}{shallow / full:>9.1%}"
         yield line if each is None else f"{line}{giga(cost.mean(each, convention)):>14}{cost.ratio(each):>10.2f}"
     yield ""

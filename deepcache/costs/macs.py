@@ -19,10 +19,10 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from deepcache.plan import CachePlan
+from deepcache.plan import IDLE, CachePlan
 from deepcache.unets.calls import one_sample
 from deepcache.unets.family import Stage, require_branch
-from deepcache.unets.registry import family_of
+from deepcache.unets.registry import nest_of
 from deepcache.unets.structure import on_meta
 
 
@@ -87,7 +87,9 @@ class Cost:
         return sum(stage.total(convention) for stage in self.stages)
 
     def shallow(self, branch: int, convention: Convention = PAPER) -> int:
-        """Return the MACs of a shallow step for one sample; refuse a branch that the U-Net does not have."""
+        """Return the MACs of a shallow step for one sample, 0 of an idle one; refuse a branch that does not exist."""
+        if branch == IDLE:
+            return 0
         require_branch(branch, self.num_branches)
         live = (self.outside, *self.down[: branch + 1], *self.up[: branch + 1])
         return sum(stage.total(convention) for stage in live)
@@ -103,7 +105,7 @@ class Cost:
 
 def total_macs(plan: CachePlan, full: int, shallow: int) -> int:
     """Return the MACs of all steps of a plan for one sample, from those of a full step and of a shallow step."""
-    return plan.num_full * full + (plan.num_steps - plan.num_full) * shallow
+    return plan.num_full * full + plan.num_shallow * shallow
 
 
 def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
@@ -118,7 +120,7 @@ def counted(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
     """Count the MACs of a U-Net on the meta device, for a call of one sample on the meta device."""
     with torch.no_grad(), counting(twin) as (counts, _):
         twin(*args, **kwargs)
-    nest = family_of(twin).nest(twin)
+    nest = nest_of(twin)
     stages = (*nest.down, nest.mid, *nest.up)
     stage_of = {layer: stage for stage in stages for module in stage.modules for layer in module.modules()}
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcache.errors import DeepCacheError
-from deepcache.plan import ORDERS, CachePlan, require_order, require_whole
+from deepcache.plan import ORDERS, CachePlan, Order, highest, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.workload import Workload
 from deepcache.search.programming import Steps, best, descended, stretches
@@ -50,25 +50,25 @@ class Calibration:
                 f"expected a plan for {self.num_steps} steps at branch {self.responses.branch}, got one for "
                 f"{plan.num_steps} at branch {plan.branch}"
             )
-        return self._error_of(plan.order)(plan.full_steps)
+        return self._error_of(highest(plan.order))(plan.full_steps)
 
-    def plan(self, num_full: int, order: int | None = None) -> CachePlan:
+    def plan(self, num_full: int, order: Order | None = None) -> CachePlan:
         """Return the plan of `num_full` full steps, 1 .. T, with the least `error` that was found.
 
         The sum of the errors' norms bounds `error` from above; dynamic programming finds its minimum exactly. From that
-        minimum and from the even plan, full steps are moved as long as `error` falls. Without an order, the best of all
-        `ORDERS` is taken.
+        minimum and from the even plans, one of which ends with a full step, full steps are moved as long as `error`
+        falls. Without an order, the best of all `ORDERS` is taken; with "auto", the plan is made for the highest.
 
         Raises:
             DeepCacheError: `num_full` or `order` is out of range.
         """
         if order is None:
             return min((self.plan(num_full, each) for each in ORDERS), key=self.error)
-        count, error = self.num_steps, self._error_of(require_order(order))
+        degree, count = highest(require_order(order)), self.num_steps
+        error = self._error_of(degree)
         require_whole("num_full", num_full, at_least=1, at_most=count)
-        bounded, _ = best(self._stretches(order, max(LONGEST, -(-count // num_full) + 1)), num_full)
-        even = tuple(int(step) for step in np.floor(np.arange(num_full) * count / num_full))
-        reached = [descended(steps, count, error) for steps in (bounded, even)]
+        bounded, _ = best(self._stretches(degree, max(LONGEST, -(-count // num_full) + 1)), num_full)
+        reached = [descended(steps, count, error) for steps in (bounded, *even(count, num_full))]
         return CachePlan(count, min(reached, key=error), self.responses.branch, order)
 
     @cached_property
@@ -99,6 +99,14 @@ class Calibration:
             return float(np.exp(np.log(np.square(total).sum(axis=1) + _TINY).mean() / 2))
 
         return error
+
+
+def even(num_steps: int, num_full: int) -> list[Steps]:
+    """Return the full steps of the even plans: from 0 on, and where more than one is full, from 0 to the last step."""
+    found = [tuple(int(step) for step in np.floor(np.arange(num_full) * num_steps / num_full))]
+    if num_full > 1:
+        found.append(tuple(int(step) for step in np.linspace(0, num_steps - 1, num_full).round()))
+    return found
 
 
 def calibrate(

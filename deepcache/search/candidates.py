@@ -11,11 +11,13 @@ from typing import Any
 from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING, total_macs
 from deepcache.errors import DeepCacheError
-from deepcache.plan import CachePlan, uniform
+from deepcache.plan import IDLE, CachePlan, Interval, Order, uniform
 from deepcache.sampling.schedulers import scheduler
 from deepcache.sampling.workload import Sampling, Workload
 
-Optimal = Callable[[Sampling, int, int, int], CachePlan | None]  # from a solver, branch, order and number of full steps
+Optimal = Callable[
+    [Sampling, int, Order, int], CachePlan | None
+]  # from a solver, branch, order and number of full steps
 Score = Callable[["Candidate", int], float]  # of a candidate on the first seeds, so many; higher is better
 _SHARES_OF_STEPS = (1.0, 0.7, 0.5, 0.4)  # steps that a named solver is tried with, as shares of the asked number
 
@@ -50,19 +52,19 @@ class Space:
 
     Attributes:
         full: MACs of a full step, everything counted.
-        shallow: MACs of a shallow step, for each branch from 0.
+        shallow: MACs of a shallow step, by branch; 0 of an idle step, at branch -1.
         own, own_calls: the pipeline's own solver and steps, and its U-Net calls; shares are of its uncached MACs.
         calls: the solvers and steps that may be tried, without plans, and how often each calls the U-Net.
         branches, orders: those of the plans.
     """
 
     full: int
-    shallow: tuple[int, ...]
+    shallow: Mapping[int, int]
     own: Sampling
     own_calls: int
     calls: Mapping[Sampling, int]
     branches: tuple[int, ...]
-    orders: tuple[int, ...]
+    orders: tuple[Order, ...]
 
     @property
     def whole(self) -> int:
@@ -94,7 +96,7 @@ class Space:
         for branch, order in product(self.branches, self.orders):
             saved = self.full - self.shallow[branch]  # nothing at the last branch of a U-Net without a mid block
             num_full = int((macs - calls * self.shallow[branch]) // saved) if saved else 0
-            if num_full <= order:
+            if num_full <= (order if order != "auto" else 0):
                 continue
             yield "uniform", uniform(calls, ceil(calls / num_full), branch, order)
             if num_full > 1:
@@ -105,7 +107,12 @@ class Space:
 
 
 def space_of(
-    workload: Workload, num_steps: int, *, branches: Sequence[int], orders: Sequence[int], solvers: Sequence[str] | None
+    workload: Workload,
+    num_steps: int,
+    *,
+    branches: Sequence[int],
+    orders: Sequence[Order],
+    solvers: Sequence[str] | None,
 ) -> Space:
     """Return the search space of a workload whose pipeline has its own solver, of `num_steps` steps.
 
@@ -114,17 +121,17 @@ def space_of(
     """
     own = Sampling(None, num_steps)
     own_calls = workload.num_calls(own)
-    costs = explain(workload.pipe, 1, own_calls).cost
-    there = tuple(branch for branch in branches if 0 <= branch < costs.num_branches)
+    costs = explain(workload.pipe, Interval(1, IDLE), own_calls).cost
+    there = tuple(branch for branch in branches if IDLE <= branch < costs.num_branches)
     if not there:
-        raise DeepCacheError(f"expected branches out of 0..{costs.num_branches - 1}, got {list(branches)}")
+        raise DeepCacheError(f"expected branches out of {IDLE}..{costs.num_branches - 1}, got {list(branches)}")
     solver = workload.pipe.scheduler
     is_named = any(_settings(scheduler(name, solver.config)) == _settings(solver) for name in solvers or ())
     tried = [] if is_named else [own]  # the named solver takes the place of the equal own one
     for name, share in product(solvers or (), _SHARES_OF_STEPS):
         tried.append(Sampling(name, max(1, round(share * num_steps))))
     calls = {each: workload.num_calls(each) for each in tried}
-    shallow = tuple(costs.shallow(branch, EVERYTHING) for branch in range(costs.num_branches))
+    shallow = {branch: costs.shallow(branch, EVERYTHING) for branch in there}
     return Space(costs.full(EVERYTHING), shallow, own, own_calls, calls, there, tuple(orders))
 
 

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from deepcache.cache.installing import Handler, install, uninstall
 from deepcache.errors import DeepCacheError
+from deepcache.plan import IDLE
 from deepcache.unets.family import Feature
+from deepcache.unets.output import Form
 from deepcache.unets.pipelines import unet_of
 from deepcache.unets.registry import cut
 
@@ -125,6 +127,14 @@ class Recorder:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output, feature = self._cut.full(*args, **kwargs)
+        form, tensors = Form.of(output)
+        if self._branch == IDLE:
+            feature = tensors
+
+        def between(other: Feature) -> Any:
+            """Return the output of a shallow or idle step with another feature."""
+            return form.output(other) if self._branch == IDLE else self._cut.shallow(other, *args, **kwargs)
+
         number, noise, responses = len(self.outputs[-1]), self._noise(output), []
         if number == 0:
             timestep = args[1] if len(args) > 1 else kwargs["timestep"]
@@ -132,11 +142,11 @@ class Recorder:
         earlier = [features[number] for features in self._features[:-1]]
         for older in earlier:
             nudged = tuple(torch.lerp(own, other, NUDGE) for own, other in zip(feature, older, strict=True))
-            responses.append((self._noise(self._cut.shallow(nudged, *args, **kwargs)) - noise) / NUDGE)
+            responses.append((self._noise(between(nudged)) - noise) / NUDGE)
         self._responses.append(responses)
         self._features[-1].append(feature)
         self.outputs[-1].append(output)
-        self.stale[-1].append(self._cut.shallow(earlier[-1], *args, **kwargs) if earlier else output)
+        self.stale[-1].append(between(earlier[-1]) if earlier else output)
         return output
 
     def solved(self, model_output: Tensor, latents: Tensor) -> None:

@@ -19,7 +19,7 @@ from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.metrics.perceptual import Perceptual
 from deepcache.metrics.statistics import TAIL
-from deepcache.plan import CachePlan
+from deepcache.plan import CachePlan, Order
 from deepcache.sampling.workload import Sampling, Workload
 from deepcache.search.calibration import Calibration, calibration
 from deepcache.search.candidates import Candidate, Space, named, survivors
@@ -58,7 +58,7 @@ class Trials:
         self._values: dict[tuple[Candidate, int], dict[str, float]] = {}
         self._images: dict[tuple[Sampling, int], Tensor] = {}
 
-    def optimal(self, solver: Sampling, branch: int, order: int, num_full: int) -> CachePlan | None:
+    def optimal(self, solver: Sampling, branch: int, order: Order, num_full: int) -> CachePlan | None:
         """Return the best plan by a calibration on the search's seeds; of many solvers only at the outermost branch."""
         if len(self.space.calls) > 1 and branch > min(self.space.branches):
             return None

@@ -14,7 +14,7 @@ from deepcache.metrics import perceptual as perceptual_metric
 from deepcache.metrics.clip_score import Clip, load_clip
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.models.embedded import SIZE, is_embedded
-from deepcache.plan import MOST_STEPS, ORDERS, require_order, require_whole
+from deepcache.plan import EVERY, IDLE, MOST_STEPS, Order, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.seeds import MOST_A_BATCH, MOST_SAMPLES, require_seeds
 from deepcache.sampling.workload import Sampling, Workload, image_size_of
@@ -39,8 +39,8 @@ def tune(
     clip_loss: float | None = None,
     num_steps: int = 50,
     solvers: Sequence[str] | None = None,
-    branches: Sequence[int] = (0, 1, 2),
-    orders: Sequence[int] = ORDERS,
+    branches: Sequence[int] = (IDLE, 0, 1, 2),
+    orders: Sequence[Order] = EVERY,
     seeds: Sequence[int] = SEEDS,
     prompts: Sequence[str] | None = None,
     conditions: Conditions | None = None,
@@ -110,7 +110,8 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
     """Return the shares of the uncached MACs that plans are made for; refuse a speedup that no plan reaches."""
     if budget.kind != SPEEDUP:
         return _SHARES
-    order, branch = min(space.orders), min(space.branches)  # of the cheapest plan, which has order + 1 full steps
+    branch = min(space.branches)
+    order = min(0 if order == "auto" else order for order in space.orders)  # its cheapest plan has order + 1 full steps
     num_shallow = max(0, min(space.calls.values()) - order - 1)
     nearest = space.whole / ((order + 1) * space.full + num_shallow * space.shallow[branch])
     if budget.limit > nearest:

@@ -36,7 +36,7 @@ def replaced(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: 
 
 def one_sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """Return the arguments of a call as shapes for one sample (`shape_of`), which has all the frames of a video."""
-    batch = len(args[0] if args else kwargs["sample"])
+    batch = len(args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor)))
 
     def meta(value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import inf
 from typing import Any, Protocol
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def unet_of(owner: Any) -> tuple[Any, Any]:
 
     An `UnsupportedUNetError` names the U-Nets of a diffusers pipeline that has no `.unet`.
     """
-    outer = getattr(owner, "unet", owner)
+    outer = owner.transformer if is_transformer(owner) else getattr(owner, "unet", owner)
     if not isinstance(outer, DiffusionPipeline):
         return outer, _unwrapped(outer)
     known, name = classes(), type(outer).__name__
@@ -60,6 +61,30 @@ def unet_of(owner: Any) -> tuple[Any, Any]:
         f"expected a pipeline with its U-Net in pipe.unet, got a {name}; cache its U-Nets by their own names, each in "
         f"a block: {calls}"
     )
+
+
+def is_transformer(owner: Any) -> bool:
+    """Return whether a pipeline has one transformer instead of a U-Net; branch -1 caches it.
+
+    Raises:
+        UnsupportedUNetError: the pipeline has two transformers, each for some of the steps.
+    """
+    if getattr(owner, "transformer", None) is None or getattr(owner, "unet", None) is not None:
+        return False
+    if getattr(owner, "transformer_2", None) is not None:
+        raise UnsupportedUNetError(
+            f"expected a pipeline with one network, got a {type(owner).__name__} with transformer and transformer_2, "
+            "which share the steps; cache each by its own name, with num_steps the number of its steps"
+        )
+    return True
+
+
+def guidance_of(owner: Any) -> float | None:
+    """Return the strength of guidance in a pipeline's call under way, 1 without guidance; None if it does not tell."""
+    try:
+        return float(torch.as_tensor(owner.guidance_scale).max()) if owner.do_classifier_free_guidance else 1.0
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # a pipeline that was never called has no value
+        return None
 
 
 def _unwrapped(module: Any) -> Any:

@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 
 from deepcache.errors import UnsupportedUNetError
+from deepcache.plan import IDLE
 from deepcache.unets.diffusers import DIFFUSERS
-from deepcache.unets.family import CutUNet, Family
+from deepcache.unets.family import CutUNet, Family, Nest, Stage
+from deepcache.unets.output import WholeNetwork
 
 FAMILIES: tuple[Family, ...] = (DIFFUSERS,)
 
@@ -23,9 +25,20 @@ def family_of(unet: Any) -> Family:
     for family in FAMILIES:
         if family.covers(unet):
             return family
-    raise UnsupportedUNetError(f"expected a diffusers U-Net ({', '.join(classes())}), got a {type(unet).__name__}")
+    raise UnsupportedUNetError(
+        f"expected a diffusers U-Net ({', '.join(classes())}), got a {type(unet).__name__}; "
+        f"branch={IDLE} caches any network"
+    )
+
+
+def nest_of(network: Any) -> Nest[Stage]:
+    """Return the stages of a U-Net, and none of a network that no family cuts, or whose blocks are not known."""
+    try:
+        return family_of(network).nest(network)
+    except UnsupportedUNetError:
+        return Nest((), Stage("no stage", ()), ())
 
 
 def cut(unet: Any, branch: int) -> CutUNet:
-    """Cut a U-Net at a branch, as `Family.cut` does."""
-    return family_of(unet).cut(unet, branch)
+    """Cut a U-Net at a branch, as `Family.cut` does, and any network at branch -1."""
+    return WholeNetwork(unet) if branch == IDLE else family_of(unet).cut(unet, branch)
