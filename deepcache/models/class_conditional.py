@@ -48,6 +48,16 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_modules(vqvae=vqvae, unet=unet, class_embedder=class_embedder, scheduler=scheduler)
         self.image_processor = VaeImageProcessor(do_resize=False)
 
+    @property
+    def guidance_scale(self) -> float:
+        """The scale of guidance of the call under way, as diffusers' pipelines tell it."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the call under way has guidance."""
+        return self._guidance_scale != 1.0
+
     @torch.no_grad()
     def __call__(
         self,
@@ -76,7 +86,8 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_classes = self.class_embedder.config.num_classes
         if len(class_labels) == 0 or not all(0 <= label < num_classes for label in class_labels):
             raise DeepCacheError(f"expected class labels in 0..{num_classes - 1}, got {list(class_labels)}")
-        device, guided = self._execution_device, guidance_scale != 1.0
+        self._guidance_scale = guidance_scale
+        device, guided = self._execution_device, self.do_classifier_free_guidance
         context = self.class_embedder(torch.tensor(class_labels, device=device))
         if guided:
             nothing = torch.full((len(class_labels),), num_classes, device=device)
