@@ -55,11 +55,7 @@ def picture(name: str, alt: str, image: Any) -> dict[str, str]:
 
 
 def write(found: dict[str, str], folder: Path) -> Path:
-    """Write a picture as `folder/NAME.png`.
-
-    Raises:
-        DeepCacheError: the picture is no PNG, or the file cannot be written.
-    """
+    """Write a picture as `folder/NAME.png`, or say that it is no PNG or that the file cannot be written."""
     path = folder / f"{Path(found['name']).name}.png"
     try:
         path.write_bytes(base64.b64decode(found["data"].removeprefix(_PREFIX), validate=True))
@@ -98,7 +94,7 @@ def description(layout: Layout, found: Curves) -> str:
     ranges = []
     for name, points in found.items():
         (x, y, _), (last_x, last_y, _) = points[0], points[-1]
-        count = "1 point" if len(points) == 1 else f"{len(points)} points"
+        count = f"{len(points)} point{'s' * (len(points) != 1)}"
         ranges.append(f"{name}: {count} from ({x:.4g}, {y:.4g}) to ({last_x:.4g}, {last_y:.4g})")
     return f"Plot of {y_title} over {x_title}. {'; '.join(ranges)}."
 
@@ -123,8 +119,8 @@ def svg(layout: Layout, records: Sequence[Record]) -> str:
             colour, marker = _PALETTE[i % NUM_COLOURS], _MARKERS[i % len(_MARKERS)]
             axes.plot([x for x, _, _ in curve], [y for _, y, _ in curve], color=colour, linewidth=1.6)
             for x, y, label in curve:
-                point = axes.plot([x], [y], color=colour, marker=marker, linestyle="none")[0]
-                point.set_gid(f"point-{points.index((x, y, label))}")
+                gid = f"point-{points.index((x, y, label))}"
+                axes.plot([x], [y], color=colour, marker=marker, linestyle="none", gid=gid)
             handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.6))
         x_title, y_title = titles(layout)
         axes.set_xlabel(x_title)
