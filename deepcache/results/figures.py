@@ -21,20 +21,9 @@ _PREFIX = "data:image/png;base64,"
 NUM_COLOURS = 8  # in the palette of report.css; the markers tell further curves apart
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")  # nine, so that no pair of colour and marker repeats soon
 _SIZE_IN = (6.0, 3.7)  # 72 units an inch: text of 11 units is legible at 350 pixels and at 650
-_INK, _RULE = "#010203", "#040506"  # these stand for colours of the style sheet
+_STYLE = Path(__file__).with_name("templates") / "plot.mplstyle"
+_INK, _RULE = "#010203", "#040506"  # in plot.mplstyle these stand for colours of report.css
 _PALETTE = tuple(f"#0a0b{i:02x}" for i in range(1, NUM_COLOURS + 1))
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
-    "font.size": 11,
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "axes.axisbelow": True,
-    "figure.facecolor": "none",  # the page's
-    "axes.facecolor": "none",
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK),
-    "grid.color": _RULE,
-    "legend.frameon": False,
-}
 Curves = dict[str, list[tuple[float, float, str]]]
 
 
@@ -109,7 +98,7 @@ def svg(layout: Layout, records: Sequence[Record]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": layout.name}):  # ids differ from plot to plot
+    with matplotlib.rc_context({"svg.hashsalt": layout.name}, _STYLE):  # ids differ from plot to plot
         figure = Figure(figsize=_SIZE_IN, layout="constrained")
         axes = figure.add_subplot()
         axes.grid(linewidth=0.8)

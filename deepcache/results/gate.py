@@ -1,7 +1,4 @@
-"""The gate: the records of a run against those of a baseline, the exit code for CI, and the baseline's file.
-
-The baseline's file has a record a line, and of each record only what is gated, so that a committed file stays small.
-"""
+"""The gate: the records of a run against those of a baseline, the exit code for CI, and the baseline's file."""
 
 from __future__ import annotations
 
@@ -191,12 +188,9 @@ def _count(number: int, noun: str) -> str:
 def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
     """Replace the experiments of these runs in a baseline, and return a sentence that says what was written.
 
-    The baseline keeps its other experiments. It takes the median over the runs for each ratio of times, and everything
-    else from the first run.
-
-    Raises:
-        DeepCacheError: a record did not pass or stands there twice, a run lacks records of the first or was made under
-            other conditions, or the file cannot be read or written.
+    The baseline keeps its other experiments, and of each record only what is gated, so that a committed file stays
+    small. It takes the median over the runs for each ratio of times, and everything else from the first run. Each run
+    must hold the same records, all of tests that passed, made under the same conditions.
     """
     identified = [by_identity(run, "the results") for run in runs]
     for k, record in identified[0].items():

@@ -107,10 +107,9 @@ class Collector:
             return
         layouts = [layout for _, layout, _ in found]
         new = [each for each in layouts if self._layouts.setdefault(each["layout"]["name"], each) is each]
-        is_again = report.nodeid in self._finished
+        is_new = report.nodeid in self._finished or not self._finished  # the first records of a run begin a new file
         self._finished[report.nodeid] = (found[0][0], [entry for _, _, entry in found])
         if self.folder is not None:
-            is_new = is_again or len(self._finished) == 1  # the first records of a run begin a new file
             entries = self.entries if is_new else [*new, *self._finished[report.nodeid][1]]
             with open(self.folder / RECORDS, "w" if is_new else "a") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
@@ -160,9 +159,7 @@ class Gate:
         self.verdict: Verdict | None = None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> Generator[None, object, object]:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: Any) -> Generator[None, object, object]:
         """Run a suspect again at once, while the fixtures that it shares with the next test still stand."""
         result = yield
         if self._is_suspect and not self._is_second:
@@ -210,7 +207,8 @@ class Gate:
 def _place(config: pytest.Config, option: str, *, is_folder: bool = False) -> Path | None:
     """Return the path to write that an option names, and make its folder; None where nothing is to be written."""
     given = config.getoption(option, None)
-    if given is None or hasattr(config, "workerinput"):  # the controller writes what a worker of xdist measures
+    # older versions of pytest-benchmark give an open file, and the controller writes what a worker of xdist measures
+    if not isinstance(given, Path) or hasattr(config, "workerinput"):
         return None
     path = config.invocation_params.dir / given
     try:

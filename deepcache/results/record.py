@@ -110,11 +110,7 @@ def layout_entry(layout: Layout) -> dict[str, Any]:
 
 
 def from_entries(entries: Sequence[Any], source: object = "the session") -> list[Record]:
-    """Return the records among the entries of a results file, each with its layout if that is among them.
-
-    Raises:
-        DeepCacheError: an entry is neither a record nor a layout; the message names `source` and the entry's place.
-    """
+    """Return the records of a results file with their layouts; an error names `source` and the place of the entry."""
     layouts: dict[str, Layout] = {}
     records = []
     for number, entry in enumerate(entries, 1):

@@ -56,9 +56,7 @@ def _section(layout: Layout, records: Sequence[Record]) -> dict[str, Any]:
     headers, details = _details(records)
     files = dict.fromkeys(record.test for record in records if record.test)
     return {
-        "anchor": layout.name,
-        "title": layout.title,
-        "headers": [column.title for column in layout.columns],
+        "layout": layout,
         "rows": list(_rows(layout, records)) if layout.columns else [],
         "notes": tables.notes(layout, records) if layout.columns else [],
         "plot": Markup(plot),  # matplotlib's XML, serialised by ElementTree

@@ -131,10 +131,8 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
             texts[f"{layout.name}.tex"] = to_latex(layout, table, remarks)
     texts |= {"all.csv": to_csv(everything), "all.md": overview_markdown(everything)}
     pictures = [picture for _, mine in tables for record in mine for picture in record.pictures]
-    return [
-        *(write_text(out / name, text) for name, text in texts.items()),
-        *(figures.write(picture, out) for picture in pictures),
-    ]
+    written = [write_text(out / name, text) for name, text in texts.items()]
+    return written + [figures.write(picture, out) for picture in pictures]
 
 
 def overview(records: Sequence[Record]) -> pd.DataFrame:
