@@ -123,7 +123,8 @@ def gate(
     findings = [Finding(f"{each.text}; allowed", Kind.NOTE) if each.allow in allow else each for each in findings]
     kinds = [[each.text for each in findings if each.kind == kind] for kind in Kind]
     options = dict.fromkeys(f"--allow {each.allow}" for each in findings if each.allow)
-    return Verdict(len(comparable), *kinds, options=list(options))
+    regressions, incomparable, notes = kinds
+    return Verdict(len(comparable), regressions, incomparable, notes, list(options))
 
 
 def _failed(results: Sequence[Record], again: Mapping[Identity, Record]) -> Iterator[Finding]:

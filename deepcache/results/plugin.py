@@ -62,8 +62,8 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def keep(**fields: Any) -> None:
         found = Record(test=request.node.nodeid.partition("::")[0], **fields)
-        tables = request.config.pluginmanager.get_plugin(COLLECTOR).tables
-        if tables.setdefault(found.table.name, found.table) != found.table:
+        collector: Any = request.config.pluginmanager.get_plugin(COLLECTOR)
+        if collector.tables.setdefault(found.table.name, found.table) != found.table:
             raise ValueError(f"expected one table of the name {found.table.name!r}, got two; rename one of them")
         place = request.session.items.index(request.node)  # the same in every worker of xdist
         request.node.user_properties.append((PROPERTY, [place, layout_entry(found.table), found.as_dict()]))

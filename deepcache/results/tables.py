@@ -139,7 +139,7 @@ def overview(records: Sequence[Record]) -> pd.DataFrame:
     """Make one table of all records, whatever their tables: a line a record, NaN where a record has no value."""
     lines = []
     for record in records:
-        line = {"experiment": record.table.name, "row": record.label, "outcome": record.outcome}
+        line: dict[str, Scalar] = {"experiment": record.table.name, "row": record.label, "outcome": record.outcome}
         line |= {name: record.settings.get(name) for name in _SETTINGS}
         lines.append(of_each(line | {name: record.metrics.get(name) for name in _METRICS}, plain))
     return pd.DataFrame(lines)
