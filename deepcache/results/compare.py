@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from deepcache.results.record import COUNTS, Record
-from deepcache.results.text import plain
-
-REGRESSION, INCOMPARABLE, NOTE = "regression", "cannot be compared", "note"
+from deepcache.results.text import plain, some
 
 # Two records of one key are the same row only if they were run alike; seeds of other runs have no counterpart.
 RUN = ("model", "scheduler", "branch", "order", "first_seed", "num_samples", "num_steps", "batch_size")
@@ -24,46 +23,30 @@ HELP = (
     f"that was not measured, or a setting ({', '.join(CONDITIONS)}); may be given several times"
 )
 CONFIDENCE = 0.99
-_NUM_NAMED = 3  # seeds, or records, that one finding names
+# A ratio of two times that are measured in turns in one process may change by this share of the baseline's: a speedup
+# may fall by 15%, and the share of a shallow step may rise by 10%.
+SPEED = {"speedup": -0.15, "shallow_share": +0.10}
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """By how much a metric of single seeds may fall; higher values are better.
-
-    A row fails if the whole bootstrap interval of the change of its mean lies below -`mean`, or if a single seed falls
-    by more than `seed`: the noise of a machine does neither, and every destroyed image does. A seed whose value stays
-    above `same` shows the same image, however far it falls.
-    """
-
-    unit: str
-    mean: float
-    seed: float
-    same: float = math.inf
-
-
+# The metrics of single seeds, each with its unit and the value above which a seed shows the same image, however far it
+# falls; higher values are better. A row fails if the whole bootstrap interval of the change of its mean lies below
+# -MEAN_FALL, or if a single seed falls by more than SEED_FALL: the noise of a machine does neither, and every destroyed
+# image does.
+FIDELITY = {"psnr_db": ("dB", 40.0), "clip_score": ("points", math.inf)}
+MEAN_FALL, SEED_FALL = 0.1, 3.0
 # What the noise of a machine does was measured on all benches and two machines (16,303 seeds of PSNR, 3,140 of CLIP).
 # PSNR: 99.9% of the seeds differ by less than 0.01 dB, and below 40 dB none by more than 0.45 dB. Above 40 dB noise may
 # turn a single code of mini-ldm's autoencoder, which is the whole difference of an image there: 80 dB become 46 dB.
 # An allowed fall of 3 dB lets the squared error double, counted from 40 dB. A destroyed image falls by all its PSNR.
 # CLIP score: no seed differs by more than 0.18 points, and another image in place of a sample costs at least 32 points.
-FIDELITY = {"psnr_db": Tolerance("dB", mean=0.1, seed=3.0, same=40.0), "clip_score": Tolerance("points", 0.1, seed=3.0)}
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two times that are measured in turns in one process, and the share of it that may be lost."""
+class Kind(Enum):
+    """What a finding is, in the order of a verdict."""
 
-    tolerance: float
-    higher_is_better: bool
-
-    def is_suspect(self, base: float, found: float) -> bool:
-        """Whether the ratio is worse than the baseline's by more than the tolerance."""
-        limit = base * (1 - self.tolerance if self.higher_is_better else 1 + self.tolerance)
-        return found < limit if self.higher_is_better else found > limit
-
-
-SPEED = {"speedup": Ratio(0.15, higher_is_better=True), "shallow_share": Ratio(0.10, higher_is_better=False)}
+    REGRESSION = "regression"
+    INCOMPARABLE = "cannot be compared"
+    NOTE = "note"
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class Finding:
     """What the gate says: regressions fail the gate, and so does what cannot be compared unless `allow` is allowed."""
 
     text: str
-    kind: str = REGRESSION
+    kind: Kind = Kind.REGRESSION
     allow: str = ""
 
 
@@ -85,29 +68,16 @@ def differences(base: Record, found: Record, names: Iterable[str]) -> dict[str, 
     return {name: f"{name} is {said(found, name)} instead of {said(base, name)}" for name in differing}
 
 
-def some(texts: Sequence[str], between: str) -> str:
-    """Join the first few of these texts, and say how many more there are."""
-    more = f" and {len(texts) - _NUM_NAMED} more" if len(texts) > _NUM_NAMED else ""
-    return between.join(texts[:_NUM_NAMED]) + more
-
-
 def numbers(record: Record, names: Iterable[str]) -> dict[str, float]:
     """Return those metrics or settings of these names that the record has as numbers."""
     known = {**record.settings, **record.metrics}
     return {name: value for name in names if isinstance(value := known.get(name), (int, float))}
 
 
-def is_gated(record: Record) -> bool:
-    """Whether a record of a baseline has anything that is compared."""
-    return bool(numbers(record, (*COUNTS, *SPEED))) or any(map(record.per_seed.get, FIDELITY))
-
-
 def compare(base: Record, found: Record, rerun: Record | None = None) -> Iterator[Finding]:
     """Find changed counts, and falls of fidelity or speed beyond their tolerance, between two records of one row.
 
-    Args:
-        base, found: the records of the baseline and of the run.
-        rerun: the record of the same test when it was run once more; a ratio is lost if it looks lost in both runs.
+    A ratio is lost if it looks lost in `found` and in `rerun`, the record of the same test when it was run once more.
     """
     counts = numbers(found, COUNTS)
     for name, old in numbers(base, COUNTS).items():
@@ -115,21 +85,35 @@ def compare(base: Record, found: Record, rerun: Record | None = None) -> Iterato
             yield Finding(f"{name}: {old:.12g} in the baseline, not measured here")
         elif counts[name] != old:
             yield Finding(f"{name}: {old:.12g} -> {counts[name]:.12g}; update the baseline if intended")
-    for name, tolerance in FIDELITY.items():
+    for name in FIDELITY:
         before, after = base.per_seed.get(name, []), found.per_seed.get(name, [])
         if before and len(before) != len(after):
-            yield Finding(f"{name}: the baseline has {len(before)} seeds and this record {len(after)}", INCOMPARABLE)
+            counted = f"the baseline has {len(before)} seeds and this record {len(after)}"
+            yield Finding(f"{name}: {counted}", Kind.INCOMPARABLE)
         elif before:  # the record may have more than the baseline
-            yield from _falls(name, tolerance, base, after)
+            yield from _falls(name, base, after)
+    again = {} if rerun is None else numbers(rerun, SPEED)
+    confirmed = {} if rerun is None else suspects(base, rerun)
     for name, (old, new) in suspects(base, found).items():
-        yield _slower(name, old, new, rerun)
+        change = f"{name}: {old:.3g} -> {new:.3g} ({new / old - 1:+.1%}), tolerance {abs(SPEED[name]):.0%}"
+        if rerun is not None and rerun.outcome != "passed":
+            yield Finding(f"{change}; the re-run failed")
+        elif name not in again:
+            yield Finding(f"{change}; not re-run")
+        elif name in confirmed:
+            yield Finding(f"{change}; confirmed by a re-run, {again[name]:.3g}")
+        else:
+            yield Finding(f"{change}; not confirmed by a re-run, {again[name]:.3g}", Kind.NOTE)
 
 
 def suspects(base: Record, found: Record) -> dict[str, tuple[float, float]]:
     """Return the ratios, in the baseline and in the run, that are worse by more than their tolerance."""
-    new = numbers(found, SPEED)
-    pairs = {name: (old, new[name]) for name, old in numbers(base, SPEED).items() if name in new}
-    return {name: pair for name, pair in pairs.items() if SPEED[name].is_suspect(*pair)}
+    worse, after = {}, numbers(found, SPEED)
+    for name, old in numbers(base, SPEED).items():
+        new, limit = after.get(name, old), old * (1 + SPEED[name])
+        if new < limit < old or new > limit > old:
+            worse[name] = (old, new)
+    return worse
 
 
 def interval(changes: Sequence[float]) -> tuple[float, float]:
@@ -144,31 +128,18 @@ def interval(changes: Sequence[float]) -> tuple[float, float]:
     return bootstrap(np.mean, np.asarray(changes, dtype=np.float64), (1 - CONFIDENCE) / 2)
 
 
-def _falls(name: str, tolerance: Tolerance, base: Record, after: Sequence[float]) -> Iterator[Finding]:
+def _falls(name: str, base: Record, after: Sequence[float]) -> Iterator[Finding]:
     """Find a fall of the mean, and seeds that fell too far, counted from `same` where the old value lies above it."""
-    before, unit, same = base.per_seed[name], tolerance.unit, tolerance.same
+    before, (unit, same) = base.per_seed[name], FIDELITY[name]
     changes = [new - old for old, new in zip(before, after, strict=True)]
-    low, high = interval(changes) if sum(changes) / len(changes) < -tolerance.mean else (0.0, 0.0)
-    if high < -tolerance.mean:
+    low, high = interval(changes) if sum(changes) / len(changes) < -MEAN_FALL else (0.0, 0.0)
+    if high < -MEAN_FALL:
         change = f"the mean over {len(changes)} seeds changes by {low:+.3f} to {high:+.3f} {unit}"
-        yield Finding(f"{name}: {change} ({CONFIDENCE:.0%} bootstrap), tolerance -{tolerance.mean} {unit}")
+        yield Finding(f"{name}: {change} ({CONFIDENCE:.0%} bootstrap), tolerance -{MEAN_FALL} {unit}")
     falls = [min(old, same) - min(new, same) for old, new in zip(before, after, strict=True)]
-    fallen = sorted((i for i, fall in enumerate(falls) if fall > tolerance.seed), key=lambda i: -falls[i])
+    fallen = sorted((i for i, fall in enumerate(falls) if fall > SEED_FALL), key=lambda i: -falls[i])
     if fallen:
         first_seed = numbers(base, ["first_seed"]).get("first_seed", 0)
         named = [f"seed {first_seed + i:.0f} {before[i]:.4g} -> {after[i]:.4g}" for i in fallen]
-        count = f"{len(fallen)} of {len(before)} seeds fall by more than {tolerance.seed:g} {unit}"
+        count = f"{len(fallen)} of {len(before)} seeds fall by more than {SEED_FALL:g} {unit}"
         yield Finding(f"{name}: {count}: {some(named, ', ')}")
-
-
-def _slower(name: str, old: float, new: float, rerun: Record | None) -> Finding:
-    """Say by how much a suspect ratio is worse, and whether a second run confirms that."""
-    change = f"{name}: {old:.3g} -> {new:.3g} ({new / old - 1:+.1%}), tolerance {SPEED[name].tolerance:.0%}"
-    if rerun is not None and rerun.outcome != "passed":
-        return Finding(f"{change}; the re-run failed")
-    second = None if rerun is None else numbers(rerun, [name]).get(name)
-    if second is None:
-        return Finding(f"{change}; not re-run")
-    if SPEED[name].is_suspect(old, second):
-        return Finding(f"{change}; confirmed by a re-run, {second:.3g}")
-    return Finding(f"{change}; not confirmed by a re-run, {second:.3g}", NOTE)

@@ -21,20 +21,9 @@ _PREFIX = "data:image/png;base64,"
 NUM_COLOURS = 8  # in the palette of report.css; the markers tell further curves apart
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")  # nine, so that no pair of colour and marker repeats soon
 _SIZE_IN = (6.0, 3.7)  # 72 units an inch: text of 11 units is legible at 350 pixels and at 650
-_INK, _RULE = "#010203", "#040506"  # these stand for colours of the style sheet
+_STYLE = Path(__file__).with_name("templates") / "plot.mplstyle"
+_INK, _RULE = "#010203", "#040506"  # in plot.mplstyle these stand for colours of report.css
 _PALETTE = tuple(f"#0a0b{i:02x}" for i in range(1, NUM_COLOURS + 1))
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
-    "font.size": 11,
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "axes.axisbelow": True,
-    "figure.facecolor": "none",  # the page's
-    "axes.facecolor": "none",
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK),
-    "grid.color": _RULE,
-    "legend.frameon": False,
-}
 Curves = dict[str, list[tuple[float, float, str]]]
 
 
@@ -55,11 +44,7 @@ def picture(name: str, alt: str, image: Any) -> dict[str, str]:
 
 
 def write(found: dict[str, str], folder: Path) -> Path:
-    """Write a picture as `folder/NAME.png`.
-
-    Raises:
-        DeepCacheError: the picture is no PNG, or the file cannot be written.
-    """
+    """Write a picture as `folder/NAME.png`, or say that it is no PNG or that the file cannot be written."""
     path = folder / f"{Path(found['name']).name}.png"
     try:
         path.write_bytes(base64.b64decode(found["data"].removeprefix(_PREFIX), validate=True))
@@ -98,7 +83,7 @@ def description(layout: Layout, found: Curves) -> str:
     ranges = []
     for name, points in found.items():
         (x, y, _), (last_x, last_y, _) = points[0], points[-1]
-        count = "1 point" if len(points) == 1 else f"{len(points)} points"
+        count = f"{len(points)} point{'s' * (len(points) != 1)}"
         ranges.append(f"{name}: {count} from ({x:.4g}, {y:.4g}) to ({last_x:.4g}, {last_y:.4g})")
     return f"Plot of {y_title} over {x_title}. {'; '.join(ranges)}."
 
@@ -113,7 +98,7 @@ def svg(layout: Layout, records: Sequence[Record]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": layout.name}):  # ids differ from plot to plot
+    with matplotlib.rc_context({"svg.hashsalt": layout.name}, _STYLE):  # ids differ from plot to plot
         figure = Figure(figsize=_SIZE_IN, layout="constrained")
         axes = figure.add_subplot()
         axes.grid(linewidth=0.8)
@@ -123,8 +108,8 @@ def svg(layout: Layout, records: Sequence[Record]) -> str:
             colour, marker = _PALETTE[i % NUM_COLOURS], _MARKERS[i % len(_MARKERS)]
             axes.plot([x for x, _, _ in curve], [y for _, y, _ in curve], color=colour, linewidth=1.6)
             for x, y, label in curve:
-                point = axes.plot([x], [y], color=colour, marker=marker, linestyle="none")[0]
-                point.set_gid(f"point-{points.index((x, y, label))}")
+                gid = f"point-{points.index((x, y, label))}"
+                axes.plot([x], [y], color=colour, marker=marker, linestyle="none", gid=gid)
             handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.6))
         x_title, y_title = titles(layout)
         axes.set_xlabel(x_title)

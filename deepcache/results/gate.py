@@ -1,7 +1,4 @@
-"""The gate: the records of a run against those of a baseline, the exit code for CI, and the baseline's file.
-
-The file has a record a line, and of each record only what is gated, so that a committed file stays small.
-"""
+"""The gate: the records of a run against those of a baseline, the exit code for CI, and the baseline's file."""
 
 from __future__ import annotations
 
@@ -15,28 +12,13 @@ from typing import TypeVar
 
 from deepcache.errors import DeepCacheError
 from deepcache.files import write_text
-from deepcache.results.compare import (
-    CONDITIONS,
-    FIDELITY,
-    INCOMPARABLE,
-    NOTE,
-    REGRESSION,
-    RUN,
-    SPEED,
-    Finding,
-    compare,
-    differences,
-    is_gated,
-    numbers,
-    some,
-)
+from deepcache.results.compare import CONDITIONS, FIDELITY, RUN, SPEED, Finding, Kind, compare, differences, numbers
 from deepcache.results.layout import Layout
 from deepcache.results.record import COUNTS, Record, read
-from deepcache.results.text import plain
+from deepcache.results.text import plain, some
 
 T = TypeVar("T")
 Identity = tuple[Hashable, ...]
-_SETTINGS = (*RUN, *CONDITIONS, *COUNTS)  # that a baseline keeps
 _ENVIRONMENT = ("machine", "torch", "diffusers")  # a changed number may come from these
 _STEADY = 3  # the median of so many runs is safe from one slow minute
 _DIGITS = 4  # of values of single seeds, far below the tolerances
@@ -61,28 +43,19 @@ class Verdict:
         head = f"gate: {_count(self.num_compared, 'record')} compared, {_count(len(self.regressions), 'regression')}"
         if self.incomparable:
             head += f", {_count(len(self.incomparable), 'reason')} why the rest cannot be compared"
-        found = ((REGRESSION, self.regressions), (INCOMPARABLE, self.incomparable), (NOTE, self.notes))
-        lines = [f"{kind}: {text}" for kind, texts in found for text in texts]
+        found = zip(Kind, (self.regressions, self.incomparable, self.notes), strict=True)
+        lines = [f"{kind.value}: {text}" for kind, texts in found for text in texts]
         hint = f"to compare the rest all the same: {' '.join(self.options)} (of pytest: --paper-gate-allow)"
         return "\n".join([head, *lines, *([hint] if self.options else [])])
 
 
-def row(record: Record) -> Identity:
-    """Return the table and the key, which say what row a record is, whatever seeds and steps it was run with."""
-    return (record.table.name, frozenset(record.key.items()))
-
-
 def identity(record: Record) -> Identity:
-    """Return the row and the settings of its run, by which a record finds its baseline."""
-    return (*row(record), *(record.settings.get(name) for name in RUN))
+    """Return the table and the key, which name the row, and the settings of its run: what tells records apart."""
+    return (record.table.name, frozenset(record.key.items()), *(record.settings.get(name) for name in RUN))
 
 
 def by_identity(records: Iterable[Record], what: str) -> dict[Identity, Record]:
-    """Return the records of a baseline by their identity; `what` names the baseline in an error.
-
-    Raises:
-        DeepCacheError: two records cannot be told apart, or a record is of a test that did not pass.
-    """
+    """Return the records of a baseline by their identity; refuse two of one identity, and a test that did not pass."""
     found: dict[Identity, Record] = {}
     for record in records:
         if record.outcome != "passed":
@@ -109,37 +82,46 @@ def gate(
     speed got worse (`compare`), or if it is missing although other rows of its table were run.
 
     Args:
-        baseline, results: the records of the baseline and of the run.
+        baseline, results: the records of the baseline, which `by_identity` checks, and of the run.
         reruns: the records of the same run once more, of all tests or of some; of equal records the last counts.
         allow: those of `ALLOWANCES` that turn what cannot be compared into a note.
-
-    Raises:
-        DeepCacheError: the baseline holds a record twice, or the record of a test that did not pass.
     """
     bases = by_identity(baseline, "the baseline")
-    first: dict[Identity, Record] = {}
+    found = defaultdict(list)
     for record in results:
-        first.setdefault(identity(record), record)
+        found[identity(record)].append(record)
     again = {identity(record): record for record in reruns}
-    pairs = {k: (base, first[k]) for k, base in bases.items() if k in first}
+    pairs = {k: (base, found[k][0]) for k, base in bases.items() if k in found}
     comparable = {k: pair for k, pair in pairs.items() if not differences(*pair, set(CONDITIONS) - set(allow))}
     findings = [
         *_failed(results, again),
-        *_repeated(results),
         *(
-            Finding(f"{label(base)}: {found.text}", found.kind)
-            for k, (base, record) in comparable.items()
-            for found in compare(base, record, again.get(k))
+            Finding(f"{label(same[-1])}: recorded {len(same)} times; give each row a key of its own", Kind.INCOMPARABLE)
+            for same in found.values()
+            if len(same) > 1  # only the first is compared, so this must not pass
         ),
-        *_otherwise(pairs.values()),
-        *_absent(bases, first),
-        *_untimed(comparable.values()),
+        *(
+            replace(change, text=f"{label(base)}: {change.text}")
+            for k, (base, record) in comparable.items()
+            for change in compare(base, record, again.get(k))
+        ),
+        *_in_one(
+            (Finding(text, Kind.INCOMPARABLE, name), base)
+            for base, record in pairs.values()
+            for name, text in differences(base, record, CONDITIONS).items()
+        ),
+        *_absent(bases, {k: same[0] for k, same in found.items()}),
+        *_in_one(
+            (Finding("speed not measured", Kind.INCOMPARABLE, "speed"), base)
+            for base, record in comparable.values()
+            if numbers(base, SPEED).keys() - numbers(record, SPEED).keys()
+        ),
         *_ungated(base for base, _ in comparable.values()),
     ]
     if not comparable:
-        findings.append(Finding("no record of the baseline can be compared with one of the results", INCOMPARABLE))
-    findings = [Finding(f"{each.text}; allowed", NOTE) if each.allow in allow else each for each in findings]
-    kinds = [[each.text for each in findings if each.kind == kind] for kind in (REGRESSION, INCOMPARABLE, NOTE)]
+        findings.append(Finding("no record of the baseline can be compared with one of the results", Kind.INCOMPARABLE))
+    findings = [Finding(f"{each.text}; allowed", Kind.NOTE) if each.allow in allow else each for each in findings]
+    kinds = [[each.text for each in findings if each.kind == kind] for kind in Kind]
     options = dict.fromkeys(f"--allow {each.allow}" for each in findings if each.allow)
     regressions, incomparable, notes = kinds
     return Verdict(len(comparable), regressions, incomparable, notes, list(options))
@@ -149,7 +131,7 @@ def _failed(results: Sequence[Record], again: Mapping[Identity, Record]) -> Iter
     """Find the tests that did not pass; an error, a skipped test and an expected failure are no pass either."""
     for record in results:
         if record.outcome != "passed" and again.get(identity(record), record).outcome == "passed":
-            yield Finding(f"{label(record)}: {_said(record)}, and passed when run again", NOTE)
+            yield Finding(f"{label(record)}: {_said(record)}, and passed when run again", Kind.NOTE)
         elif record.outcome != "passed":
             yield Finding(f"{label(record)}: {_said(record)}")
 
@@ -158,68 +140,46 @@ def _said(record: Record) -> str:
     return "failed" if record.outcome == "failed" else f"has the outcome {plain(record.outcome)!r}, not 'passed'"
 
 
-def _repeated(results: Sequence[Record]) -> Iterator[Finding]:
-    """Find records that stand there more than once: only the first is compared, so this must not pass."""
-    count = Counter(map(identity, results))
-    for each, record in {identity(record): record for record in results}.items():
-        if count[each] > 1:
-            text = f"{label(record)}: recorded {count[each]} times; give each row a key of its own"
-            yield Finding(text, INCOMPARABLE)
-
-
-def _otherwise(pairs: Iterable[tuple[Record, Record]]) -> Iterator[Finding]:
-    """Find conditions that differ, and name each once with its records."""
-    found = defaultdict(list)
-    for base, record in pairs:
-        for difference in differences(base, record, CONDITIONS).items():
-            found[difference].append(base)
-    for (name, text), records in found.items():
-        yield Finding(f"{text}: {_named(records)}", INCOMPARABLE, name)
+def _in_one(found: Iterable[tuple[Finding, Record]], remedy: str = "") -> Iterator[Finding]:
+    """Make one finding, which names the records, of equal findings on several records."""
+    alike = defaultdict(list)
+    for finding, record in found:
+        alike[finding].append(label(record))
+    for finding, labels in alike.items():
+        named = f"{_count(len(labels), 'record')} ({some(labels, '; ')})"
+        yield replace(finding, text=f"{finding.text}: {named}{remedy}")
 
 
 def _absent(bases: Mapping[Identity, Record], found: Mapping[Identity, Record]) -> Iterator[Finding]:
     """Find records that only one side has: they are missing, were run otherwise, are new, or were not run at all."""
     run = {record.table.name for record in found.values()}
-    unmatched = [record for k, record in found.items() if k not in bases]
-    others = {row(record): record for record in unmatched}
-    missing = [record for k, record in bases.items() if k not in found]
-    otherwise = defaultdict(list)
-    for base in missing:
-        other = others.get(row(base))
-        if other is not None:
-            otherwise[", ".join(differences(base, other, RUN).values())].append(base)
+    missing = {k: base for k, base in bases.items() if k not in found}
+    others = {k[:2]: record for k, record in found.items() if k not in bases}  # of rows, however they were run
+    otherwise = []
+    for k, base in missing.items():
+        if other := others.get(k[:2]):
+            text = ", ".join(differences(base, other, RUN).values())
+            otherwise.append((Finding(text, Kind.INCOMPARABLE), base))
         elif base.table.name in run:
             yield Finding(f"{label(base)}: missing; update the baseline if intended")
-    for text, records in otherwise.items():
-        yield Finding(f"{text}: {_named(records)}; run them as the baseline was", INCOMPARABLE)
-    for table, times in Counter(base.table.name for base in missing if base.table.name not in run).items():
-        yield Finding(f"{table}: not run ({_count(times, 'record')})", INCOMPARABLE, "experiments")
-    tried = {row(base) for base in missing}
-    for record in unmatched:
-        if row(record) not in tried:
-            yield Finding(f"{label(record)}: new, not in the baseline", NOTE)
-
-
-def _untimed(pairs: Iterable[tuple[Record, Record]]) -> Iterator[Finding]:
-    """Find records without a ratio of times that the baseline holds."""
-    missing = [base for base, record in pairs if numbers(base, SPEED).keys() - numbers(record, SPEED).keys()]
-    if missing:
-        yield Finding(f"speed not measured: {_named(missing)}", INCOMPARABLE, "speed")
+    yield from _in_one(otherwise, "; run them as the baseline was")
+    for table, times in Counter(base.table.name for base in missing.values() if base.table.name not in run).items():
+        yield Finding(f"{table}: not run ({_count(times, 'record')})", Kind.INCOMPARABLE, "experiments")
+    tried = {k[:2] for k in missing}
+    for k, record in found.items():
+        if k not in bases and k[:2] not in tried:
+            yield Finding(f"{label(record)}: new, not in the baseline", Kind.NOTE)
 
 
 def _ungated(bases: Iterable[Record]) -> Iterator[Finding]:
     """Find rows that can fail through their own test alone, and name all rows of a table in one finding."""
     found = defaultdict(list)
     for base in bases:
-        if not is_gated(base):
+        if not numbers(base, (*COUNTS, *SPEED)) and not any(map(base.per_seed.get, FIDELITY)):
             found[base.table.name].append(base.label)
     for table, rows in found.items():
         names = plain("; ".join(dict.fromkeys(rows)))
-        yield Finding(f"{table}: nothing is gated of {_count(len(rows), 'record')}: {names}", NOTE)
-
-
-def _named(records: Sequence[Record]) -> str:
-    return f"{_count(len(records), 'record')} ({some([label(record) for record in records], '; ')})"
+        yield Finding(f"{table}: nothing is gated of {_count(len(rows), 'record')}: {names}", Kind.NOTE)
 
 
 def _count(number: int, noun: str) -> str:
@@ -229,12 +189,9 @@ def _count(number: int, noun: str) -> str:
 def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
     """Replace the experiments of these runs in a baseline, and return a sentence that says what was written.
 
-    The baseline keeps its other experiments. It takes the median over the runs for each ratio of times, and everything
-    else from the first run.
-
-    Raises:
-        DeepCacheError: a record did not pass or stands there twice, a run lacks records of the first or was made under
-            other conditions, or the file cannot be read or written.
+    The baseline keeps its other experiments, and of each record only what is gated, so that a committed file stays
+    small. It takes the median over the runs for each ratio of times, and everything else from the first run. Each run
+    must hold the same records, all of tests that passed, made under the same conditions.
     """
     identified = [by_identity(run, "the results") for run in runs]
     for k, record in identified[0].items():
@@ -246,8 +203,7 @@ def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
     new = [_slim(record, [run[k] for run in identified]) for k, record in identified[0].items()]
     mine = {record.table.name for record in new}
     kept = [record for record in read(path) if record.table.name not in mine] if path.exists() else []
-    whole = [record.as_dict() for record in (*kept, *new)]
-    entries = [{name: value for name, value in entry.items() if value not in ([], "")} for entry in whole]
+    entries = [{k: v for k, v in record.as_dict().items() if v not in ([], "")} for record in (*kept, *new)]
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
     write_text(path, f'{{"deepcache":[\n{lines}\n]}}\n')
     written = f"written: {path}, {len(new)} records of {', '.join(sorted(mine))}; {len(kept)} of other experiments kept"
@@ -258,18 +214,18 @@ def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
 
 def _slim(record: Record, runs: Sequence[Record]) -> Record:
     """Return what is gated of a record, with the median of its ratios over the runs."""
-    measured = [numbers(run, SPEED) for run in runs]
-    ratios = {name: [each[name] for each in measured if name in each] for name in SPEED}
+    ratios = {name: [ratio for run in runs for ratio in numbers(run, [name]).values()] for name in SPEED}
     medians = {name: statistics.median(values) for name, values in ratios.items() if values}
-    seeds = _only(FIDELITY, record.per_seed)
     return replace(
         record,
         table=Layout(record.table.name),
         test="",
-        settings=_only(_SETTINGS, record.settings),
+        settings=_only((*RUN, *CONDITIONS, *COUNTS), record.settings),
         metrics=_only((*COUNTS, *SPEED), {**record.metrics, **medians}),
         environment=_only(_ENVIRONMENT, record.environment),
-        per_seed={name: [round(value, _DIGITS) for value in values] for name, values in seeds.items()},
+        per_seed={
+            k: [round(value, _DIGITS) for value in values] for k, values in _only(FIDELITY, record.per_seed).items()
+        },
         pictures=[],
     )
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from deepcache.errors import DeepCacheError, first_line, on_one_line, shown
-from deepcache.results.text import encodable, of_each, plain
+from deepcache.results.text import of_each, plain
 
 T = TypeVar("T")
 Scalar = str | int | float | bool | None
@@ -89,9 +89,8 @@ class Published(Closed):
     def __post_init__(self) -> None:
         if not self.key:
             raise ValueError("expected a published row with a key, got none; name what it stands beside")
-        for value in self.values.values():
-            if not math.isfinite(value):
-                raise ValueError(f"expected finite published values, got {value}")
+        if not all(map(math.isfinite, self.values.values())):
+            raise ValueError(f"expected finite published values, got {shown(self.values)}")
 
 
 @dataclass(frozen=True)
@@ -128,24 +127,15 @@ class Layout(Closed):
         """Return the published row beneath a record of this key, or None."""
         return next((row for row in self.published if row.key.items() <= key.items()), None)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the layout for JSON."""
-        return dict(of_each(asdict(self), encodable))
-
     def displayed(self) -> Layout:
         """Return the layout with every text on one line, as tables and pages show it."""
         return checked(Layout, of_each(asdict(self), plain), "the layout of a table")
 
 
 def checked(kind: Callable[..., T], entry: object, what: str) -> T:
-    """Return an entry of a results file as an instance of its dataclass.
-
-    Raises:
-        DeepCacheError: the entry has another form; the message begins with `what`, and says where the first fault is.
-    """
+    """Return an entry of a results file as an instance of its dataclass, or say where its first fault is."""
     try:
-        found: T = _adapter(kind).validate_python(entry)
-        return found
+        return cast("T", _adapter(kind).validate_python(entry))
     except (TypeError, ValueError) as error:  # a ValidationError of pydantic is a ValueError
         reason = first_line(error)
         if hasattr(error, "errors"):
@@ -169,12 +159,8 @@ def published() -> dict[str, Any]:
 
 
 def published_row(**match: Any) -> dict[str, Any]:
-    """Return the first row of published.json with these values, e.g. table="Table 1", method="Uniform - N=2".
-
-    Raises:
-        LookupError: the paper has no such row.
-    """
-    for entry in published()["rows"]:
-        if all(entry.get(name) == value for name, value in match.items()):
-            return dict(entry)
-    raise LookupError(f"expected a row of published.json, found none with {match}")
+    """Return the first row of published.json with these values, e.g. table="Table 1", method="Uniform - N=2"."""
+    rows = [dict(row) for row in published()["rows"] if match.items() <= row.items()]
+    if not rows:
+        raise LookupError(f"expected a row of published.json, found none with {match}")
+    return rows[0]

@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from deepcache.results.record import Record, from_entries, layout_entry, read
 PROPERTY = "deepcache_entries"  # of a test's report: the place of the test in the session, a layout, and a record
 RERUN = "rerun"  # the outcome of an attempt that is followed by another, as pytest-rerunfailures calls it
 RECORDS = "records.jsonl"
+COLLECTOR = "deepcache-collector"
 Entry = dict[str, Any]
-_TABLES = pytest.StashKey[dict[str, Layout]]()  # the tables of this process by their names
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,12 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     collector = Collector(config)
-    config.pluginmanager.register(collector, "deepcache-collector")
-    config.stash[_TABLES] = {}
-    baseline = config.getoption("paper_gate")
-    if config.getoption("paper_gate_allow") and baseline is None:
+    config.pluginmanager.register(collector, COLLECTOR)
+    baseline = config.getoption("--paper-gate")
+    if config.getoption("--paper-gate-allow") and baseline is None:
         raise pytest.UsageError("--paper-gate-allow: expected --paper-gate BASELINE beside it, got none")
-    if baseline is not None and collector.writes:
+    if baseline is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Gate(config.invocation_params.dir / baseline, collector), "deepcache-gate")
 
 
@@ -62,7 +62,8 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def keep(**fields: Any) -> None:
         found = Record(test=request.node.nodeid.partition("::")[0], **fields)
-        if request.config.stash[_TABLES].setdefault(found.table.name, found.table) != found.table:
+        collector: Any = request.config.pluginmanager.get_plugin(COLLECTOR)
+        if collector.tables.setdefault(found.table.name, found.table) != found.table:
             raise ValueError(f"expected one table of the name {found.table.name!r}, got two; rename one of them")
         place = request.session.items.index(request.node)  # the same in every worker of xdist
         request.node.user_properties.append((PROPERTY, [place, layout_entry(found.table), found.as_dict()]))
@@ -86,19 +87,13 @@ class Collector:
     """Gathers the records of finished tests, of this process or of xdist's workers."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.folder = _place(config, "paper_tables")
-        self.report = _place(config, "paper_report")
-        self.results = _place(config, "benchmark_json")
+        self.folder = _place(config, "--paper-tables", is_folder=True)
+        self.report = _place(config, "--paper-report")
+        self.results = _place(config, "--benchmark-json")
         self.command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
+        self.tables: dict[str, Layout] = {}  # by name, of the tests that this process runs
         self._layouts: dict[str, Entry] = {}  # by name
         self._finished: dict[str, tuple[int, list[Entry]]] = {}  # by test: its place, and its last records
-        self.writes = not hasattr(config, "workerinput")
-        if self.writes:
-            _prepare("--paper-tables", self.folder)
-            for option, file in (("--paper-report", self.report), ("--benchmark-json", self.results)):
-                _prepare(option, file and file.parent)
-                if file and file.is_dir():
-                    raise pytest.UsageError(f"{option}: expected a file to write, {file} is a folder")
 
     @property
     def entries(self) -> list[Entry]:
@@ -112,10 +107,9 @@ class Collector:
             return
         layouts = [layout for _, layout, _ in found]
         new = [each for each in layouts if self._layouts.setdefault(each["layout"]["name"], each) is each]
-        is_again = report.nodeid in self._finished
+        is_new = report.nodeid in self._finished or not self._finished  # the first records of a run begin a new file
         self._finished[report.nodeid] = (found[0][0], [entry for _, _, entry in found])
-        if self.folder is not None and self.writes:
-            is_new = is_again or len(self._finished) == 1  # the first records of a run begin a new file
+        if self.folder is not None:
             entries = self.entries if is_new else [*new, *self._finished[report.nodeid][1]]
             with open(self.folder / RECORDS, "w" if is_new else "a") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
@@ -130,7 +124,7 @@ class Collector:
 
         If it timed nothing, as under xdist, it writes no file, and an older run's file would pass for this run's.
         """
-        if self.results is not None and self.writes and self._finished:
+        if self.results is not None and self._finished:
             machine = session.config.hook.pytest_benchmark_generate_machine_info(config=session.config)
             untimed = {"machine_info": machine, "benchmarks": [], "deepcache": self.entries}
             self.results.write_text(json.dumps(untimed, indent=4))
@@ -139,11 +133,9 @@ class Collector:
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, None, None]:
         yield
-        for name, place, write in (
-            ("tables", self.folder, write_tables),
-            ("report", self.report, lambda records, file: write_report(records, file, self.command)),
-        ):
-            if place is not None and self.writes and self._finished:
+        report = partial(write_report, made_by=self.command)
+        for name, place, write in (("tables", self.folder, write_tables), ("report", self.report, report)):
+            if place is not None and self._finished:
                 terminalreporter.section(f"deepcache {name}")
                 try:
                     terminalreporter.write_line(write(from_entries(self.entries), place))
@@ -157,8 +149,7 @@ class Gate:
 
     def __init__(self, path: Path, collector: Collector) -> None:
         try:
-            self.baseline = read(path)
-            self._bases = by_identity(self.baseline, "the baseline")
+            self.bases = by_identity(read(path), "the baseline")
         except DeepCacheError as error:
             raise pytest.UsageError(f"--paper-gate: {error}") from error
         self.collector = collector
@@ -168,9 +159,7 @@ class Gate:
         self.verdict: Verdict | None = None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> Generator[None, object, object]:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: Any) -> Generator[None, object, object]:
         """Run a suspect again at once, while the fixtures that it shares with the next test still stand."""
         result = yield
         if self._is_suspect and not self._is_second:
@@ -186,7 +175,7 @@ class Gate:
         found = {identity(each): each for each in from_entries([entry for _, _, entry in recorded(report)])}
         if self._is_second:
             self.again |= found
-        elif found and (report.failed or any(suspects(self._bases.get(k, each), each) for k, each in found.items())):
+        elif found and (report.failed or any(suspects(self.bases.get(k, each), each) for k, each in found.items())):
             self._is_suspect = True
             self.first |= found
             report.outcome = RERUN  # type: ignore[assignment]
@@ -197,14 +186,14 @@ class Gate:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        if not ended or session.config.option.collectonly:
+        asked = session.config.option
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or asked.collectonly:
             return
         records = [self.first.get(identity(record), record) for record in from_entries(self.collector.entries)]
         reruns = [self.again.get(each, replace(record, outcome="failed")) for each, record in self.first.items()]
         if session.config.pluginmanager.hasplugin("dsession"):  # times on several processes mean nothing
             records = [replace(r, metrics={k: v for k, v in r.metrics.items() if k not in SPEED}) for r in records]
-        self.verdict = gate(self.baseline, records, reruns, allow=session.config.getoption("paper_gate_allow"))
+        self.verdict = gate([*self.bases.values()], records, reruns, allow=asked.paper_gate_allow)
         if exitstatus == pytest.ExitCode.OK:
             session.exitstatus = self.verdict.exit_code
 
@@ -215,15 +204,17 @@ class Gate:
         terminalreporter.write_line(str(self.verdict or "not gated: the tests did not run to their end"))
 
 
-def _place(config: pytest.Config, option: str) -> Path | None:
-    """Return the path that an option names; None where the option was not given, or is another plugin's open file."""
-    path = config.getoption(option, None)
-    return config.invocation_params.dir / path if isinstance(path, Path) else None
-
-
-def _prepare(option: str, folder: Path | None) -> None:
+def _place(config: pytest.Config, option: str, *, is_folder: bool = False) -> Path | None:
+    """Return the path to write that an option names, and make its folder; None where nothing is to be written."""
+    given = config.getoption(option, None)
+    # older versions of pytest-benchmark give an open file, and the controller writes what a worker of xdist measures
+    if not isinstance(given, Path) or hasattr(config, "workerinput"):
+        return None
+    path = config.invocation_params.dir / given
     try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        (path if is_folder else path.parent).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise pytest.UsageError(f"{option}: cannot write to {folder}: {error}") from error
+        raise pytest.UsageError(f"{option}: cannot write to {path}: {error}") from error
+    if not is_folder and path.is_dir():
+        raise pytest.UsageError(f"{option}: expected a file to write, {path} is a folder")
+    return path

@@ -6,23 +6,18 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepcache.errors import DeepCacheError, shown
 from deepcache.files import json_value, read_text
-from deepcache.results.layout import Closed, Layout, Scalar, checked
+from deepcache.results.layout import Closed, Layout, checked
 from deepcache.results.text import encodable, of_each, plain
 
-if TYPE_CHECKING:
-    Scalars = dict[str, Scalar]
-    Values = dict[str, list[float]]
-else:  # for pydantic: `Record` checks the values itself, with clearer messages
-    Scalars, Values = dict[str, Any], dict[str, list[Any]]
-
+Scalars = dict[str, Any]  # of `Scalar`; `Record` checks them itself, with clearer messages than pydantic's
 SCHEMA = 2
 WHAT = "a results file"
 MOST_BYTES = 256 << 20  # the records of all benches on the embedded models have 3 MiB
@@ -33,12 +28,8 @@ RATIOS = ("speedup", "shallow_share")  # of two times
 @cache
 def _libraries() -> Scalars:
     """Return the machine and the library versions that a number depends on."""
-    packages = ("torch", "diffusers", "numpy", "deepcache-bench")
-    return {
-        "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+    versions = {name: version(name) for name in ("torch", "diffusers", "numpy", "deepcache-bench")}
+    return {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), **versions}
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ class Record(Closed):
     metrics: Scalars
     environment: Scalars = field(default_factory=lambda: dict(_libraries()))
     outcome: str = "unknown"
-    per_seed: Values = field(default_factory=dict)
+    per_seed: dict[str, list[Any]] = field(default_factory=dict)
     pictures: list[dict[str, str]] = field(default_factory=list)
     label: str = ""
     test: str = ""
@@ -83,9 +74,7 @@ class Record(Closed):
                 raise TypeError(f"expected name, alt and data in a picture, got {sorted(picture)}")
         for where in ("key", "settings", "metrics", "environment"):
             for name, value in getattr(self, where).items():
-                _require_scalar(f"{where}[{name!r}]", value)
-                if where in ("settings", "metrics") and name in (*COUNTS, *RATIOS) and value is not None:
-                    _require_amount(f"{where}[{name!r}]", value, above_zero=name in RATIOS)
+                _check(where, name, value)
         if not self.label:
             known = {name: each for name, each in self.key.items() if each is not None}
             words = [each if isinstance(each, str) else f"{name} {each}" for name, each in known.items()]
@@ -100,32 +89,28 @@ class Record(Closed):
         return Record(**of_each({**vars(self), "table": table}, plain))
 
 
-def _require_scalar(place: str, value: object) -> None:
+def _check(where: str, name: str, value: Any) -> None:
+    """Require a plain scalar that is finite; a measured count is at least 0, and a ratio of times is above 0."""
+    place = f"{where}[{name!r}]"
     if type(value) not in (str, int, float, bool, type(None)):
         raise TypeError(f"expected a plain scalar in {place}, got a {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"expected a finite number in {place}, got {value}; leave it out instead")
-
-
-def _require_amount(place: str, value: str | float, *, above_zero: bool) -> None:
-    """Require a count of at least 0, or a ratio of times above 0."""
+    if value is None or where not in ("settings", "metrics") or name not in (*COUNTS, *RATIOS):
+        return
     if isinstance(value, (str, bool)):
         raise TypeError(f"expected a number in {place}, got {shown(value)}; leave it out where it was not measured")
-    if value < 0 or (above_zero and value == 0):
-        raise ValueError(f"expected a number {'above' if above_zero else 'of at least'} 0 in {place}, got {value}")
+    if value < 0 or (name in RATIOS and value == 0):
+        raise ValueError(f"expected a number {'above' if name in RATIOS else 'of at least'} 0 in {place}, got {value}")
 
 
 def layout_entry(layout: Layout) -> dict[str, Any]:
     """Return the entry that says, in a results file, how a table looks."""
-    return {"schema": SCHEMA, "layout": layout.as_dict()}
+    return {"schema": SCHEMA, "layout": of_each(asdict(layout), encodable)}
 
 
 def from_entries(entries: Sequence[Any], source: object = "the session") -> list[Record]:
-    """Return the records among the entries of a results file, each with its layout if that is among them.
-
-    Raises:
-        DeepCacheError: an entry is neither a record nor a layout; the message names `source` and the entry's place.
-    """
+    """Return the records of a results file with their layouts; an error names `source` and the place of the entry."""
     layouts: dict[str, Layout] = {}
     records = []
     for number, entry in enumerate(entries, 1):
@@ -146,11 +131,10 @@ def _of_this_schema(entry: Any) -> dict[str, Any]:
     """Return the fields of an entry without its schema."""
     if not isinstance(entry, Mapping):
         raise DeepCacheError(f"expected an object with the fields of a record or a layout, got {shown(entry)}")
-    schema = entry.get("schema")
-    if schema != SCHEMA or isinstance(schema, bool):
+    if entry.get("schema") != SCHEMA:
         raise DeepCacheError(
-            f"expected records of schema {SCHEMA}, got schema {shown(schema)}; run the benches again, or use the "
-            "version of deepcache-bench that wrote them"
+            f"expected records of schema {SCHEMA}, got schema {shown(entry.get('schema'))}; run the benches again, or "
+            "use the version of deepcache-bench that wrote them"
         )
     return {name: value for name, value in entry.items() if name != "schema"}
 
@@ -162,37 +146,26 @@ def read(path: Path) -> list[Record]:
         DeepCacheError: no such file, a file of another kind, truncated JSON, another schema, or no record in it.
     """
     text = read_text(path, WHAT, most_bytes=MOST_BYTES)
-    if _is_json_lines(text):
-        entries: Any = _of_lines(path, text)
-    else:
+    try:
         entries = json_value(text or "null", WHAT, path)
-        if isinstance(entries, dict):
-            entries = entries.get("deepcache", [entries] if "schema" in entries else None)
+    except DeepCacheError as error:
+        if getattr(error.__cause__, "msg", "") != "Extra data":  # a JSONDecodeError has it for a second value
+            raise
+        entries = _of_lines(path, text)
+    if isinstance(entries, dict):
+        entries = entries.get("deepcache", [entries] if "schema" in entries else None)
     records = from_entries(entries if isinstance(entries, list) else [], path)
     if not records:
         raise DeepCacheError(f"{path} holds no records; `pytest bench/ --benchmark-json FILE` writes some")
     return records
 
 
-def _is_json_lines(text: str) -> bool:
-    """Whether the first of several lines is a JSON value; the first line of a document in many lines is a bracket."""
-    first, _, rest = text.strip().partition("\n")
-    try:
-        json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return bool(rest)
-
-
 def _of_lines(path: Path, text: str) -> list[Any]:
-    found = []
-    lines = text.split("\n")  # JSON may hold other line breaks within its strings, which splitlines would split
-    for number, line in enumerate(lines, 1):
-        try:
-            if line.strip():
-                found.append(json_value(line, WHAT, f"line {number} of {path}"))
-        except DeepCacheError as error:
-            is_cut_off = number == len(lines) and isinstance(error.__cause__, json.JSONDecodeError)
-            if not is_cut_off:  # by a crash: a whole line ends with a line break
-                raise
+    *whole, last = enumerate(text.split("\n"), 1)  # JSON may hold other line breaks, which splitlines would split
+    found = [json_value(line, WHAT, f"line {number} of {path}") for number, line in whole if line.strip()]
+    try:
+        found.append(json_value(last[1], WHAT, f"line {last[0]} of {path}"))
+    except DeepCacheError as error:
+        if not isinstance(error.__cause__, json.JSONDecodeError):  # else a crash cut the line off
+            raise
     return found

@@ -18,40 +18,33 @@ from deepcache.results import figures, tables
 from deepcache.results.layout import Layout, Scalar
 from deepcache.results.record import Record
 
+_TEMPLATES = Environment(
+    loader=PackageLoader("deepcache.results"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
-_LONG_TABLE = 60  # rows; with more a table scrolls within the page
 _FACTS = {"model": "models", "extractor": "measured with", "scheduler": "schedulers", "weights": "weights"}
 _AGAIN = ("--benchmark-json", "results.json", "--paper-report", "report.html")  # runs an experiment again
 _MACHINE = {"device": "device", "num_threads": "num threads"}  # settings that stand with the environment
 
 
 def page(records: Sequence[Record], made_by: str = "") -> str:
-    """Return the report of these records as HTML; `made_by` is the command that the page names as its own.
-
-    Raises:
-        DeepCacheError: there are no records, or a picture in them is no PNG.
-    """
+    """Return the report of these records as HTML; `made_by` is the command that the page names as its own."""
     if not records:
         raise DeepCacheError("expected records for a report, got none; `pytest bench/` makes some")
     grouped = list(tables.by_table(records))
     sections = [_section(layout, mine) for layout, mine in grouped]
     shown = [record for _, mine in grouped for record in mine]
     machine = {name: name for name in _names(record.environment for record in shown)}
-    environment = Environment(
-        loader=PackageLoader("deepcache.results"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found = environment.get_template("report.html").render(
+    found = _TEMPLATES.get_template("report.html").render(
         sections=sections,
         num_rows=len(records),
-        num_failed=sum(section["num_failed"] for section in sections),
         facts=_facts(shown, "settings", _FACTS),
         environment=[*_facts(shown, "environment", machine), *_facts(shown, "settings", _MACHINE)],
         made_by=made_by,
-        long_table=_LONG_TABLE,
         dash=tables.DASH,
     )
     return str(found)
@@ -63,9 +56,7 @@ def _section(layout: Layout, records: Sequence[Record]) -> dict[str, Any]:
     headers, details = _details(records)
     files = dict.fromkeys(record.test for record in records if record.test)
     return {
-        "anchor": layout.name,
-        "title": layout.title,
-        "headers": [column.title for column in layout.columns],
+        "layout": layout,
         "rows": list(_rows(layout, records)) if layout.columns else [],
         "notes": tables.notes(layout, records) if layout.columns else [],
         "plot": Markup(plot),  # matplotlib's XML, serialised by ElementTree

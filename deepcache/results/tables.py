@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from tabulate import tabulate
 
 from deepcache.errors import DeepCacheError
 from deepcache.files import write_text
@@ -51,8 +52,7 @@ def build(layout: Layout, records: Sequence[Record]) -> pd.DataFrame:
         label = record.label if record.outcome == "passed" else f"{record.label} ({record.outcome})"
         source = f"{record.settings.get('model')} ({_measured_by(record.settings)})"
         lines.append({"method": label, "source": source, **measured})
-        paper = layout.beside(record.key)
-        if paper is None:
+        if (paper := layout.beside(record.key)) is None:
             continue
         theirs = {c.metric: paper.values.get(c.published, math.nan) for c in layout.columns}
         differences = {
@@ -71,8 +71,8 @@ def to_markdown(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> st
     shown = printed(layout, table)
     shown[_NAMES] = shown[_NAMES].map(markdown)
     shown.columns = shown.columns.map(markdown)
-    body = shown.to_markdown(index=False, disable_numparse=True, colalign=_aligned(shown))
-    return "\n".join([f"### {markdown(layout.title)}", "", body, "", *(f"- {markdown(note)}" for note in notes), ""])
+    remarks = [f"- {markdown(note)}" for note in notes]
+    return "\n".join([f"### {markdown(layout.title)}", "", _typeset(shown, "pipe"), "", *remarks, ""])
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -82,14 +82,14 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def to_latex(layout: Layout, table: pd.DataFrame, notes: Sequence[str]) -> str:
     """Return a booktabs tabular with the title and the notes as comments."""
-    from tabulate import tabulate
-
-    shown = printed(layout, table)
-    cells, heads = shown.values.tolist(), list(shown.columns)
-    body = tabulate(cells, heads, "latex_booktabs", disable_numparse=True, colalign=_aligned(shown))
     # LaTeX takes "[" and "*" at the beginning of a row for arguments of the command that ends the row before
-    body = re.sub(r"^(\s*)(?=[\[*])", r"\1{}", body, flags=re.MULTILINE)
+    body = re.sub(r"^(\s*)(?=[\[*])", r"\1{}", _typeset(printed(layout, table), "latex_booktabs"), flags=re.MULTILINE)
     return "\n".join([f"% {layout.title}", *(f"% {note}" for note in notes), body, ""])
+
+
+def _typeset(shown: pd.DataFrame, form: str) -> str:
+    aligned = ["left" if name in _NAMES else "right" for name in shown.columns]
+    return str(tabulate(shown, "keys", form, showindex=False, disable_numparse=True, colalign=aligned))
 
 
 def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
@@ -113,11 +113,7 @@ def notes(layout: Layout, records: Sequence[Record]) -> list[str]:
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    """Write `NAME.md`, `.csv` and `.tex` of every table, `all.md` and `.csv` of all records, and the pictures.
-
-    Raises:
-        DeepCacheError: no record has a table with columns, or `out` cannot be written.
-    """
+    """Write `NAME.md`, `.csv` and `.tex` of every table, `all.md` and `.csv` of all records, and the pictures."""
     tables = list(by_table(records))
     if not any(layout.columns for layout, _ in tables):
         found = ", ".join(layout.name for layout, _ in tables) or "none"
@@ -135,25 +131,18 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
             texts[f"{layout.name}.tex"] = to_latex(layout, table, remarks)
     texts |= {"all.csv": to_csv(everything), "all.md": overview_markdown(everything)}
     pictures = [picture for _, mine in tables for record in mine for picture in record.pictures]
-    return [
-        *(write_text(out / name, text) for name, text in texts.items()),
-        *(figures.write(picture, out) for picture in pictures),
-    ]
+    written = [write_text(out / name, text) for name, text in texts.items()]
+    return written + [figures.write(picture, out) for picture in pictures]
 
 
 def overview(records: Sequence[Record]) -> pd.DataFrame:
     """Make one table of all records, whatever their tables: a line a record, NaN where a record has no value."""
-    lines = [
-        {
-            "experiment": record.table.name,
-            "row": plain(record.label),
-            "outcome": plain(record.outcome),
-            **{name: of_each(record.settings.get(name), plain) for name in _SETTINGS},
-            **{name: record.metrics.get(name) for name in _METRICS},
-        }
-        for record in records
-    ]
-    return pd.DataFrame(lines, columns=["experiment", "row", "outcome", *_SETTINGS, *_METRICS])
+    lines = []
+    for record in records:
+        line: dict[str, Scalar] = {"experiment": record.table.name, "row": record.label, "outcome": record.outcome}
+        line |= {name: record.settings.get(name) for name in _SETTINGS}
+        lines.append(of_each(line | {name: record.metrics.get(name) for name in _METRICS}, plain))
+    return pd.DataFrame(lines)
 
 
 def overview_markdown(table: pd.DataFrame) -> str:
@@ -205,7 +194,3 @@ def _number(value: float, column: Column, sign: str) -> str:
         return DASH
     digits = min(column.digits, 2) if abs(value) >= 1 else column.digits
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0.00"
-
-
-def _aligned(shown: pd.DataFrame) -> list[str]:
-    return ["left" if name in _NAMES else "right" for name in shown.columns]

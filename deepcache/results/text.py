@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import html
 import re
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # control characters (tabs and line breaks too), lone surrogates, line separators
+_NUM_NAMED = 3  # texts that a message names
+_NONE = "".join(
+    chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
+)  # no characters: XML refuses them
+# Control characters (tabs and line breaks too), lone surrogates, line separators
+_CONTROLS = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029{_NONE}]")
 # The characters that GitHub's Markdown interprets within a line, beside HTML; an underscore within a word is not one.
 _MARKDOWN = re.compile(r"[\\`*\[\]~|$]|(?<![^\W_])_|_(?![^\W_])")
 # A spreadsheet takes a text that begins with one of these for a formula; the last four are the full-width forms.
@@ -18,7 +22,7 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 def plain(text: str) -> str:
     """Return the text on one line that UTF-8 can encode; other characters become escapes such as `\\n` or `\\ud800`."""
-    return "".join(_escaped(character) for character in text)
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def encodable(text: str) -> str:
@@ -35,6 +39,12 @@ def of_each(value: Any, change: Callable[[str], str]) -> Any:
     return [of_each(each, change) for each in value] if isinstance(value, (list, tuple)) else value
 
 
+def some(texts: Sequence[str], between: str) -> str:
+    """Join the first few of these texts, and say how many more there are."""
+    more = f" and {len(texts) - _NUM_NAMED} more" if len(texts) > _NUM_NAMED else ""
+    return between.join(texts[:_NUM_NAMED]) + more
+
+
 def markdown(text: str) -> str:
     """Escape a plain text so that a line or a cell of Markdown shows it unchanged."""
     return _MARKDOWN.sub(r"\\\g<0>", html.escape(text, quote=False))
@@ -43,8 +53,3 @@ def markdown(text: str) -> str:
 def csv_cell(value: object) -> object:
     """Put an apostrophe before a text that a spreadsheet would run as a formula; return other values unchanged."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-def _escaped(character: str) -> str:
-    is_none = ord(character) & 0xFFFE == 0xFFFE  # U+FFFE and its like are no characters, and XML refuses them
-    return ascii(character)[1:-1] if is_none or unicodedata.category(character) in _CONTROLS else character

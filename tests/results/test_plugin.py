@@ -156,7 +156,7 @@ def test_a_record_is_kept_without_a_look_at_all_earlier_records(tmp_path, monkey
     """Else a session of n tests would take n^2 steps."""
     looks = []
     monkeypatch.setattr(plugin.Collector, "entries", property(lambda _: looks.append(1) or []))
-    options = {"paper_tables": folder and tmp_path / folder}
+    options = {"--paper-tables": folder and tmp_path / folder}
     params = SimpleNamespace(dir=tmp_path, args=())
     collector = plugin.Collector(SimpleNamespace(getoption=lambda name, _: options.get(name), invocation_params=params))
     for place in range(5):
