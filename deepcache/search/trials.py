@@ -10,7 +10,6 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from deepcache.plan import CachePlan, Order
 from deepcache.sampling.workload import Sampling, Workload
 from deepcache.search.calibration import Calibration, calibration
 from deepcache.search.candidates import Candidate, Space, named, survivors
+from deepcache.search.descent import Images
 from deepcache.search.tuned import Budget, Estimate, Trial, Tuned, estimate
 
 Values = dict[str, NDArray[np.float64]]  # of each fidelity, (B,)
@@ -56,7 +56,7 @@ class Trials:
     def __post_init__(self) -> None:
         self._calibration = cache(self._calibrated)
         self._values: dict[tuple[Candidate, int], dict[str, float]] = {}
-        self._images: dict[tuple[Sampling, int], Tensor] = {}
+        self._images = Images(self.workload)
 
     def optimal(self, solver: Sampling, branch: int, order: Order, num_full: int) -> CachePlan | None:
         """Return the best plan by a calibration on the search's seeds; of many solvers only at the outermost branch."""
@@ -140,7 +140,7 @@ class Trials:
         self.bar.set_postfix_str(str(candidate))
         new = [seed for seed in seeds if (candidate, seed) not in self._values]
         if new:
-            found = self._measured(self._sample(candidate.sampling, new), new)
+            found = self._measured(self._images.sample(candidate.sampling, new), new)
             for number, seed in enumerate(new):
                 self._values[candidate, seed] = {name: float(each[number]) for name, each in found.items()}
         self.bar.update(len(new))
@@ -148,21 +148,11 @@ class Trials:
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def _measured(self, images: Tensor, seeds: Sequence[int]) -> Values:
-        target = self._uncached(self.target, seeds)
+        target = self._images.uncached(self.target, seeds)
         found = {"psnr_db": np.array(psnr_each(images, target))}
         if self.perceptual is not None:
             found["perceptual"] = self.perceptual.distance(images, target).double().numpy()
         if self.clip is not None:
-            prompts, own = self.workload.conditions(seeds)["prompt"], self._uncached(self.space.own, seeds)
+            prompts, own = self.workload.conditions(seeds)["prompt"], self._images.uncached(self.space.own, seeds)
             found["clip_loss"] = clip_scores(self.clip, own, prompts) - clip_scores(self.clip, images, prompts)
         return found
-
-    def _uncached(self, solver: Sampling, seeds: Sequence[int]) -> Tensor:
-        new = [seed for seed in seeds if (solver, seed) not in self._images]
-        if new:
-            self._images |= zip(((solver, seed) for seed in new), self._sample(solver, new), strict=True)
-        return torch.stack([self._images[solver, seed] for seed in seeds])
-
-    def _sample(self, sampling: Sampling, seeds: Sequence[int]) -> Tensor:
-        with self.workload.under(sampling):
-            return self.workload.sample(seeds, progress=False, **sampling.arguments)
