@@ -72,16 +72,16 @@ SELECTED = (
     Panel("prompted", 7.5, "dpm-solver++", 25, 3),
     Panel("prompted", 7.5, "euler", 30, 3),
     Panel("prompted", 7.5, "ddim", 50, 3),
-    Panel("prompted", 7.5, "plms", 20, 5),
+    Panel("prompted", 5.0, "plms", 30, 3),
     Panel("prompted", 3.0, "dpm-solver++", 25, 3),
     Panel("class_conditional", 5.0, "dpm-solver++", 25, 3),
     Panel("class_conditional", 5.0, "euler", 20, 2),
     Panel("class_conditional", 1.5, "ddim", 50, 5),
 )
 PANELS = tuple(
-    Panel(part, scale, *rest)
-    for part in GUIDANCE
-    for scale, *rest in product(GUIDANCE[part], SOLVERS, STEPS, INTERVALS)
+    Panel(part, scale, solver, num_steps, interval)
+    for part, scales in GUIDANCE.items()
+    for scale, solver, num_steps, interval in product(scales, SOLVERS, STEPS, INTERVALS)
 )
 # A seed near a fork tips by any change, also by a hundredth of other start noise (test_prediction.py). So in a panel
 # the default may tip more seeds than order 0 as far as a fair coin would: among the seeds that just one of the two
@@ -190,7 +190,9 @@ def _of_session(request: pytest.FixtureRequest) -> Iterator[Panel]:
     """Yield the panels whose tests pytest selected."""
     for item in request.session.items:
         if isinstance(item, pytest.Function) and item.originalname == test_guidance.__name__:
-            yield item.callspec.params["panel"]
+            panel = item.callspec.params["panel"]
+            assert isinstance(panel, Panel)
+            yield panel
 
 
 @cache

@@ -52,7 +52,7 @@ INNERMOST_GAINS_DB = 10.0
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     scale = scale_of(metafunc.config)
     models = (scale.unconditional, scale.prompted)
-    cases = [(model, branch, 0) for model in models for branch in _branches(model)]
+    cases: list[tuple[str, int, Order]] = [(model, branch, 0) for model in models for branch in _branches(model)]
     cases += [(model, IDLE, DEFAULT_ORDER) for model in models]
     if "skip" in metafunc.fixturenames:
         metafunc.parametrize(("model", "skip", "order"), cases)

@@ -61,7 +61,8 @@ def test_fewer_steps(
 ) -> None:
     uncached = class_conditional.uncached_by(solver)
     run = _run(class_conditional, uncached, method, interval)
-    name, key = f"{method} N={interval}", {"method": method}
+    name = f"{method} N={interval}"
+    key: dict[str, Scalar] = {"method": method}
     if method in _ORDERS:
         name = f"N={interval}" if method == "order 0" else f"N={interval}, {method}"
         key = {"method": "uniform", "order": _ORDERS[method], **({"branch": IDLE} if method == IDLING else {})}
