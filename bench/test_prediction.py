@@ -20,6 +20,7 @@ from bench.harness.pictures import grid
 from bench.harness.requirements import Needs
 from bench.harness.workload import SOLVERS, Samples, Workload
 from deepcache.metrics.fidelity import psnr_each, squared_errors, tipped
+from deepcache.plan import DEFAULT_ORDER, IDLE
 from deepcache.results.figures import picture
 from deepcache.results.layout import Column, Layout, Plot
 
@@ -41,6 +42,7 @@ TABLE = Layout(
 LOSES_NO_MORE_THAN = 1.1
 DISTURBED = 0.01  # of the start noise's standard deviation
 CHAOS_SEEDS = 64
+IDLE_INTERVALS = (3, 5)
 PICTURED = 12  # tipped seeds
 
 pytestmark = pytest.mark.shows_images
@@ -82,6 +84,26 @@ def test_prediction(
         gain = found.metrics["psnr_median_db"] - before["psnr_median_db"]
         assert gain >= PREDICTION_GAINS_DB
         assert found.metrics["mse"] <= before["mse"] * LOSES_NO_MORE_THAN
+
+
+@pytest.mark.usefixtures("judge")
+@pytest.mark.parametrize("interval", IDLE_INTERVALS, ids="N={}".format)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_idle_steps(measure: Measure, class_conditional: Workload, solver: str, interval: int, first_seed: int) -> None:
+    """Measure predicted outputs, for which no stage runs, beside predicted features."""
+    seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached_by(solver)
+    measure(
+        TABLE,
+        {"solver": solver, "interval": interval, "order": DEFAULT_ORDER, "branch": IDLE},
+        class_conditional,
+        class_conditional.every(interval, IDLE, DEFAULT_ORDER, scheduler=solver, num_steps=uncached.num_steps),
+        uncached,
+        seeds,
+        label=f"{solver} {uncached.num_steps}, N={interval}, idle",
+        timed=False,
+        metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
+        settings={"curve": f"{solver}, idle", "interval": interval},
+    )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

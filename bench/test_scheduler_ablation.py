@@ -9,7 +9,9 @@ from bench.harness.laws import CLIP_SCORE_OF_MINI_SD, Judge, assert_clip_score_i
 from bench.harness.measure import Measure
 from bench.harness.requirements import Needs
 from bench.harness.workload import Workload
+from deepcache.plan import DEFAULT_ORDER, IDLE, Order
 from deepcache.results.layout import Layout
+from deepcache.sampling.schedulers import STOCHASTIC
 
 NEEDS = Needs(("prompted",))
 TABLE = Layout(
@@ -18,8 +20,9 @@ TABLE = Layout(
     columns=(LATENCY, SPEEDUP, CLIP, PSNR, MEDIAN, TIPPED),
 )
 INTERVAL = 3
-SCHEDULERS = ("plms", "ddim", "pndm", "euler", "heun", "dpm-solver++")
-METHODS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
+SCHEDULERS = ("plms", "ddim", "pndm", "euler", "heun", "dpm-solver++", *STOCHASTIC)
+IDLING = "N=3, idle"
+METHODS: dict[str, Order | None] = {"uncached": None, "N=3": 0, "N=3, order 1": 1, IDLING: DEFAULT_ORDER}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -27,10 +30,16 @@ METHODS = {"uncached": None, "N=3": 0, "N=3, order 1": 1}
 def test_scheduler(measure: Measure, prompted: Workload, name: str, method: str, judge: Judge) -> None:
     order = METHODS[method]
     uncached = prompted.uncached(scheduler=name)
-    run = uncached if order is None else prompted.every(INTERVAL, order=order, scheduler=name)
+    branch = IDLE if method == IDLING else None
+    run = uncached if order is None else prompted.every(INTERVAL, branch, order, scheduler=name)
     found = measure(
         TABLE,
-        {"solver": name, "method": "uncached" if order is None else "uniform", "order": order or 0},
+        {
+            "solver": name,
+            "method": "uncached" if order is None else "uniform",
+            "order": order or 0,
+            **({"branch": IDLE} if branch == IDLE else {}),
+        },
         prompted,
         run,
         uncached,

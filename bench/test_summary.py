@@ -23,6 +23,7 @@ TABLE = Layout(
         Column("order0_psnr", "order 0 (dB)", 1),
         Column("order1_psnr", "order 1 (dB)", 1),
         Column("order2_psnr", "order 2 (dB)", 1),
+        Column("idle_psnr", "idle (dB)", 1),
         Column("gain", "best prediction over the better of both (dB)", 1),
     ),
 )
@@ -50,7 +51,8 @@ def test_summary(
     orders = {order: median(run, f"N={interval}, order {order}") for order, run in runs.items()}
     fewer = found.fewer(uncached, runs[0])
     steps = median(fewer, f"{fewer.num_steps} steps")
-    gain = max(orders[1], orders[2]) - max(orders[0], steps)
+    idle = median(found.idle(runs[0]), f"idle at the MACs of N={interval}")
+    gain = max(orders[1], orders[2], idle) - max(orders[0], steps)
     record(
         table=TABLE,
         key={"model": found.model, "interval": interval},
@@ -65,6 +67,7 @@ def test_summary(
             "macs": round(found.cost.mean(runs[0].cache_plan)),
             "steps_psnr": steps,
             **{f"order{order}_psnr": value for order, value in orders.items()},
+            "idle_psnr": idle,
             "gain": gain,
         },
     )

@@ -21,6 +21,7 @@ from bench.harness.requirements import Needs
 from bench.harness.scales import scale_of
 from bench.harness.workload import Run, Workload
 from deepcache.models.architectures import architecture
+from deepcache.plan import DEFAULT_ORDER, IDLE, Order
 from deepcache.results.layout import Layout, Plot
 
 NEEDS = Needs(("unconditional", "prompted"), real_images=True)
@@ -51,9 +52,10 @@ INNERMOST_GAINS_DB = 10.0
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     scale = scale_of(metafunc.config)
     models = (scale.unconditional, scale.prompted)
-    cases = [(model, branch) for model in models for branch in range(architecture(model).num_branches)]
+    cases: list[tuple[str, int, Order]] = [(model, branch, 0) for model in models for branch in _branches(model)]
+    cases += [(model, IDLE, DEFAULT_ORDER) for model in models]
     if "skip" in metafunc.fixturenames:
-        metafunc.parametrize(("model", "skip"), cases)
+        metafunc.parametrize(("model", "skip", "order"), cases)
     else:
         metafunc.parametrize("model", models)
 
@@ -64,20 +66,21 @@ def test_table12(
     pytestconfig: pytest.Config,
     model: str,
     skip: int,
+    order: Order,
     judge: Judge,
 ) -> None:
     found = workload(model)
     in_pixels = model == scale_of(pytestconfig).unconditional
     uncached = _uncached(found)
-    run = found.every(INTERVAL, skip, num_steps=uncached.num_steps)
+    run = found.every(INTERVAL, skip, order, num_steps=uncached.num_steps)
     row = measure(
         TABLE,
-        {"model": model, "branch": skip},
+        {"model": model, "branch": skip} | ({"order": order} if order else {}),
         found,
         run,
         uncached,
         found.seeds(),
-        label=f"{model}, branch {skip}",
+        label=f"{model}, branch {skip}" + (f", order {order}" if order else ""),
         timed=in_pixels,  # the prompted model's branches are timed in the layer-wise ablation
         with_quality=in_pixels,
         settings={"interval": INTERVAL},
@@ -95,12 +98,17 @@ def test_table12_an_inner_branch_is_dearer_and_nearer(workload: Callable[..., Wo
     found = workload(model)
     skip_unless_judged(found)
     uncached = _uncached(found)
-    runs = [found.every(INTERVAL, b, num_steps=uncached.num_steps) for b in range(architecture(model).num_branches)]
+    runs = [found.every(INTERVAL, branch, num_steps=uncached.num_steps) for branch in _branches(model)]
     macs = [found.cost.mean(run.cache_plan) for run in runs]
     assert all(outer < inner for outer, inner in pairwise(macs))
     psnr_db = medians_db(found, uncached, runs)
     assert all(inner >= outer - DIPS_BY_AT_MOST_DB for outer, inner in pairwise(psnr_db))
     assert psnr_db[-1] - psnr_db[0] >= INNERMOST_GAINS_DB
+
+
+def _branches(model: str) -> range:
+    """Return the branches from the one at which a step between full steps is idle to the innermost one."""
+    return range(IDLE, architecture(model).num_branches)
 
 
 def _uncached(found: Workload) -> Run:

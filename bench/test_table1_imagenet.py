@@ -14,10 +14,11 @@ import pytest
 
 from bench.harness.columns import DRIFT, LDM, MEDIAN, NEAREST, PSNR, QUALITY, SPEED, of_the_paper
 from bench.harness.laws import PSNR_FALLS_BY_AT_LEAST_DB, SAME_IMAGE_DB, Judge, macs_rule_time, skip_unless_judged
-from bench.harness.measure import Measure
+from bench.harness.measure import Found, Measure
 from bench.harness.requirements import Needs
 from bench.harness.workload import Run, Workload
 from deepcache.metrics.fidelity import as_asked
+from deepcache.plan import DEFAULT_ORDER, IDLE, Order
 from deepcache.results.layout import Layout, Plot, Scalar
 from deepcache.sampling.conditions import labels_of
 
@@ -80,7 +81,7 @@ class Method:
 
     kind: str
     interval: int = 1
-    order: int = 0
+    order: Order = 0
 
     def run(self, workload: Workload, uncached: Run, branch: int) -> Run:
         if self.kind == "uniform":
@@ -99,6 +100,11 @@ class Method:
             return workload.fewer(uncached, Method("uniform", self.interval).run(workload, uncached, branch))
         return uncached
 
+    def curve(self, branch: int) -> str:
+        if branch == IDLE:
+            return "idle"
+        return f"order {self.order}" if self.kind == "uniform" else self.kind
+
     def label(self, run: Run, branch: int, scheduler: str, first_seed: int) -> str:
         name = {
             "uncached": "uncached",
@@ -106,7 +112,8 @@ class Method:
             "quadratic": f"quadratic N={self.interval}",
             "fewer steps": f"{run.num_steps} steps (MACs of N={self.interval})",
         }[self.kind]
-        extras = [f"order {self.order}"] * bool(self.order) + [f"branch {branch}"] * bool(branch)
+        extras = [f"order {self.order}"] * bool(self.order)
+        extras += ["idle"] if branch == IDLE else [f"branch {branch}"] * bool(branch)
         extras += [scheduler] * (scheduler != "ddim") + [f"seeds from {first_seed}"] * bool(first_seed)
         return ", ".join([name, *extras])
 
@@ -123,6 +130,7 @@ METHODS = [
     *(Method("quadratic", n) for n in QUADRATIC),
     *(Method("fewer steps", n) for n in (2, 3, 5, 10)),
 ]
+IDLE_METHODS = [Method("uniform", n, DEFAULT_ORDER) for n in (3, 5)]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -135,7 +143,40 @@ def test_table1(
     first_seed: int,
     judge: Judge,
 ) -> None:
-    seeds, cost = class_conditional.seeds(first_seed), class_conditional.cost
+    run, found = _row(measure, class_conditional, method, branch, scheduler, first_seed, judge)
+    if run.plan is not None and branch == 0 and class_conditional.is_mini:  # exact at any number of steps
+        share = Fraction(run.cache_plan.num_full, run.cache_plan.num_steps)
+        assert found.metrics["macs"] == round(SHALLOW_MACS + (FULL_MACS - SHALLOW_MACS) * share)
+        judge.has_judged = True
+    if judge(class_conditional, when=method.kind == "uncached"):
+        seeds = class_conditional.seeds(first_seed)
+        asked = labels_of(seeds, found.samples.features.probabilities.shape[1])
+        assert as_asked(found.samples.features, asked) >= samples_as_asked(len(seeds))
+    if judge(class_conditional, when=method == Method("uniform", 2)):
+        assert found.metrics["psnr_median_db"] >= SAME_IMAGE_DB
+
+
+@pytest.mark.parametrize("method", IDLE_METHODS, ids=str)
+def test_table1_idle(
+    measure: Measure, class_conditional: Workload, method: Method, scheduler: str, first_seed: int, judge: Judge
+) -> None:
+    """The rows on whose steps nothing runs between full steps; they have no branch."""
+    run, found = _row(measure, class_conditional, method, IDLE, scheduler, first_seed, judge)
+    if class_conditional.is_mini:  # exact at any number of steps
+        assert found.metrics["macs"] == round(Fraction(FULL_MACS * run.cache_plan.num_full, run.cache_plan.num_steps))
+        judge.has_judged = True
+
+
+def _row(
+    measure: Measure,
+    class_conditional: Workload,
+    method: Method,
+    branch: int,
+    scheduler: str,
+    first_seed: int,
+    judge: Judge,
+) -> tuple[Run, Found]:
+    """Measure a row, and hold its speedup against its MACs."""
     uncached = class_conditional.uncached(scheduler=scheduler)
     run = method.run(class_conditional, uncached, branch)
     found = measure(
@@ -150,13 +191,13 @@ def test_table1(
         class_conditional,
         run,
         uncached,
-        seeds,
+        class_conditional.seeds(first_seed),
         label=method.label(run, branch, scheduler, first_seed),
         timed=method.kind != "fewer steps"
         and (method.order == 0 or method.interval == 5),  # an order costs the same at any N
         with_quality=True,
         settings={
-            "curve": f"order {method.order}" if method.kind == "uniform" else method.kind,
+            "curve": method.curve(branch),
             "interval": method.interval,
         },
     )
@@ -167,16 +208,8 @@ def test_table1(
         and macs_rule_time(class_conditional)
         and judge(class_conditional)
     ):
-        assert found.timing.speedup >= SPEEDUP_OF_MACS_RATIO * cost.ratio(run.cache_plan)
-    if run.plan is not None and branch == 0 and class_conditional.is_mini:  # exact at any number of steps
-        share = Fraction(run.cache_plan.num_full, run.cache_plan.num_steps)
-        assert found.metrics["macs"] == round(SHALLOW_MACS + (FULL_MACS - SHALLOW_MACS) * share)
-        judge.has_judged = True
-    if judge(class_conditional, when=method.kind == "uncached"):
-        asked = labels_of(seeds, found.samples.features.probabilities.shape[1])
-        assert as_asked(found.samples.features, asked) >= samples_as_asked(len(seeds))
-    if judge(class_conditional, when=method == Method("uniform", 2)):
-        assert found.metrics["psnr_median_db"] >= SAME_IMAGE_DB
+        assert found.timing.speedup >= SPEEDUP_OF_MACS_RATIO * class_conditional.cost.ratio(run.cache_plan)
+    return run, found
 
 
 @pytest.mark.shows_images

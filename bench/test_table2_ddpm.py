@@ -30,14 +30,16 @@ from bench.harness.laws import (
     skip_unless_judged,
     speedup_in_pixels,
 )
-from bench.harness.measure import Measure
+from bench.harness.measure import Found, Measure
 from bench.harness.requirements import Needs
 from bench.harness.scales import SCALES, scale_of
-from bench.harness.workload import Workload
+from bench.harness.workload import Run, Workload
+from deepcache.plan import DEFAULT_ORDER, IDLE
 from deepcache.results.layout import Layout, Published
 
 NEEDS = Needs(("pixels",), real_images=True)
 INTERVALS = (2, 3, 5, 10)
+IDLE_INTERVAL = 5
 BESIDE = {  # the paper's data set and model beside the rows of a name
     "quadratic timesteps": (CIFAR, "ddpm-cifar10"),
     "uniform timesteps": (BEDROOM, "ddpm-bedroom"),
@@ -93,23 +95,42 @@ def test_table2(
 ) -> None:
     model, scheduler = scale_of(pytestconfig).pixels[name]
     pixels = workload(model)
-    uncached = pixels.uncached(scheduler=scheduler)
-    run = uncached if interval == 1 else pixels.every(interval, scheduler=scheduler)
+    run = pixels.uncached(scheduler=scheduler) if interval == 1 else pixels.every(interval, scheduler=scheduler)
+    label = f"{name}, " + ("uncached" if interval == 1 else f"N={interval}")
+    found = _row(measure, pixels, run, {"interval": interval}, label, interval, judge)
+    if judge(pixels, when=interval == 2):
+        assert found.metrics["psnr_median_db"] >= SAME_IMAGE_DB
+
+
+def test_table2_idle(
+    measure: Measure, workload: Callable[..., Workload], pytestconfig: pytest.Config, name: str, judge: Judge
+) -> None:
+    model, scheduler = scale_of(pytestconfig).pixels[name]
+    pixels = workload(model)
+    run = pixels.every(IDLE_INTERVAL, IDLE, DEFAULT_ORDER, scheduler=scheduler)
+    # a key with "interval" would have the paper's row of that interval beneath it
+    key = {"idle_interval": IDLE_INTERVAL}
+    _row(measure, pixels, run, key, f"{name}, N={IDLE_INTERVAL}, idle", IDLE_INTERVAL, judge)
+
+
+def _row(
+    measure: Measure, pixels: Workload, run: Run, key: dict[str, int], label: str, interval: int, judge: Judge
+) -> Found:
+    """Measure a row, and hold its speedup against its MACs."""
     found = measure(
         TABLE,
-        {"model": model, "solver": scheduler, "interval": interval},
+        {"model": pixels.model, "solver": run.scheduler, **key},
         pixels,
         run,
-        uncached,
+        pixels.uncached(scheduler=run.scheduler),
         pixels.seeds(),
-        label=f"{name}, " + ("uncached" if interval == 1 else f"N={interval}"),
+        label=label,
         with_quality=True,
         settings={"interval": interval},
     )
     if run.plan is not None and found.timing is not None and macs_rule_time(pixels) and judge(pixels):
         assert found.timing.speedup >= speedup_in_pixels(pixels.cost.ratio(run.cache_plan))
-    if judge(pixels, when=interval == 2):
-        assert found.metrics["psnr_median_db"] >= SAME_IMAGE_DB
+    return found
 
 
 @pytest.mark.shows_images

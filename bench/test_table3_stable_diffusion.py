@@ -26,6 +26,7 @@ from bench.harness.measure import Found, Measure
 from bench.harness.requirements import Needs
 from bench.harness.scales import scale_of
 from bench.harness.workload import Workload
+from deepcache.plan import DEFAULT_ORDER, IDLE
 from deepcache.results.layout import Layout, Plot, Published, Scalar
 
 NEEDS = Needs(("prompted", "pruned"))
@@ -97,6 +98,7 @@ CLIP_INTERVALS = (2, 3, 4, 5)
 # Table 10's centre over 50 steps, and the power that most of its rows have; they scale with the number of steps.
 CENTER, POWER = 15 / 50, 1.4
 STRIDES = (2, 3, 5, 8)
+IDLE_INTERVALS = (3, 5)
 
 
 @pytest.mark.parametrize("steps", STEPS, ids="steps={}".format)
@@ -157,6 +159,21 @@ def test_uniform(measure: Measure, prompted: Workload, interval: int, order: int
         prompted.seeds(),
         label=f"uniform N={interval}" + (f", order {order}" if order else ""),
         settings={"curve": f"order {order}", "interval": interval},
+    )
+    _assert_clip_score(prompted, found, interval, judge)
+
+
+@pytest.mark.parametrize("interval", IDLE_INTERVALS, ids="N={}".format)
+def test_idle(measure: Measure, prompted: Workload, interval: int, judge: Judge) -> None:
+    found = measure(
+        TABLE,
+        {"method": "uniform", "interval": interval, "order": DEFAULT_ORDER, "branch": IDLE, **_prompts(prompted)},
+        prompted,
+        prompted.every(interval, IDLE, DEFAULT_ORDER),
+        prompted.uncached(),
+        prompted.seeds(),
+        label=f"uniform N={interval}, idle",
+        settings={"curve": "idle", "interval": interval},
     )
     _assert_clip_score(prompted, found, interval, judge)
 

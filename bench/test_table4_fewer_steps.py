@@ -11,10 +11,12 @@ from bench.harness.laws import Judge, medians_db, skip_unless_judged
 from bench.harness.measure import Measure
 from bench.harness.requirements import Needs
 from bench.harness.workload import SOLVERS, Run, Workload
+from deepcache.plan import DEFAULT_ORDER, IDLE, Order
 from deepcache.results.layout import Layout, Scalar
 
 NEEDS = Needs(("class_conditional",), real_images=True)
-FEWER, AS_MANY = "fewer steps at the cost of", "as many steps as full ones of"
+FEWER, AS_MANY, IDLING = "fewer steps at the cost of", "as many steps as full ones of", "idle"
+_ORDERS: dict[str, Order] = {"order 0": 0, "order 1": 1, "order 2": 2, IDLING: DEFAULT_ORDER}
 _REUSE: dict[str, Scalar] = {"solver": "ddim", "method": "uniform", "order": 0}
 _FEWER: dict[str, Scalar] = {"solver": "ddim", "method": FEWER}
 TABLE = Layout(
@@ -41,8 +43,9 @@ pytestmark = pytest.mark.shows_images
 
 
 def _run(class_conditional: Workload, uncached: Run, method: str, interval: int) -> Run:
-    order = int(method.removeprefix("order ")) if method.startswith("order") else 0
-    cached = class_conditional.every(interval, order=order, scheduler=uncached.scheduler, num_steps=uncached.num_steps)
+    own = {"scheduler": uncached.scheduler, "num_steps": uncached.num_steps}
+    branch = IDLE if method == IDLING else None
+    cached = class_conditional.every(interval, branch, _ORDERS.get(method, 0), **own)
     if method == FEWER:
         return class_conditional.fewer(uncached, cached)
     if method == AS_MANY:
@@ -50,7 +53,7 @@ def _run(class_conditional: Workload, uncached: Run, method: str, interval: int)
     return cached
 
 
-@pytest.mark.parametrize("method", ["order 0", "order 1", "order 2", FEWER, AS_MANY])
+@pytest.mark.parametrize("method", [*_ORDERS, FEWER, AS_MANY])
 @pytest.mark.parametrize("interval", [2, 3, 5], ids="N={}".format)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_fewer_steps(
@@ -58,9 +61,11 @@ def test_fewer_steps(
 ) -> None:
     uncached = class_conditional.uncached_by(solver)
     run = _run(class_conditional, uncached, method, interval)
-    name = {"order 0": f"N={interval}", "order 1": f"N={interval}, order 1", "order 2": f"N={interval}, order 2"}
-    order = int(method.removeprefix("order ")) if method in name else None
-    key = {"method": method} if order is None else {"method": "uniform", "order": order}
+    name = f"{method} N={interval}"
+    key: dict[str, Scalar] = {"method": method}
+    if method in _ORDERS:
+        name = f"N={interval}" if method == "order 0" else f"N={interval}, {method}"
+        key = {"method": "uniform", "order": _ORDERS[method], **({"branch": IDLE} if method == IDLING else {})}
     found = measure(
         TABLE,
         {"solver": solver, "interval": interval, **key},
@@ -68,7 +73,7 @@ def test_fewer_steps(
         run,
         uncached,
         class_conditional.seeds(),
-        label=f"{solver}, " + name.get(method, f"{method} N={interval}"),
+        label=f"{solver}, {name}",
         timed=False,
         with_quality=True,
         settings={"curve": f"{solver}, {method}", "interval": interval, "method": method},
@@ -91,3 +96,16 @@ def test_prediction_is_nearer_than_fewer_steps(class_conditional: Workload, solv
         class_conditional, uncached, [_run(class_conditional, uncached, method, interval) for method in methods]
     )
     assert min(predicted) > fewer
+
+
+@pytest.mark.parametrize("interval", BEATS_FEWER_STEPS, ids="N={}".format)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_idle_steps_are_nearer_than_as_many_steps_as_full_ones(
+    class_conditional: Workload, solver: str, interval: int
+) -> None:
+    """An idle step costs nothing, so a plan of K full steps costs what K steps of the solver cost."""
+    skip_unless_judged(class_conditional)
+    uncached = class_conditional.uncached_by(solver)
+    runs = [_run(class_conditional, uncached, method, interval) for method in (IDLING, AS_MANY)]
+    idle, as_many = medians_db(class_conditional, uncached, runs)
+    assert idle > as_many

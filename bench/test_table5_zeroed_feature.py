@@ -7,19 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from bench.harness.columns import CIFAR, DDPM, DRIFT, FID, LDM, PSNR, of_the_paper
+from bench.harness.columns import CIFAR, DDPM, DRIFT, FID, LDM, MEDIAN, PSNR, TOTAL, of_the_paper
 from bench.harness.laws import Judge
 from bench.harness.measure import Measure
 from bench.harness.requirements import Needs
 from bench.harness.workload import Workload
+from deepcache.plan import DEFAULT_ORDER
 from deepcache.results.layout import Layout
 
 NEEDS = Needs(("class_conditional", "unconditional"), real_images=True)
 FEATURES = {"kept": "DeepCache", "zeros": "DeepCache w/o cached features (zero matrix)"}
+# The question asked again: are the MACs of shallow steps better spent on more full steps, with idle steps between them?
+AT_EQUAL_COST = ("predicted", "idle")
 TABLE = Layout(
     "table5",
     title="Table 5: what the deep feature is for",
-    columns=(FID, PSNR, DRIFT),
+    columns=(TOTAL, FID, PSNR, MEDIAN, DRIFT),
     published=tuple(
         row
         for part, settings, where in (
@@ -52,7 +55,7 @@ pytestmark = pytest.mark.shows_images
 @pytest.mark.parametrize("feature", FEATURES)
 def test_table5(measure: Measure, workload: Callable[..., Workload], part: str, feature: str, judge: Judge) -> None:
     found, zeroed = workload(part), feature == "zeros"
-    interval = INTERVALS[part] if found.is_mini else PAPER_INTERVALS[part]
+    interval = _interval(found, part)
     run = found.every(interval)
     seeds = found.seeds()
     row = measure(
@@ -70,3 +73,36 @@ def test_table5(measure: Measure, workload: Callable[..., Workload], part: str, 
     if judge(found, when=zeroed):
         kept = measure.change(found.samples(run, seeds), row.uncached)
         assert row.metrics["fid_drift"] >= ZEROED_DRIFTS_FARTHER * kept["fid_drift"]
+
+
+@pytest.mark.parametrize("part", INTERVALS)
+@pytest.mark.parametrize("kind", AT_EQUAL_COST)
+def test_table5_at_equal_cost(
+    measure: Measure, workload: Callable[..., Workload], part: str, kind: str, judge: Judge
+) -> None:
+    """Shallow steps around a predicted feature, and idle steps whose plan has as many full steps as the MACs allow."""
+    found = workload(part)
+    interval = _interval(found, part)
+    shallow = found.every(interval, order=DEFAULT_ORDER)
+    run = found.idle(shallow) if kind == "idle" else shallow
+    row = measure(
+        TABLE,
+        {"part": part, "interval": interval, "feature": kind},
+        found,
+        run,
+        found.uncached(),
+        found.seeds(),
+        label=f"{found.model}, " + ("idle at these MACs" if kind == "idle" else f"N={interval}, predicted"),
+        timed=False,
+        with_quality=True,
+        settings={"interval": interval, "zeroed": False},
+    )
+    if found.is_mini:  # exact at any number of steps
+        step = found.cost.full(found.convention)
+        allowed = round(found.cost.mean(shallow.cache_plan, found.convention) * shallow.cache_plan.num_steps)
+        assert allowed - step < row.metrics["total_macs"] <= allowed
+        judge.has_judged = True
+
+
+def _interval(found: Workload, part: str) -> int:
+    return INTERVALS[part] if found.is_mini else PAPER_INTERVALS[part]

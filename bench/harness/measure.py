@@ -150,19 +150,18 @@ def errors(samples: Samples, uncached: Samples) -> Errors:
 
 
 def costs(workload: Workload, run: Run, uncached: Run, cache: Cache | None) -> dict[str, float]:
-    """Return MACs of a sample and of a step, numbers of full and shallow calls, and bytes of the cache.
+    """Return MACs of a sample and of a step, numbers of calls of each kind, and bytes of the cache.
 
     MACs of a step are averaged over the uncached run's steps. What the cache did must be what the plan says.
     """
     calls, of = workload.num_calls(run), workload.num_calls(uncached)
     if run.plan is None:
         total = workload.cost.full(workload.convention) * calls
-        return {"macs": round(total / of), "total_macs": total, "num_full": calls, "num_shallow": 0}
+        return {"macs": round(total / of), "total_macs": total, "num_full": calls, "num_shallow": 0, "num_idle": 0}
     plan = run.cache_plan
     total = round(workload.cost.mean(plan, workload.convention) * calls)
-    num_full = plan.num_full
     found: dict[str, float] = {"macs": round(total / of), "total_macs": total}
-    found |= {"num_full": num_full, "num_shallow": calls - num_full}
+    found |= {"num_full": plan.num_full, "num_shallow": plan.num_shallow, "num_idle": plan.num_idle}
     if cache is not None:
         # a generation that ran out of memory has fewer steps
         whole = [each for each in cache.generations if each.num_steps == plan.num_steps]

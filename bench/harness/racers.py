@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 
 from bench.harness.memory import PeakMemory
 from deepcache.cache.caching import cached
-from deepcache.plan import CachePlan
+from deepcache.plan import DEFAULT_ORDER, CachePlan, Order, highest
 from deepcache.unets.calls import Call
 
 UNCACHED, OLDER, OURS = "uncached", "DeepCache 0.1.1", "this library"
+IDLE = f"{OURS}, idle"
 COMPILED: dict[str, Any] = {"compile": "default"}
 GRAPHS: dict[str, Any] = {"compile": "reduce-overhead"}  # torch captures CUDA graphs
 CHANNELS_LAST: dict[str, Any] = {"memory_format": torch.channels_last}
@@ -33,13 +34,15 @@ OUR_COLOUR, OLDER_COLOUR = "#0072B2", "#D55E00"  # as in the Pareto plots
 class Entry:
     """A way to run, with the name of its base: the uncached way of the same compilation and layout.
 
-    `order` is the prediction's; `how` holds the options of compilation or the memory layout.
+    `order` is the prediction's; `how` holds the options of compilation or the memory layout; `is_idle` says that the
+    steps which are not full are idle.
     """
 
     name: str
     base: str
-    order: int = 0
+    order: Order = 0
     how: Mapping[str, Any] | None = None
+    is_idle: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -54,17 +57,22 @@ class Entry:
         """The name of the eager entry of the same plan and order, which gives the same outputs but for rounding."""
         if self.base == self.name:
             return UNCACHED
+        if self.is_idle:
+            return IDLE
         return f"{OURS}, order {self.order}" if self.order else OURS
 
 
 def entries(device: torch.device) -> list[Entry]:
     """Return all entries that can run on a device."""
-    kinds = (UNCACHED, OURS)
     hows: dict[str, dict[str, Any]] = {"": {}, ", channels last": CHANNELS_LAST, ", compiled": COMPILED}
     if device.type == "cuda":
         hows |= {", compiled, CUDA graphs": GRAPHS}
-    both = [Entry(f"{kind}{suffix}", f"{UNCACHED}{suffix}", 0, how) for suffix, how in hows.items() for kind in kinds]
-    return [*both[:2], Entry(f"{OURS}, order 1", UNCACHED, 1), Entry(OLDER, UNCACHED), *both[2:]]
+    found: list[Entry] = []
+    for suffix, how in hows.items():
+        base = f"{UNCACHED}{suffix}"
+        found += [Entry(base, base, how=how), Entry(f"{OURS}{suffix}", base, how=how)]
+        found.append(Entry(f"{IDLE}{suffix}", base, DEFAULT_ORDER, how, is_idle=True))
+    return [*found[:3], Entry(f"{OURS}, order 1", UNCACHED, 1), Entry(OLDER, UNCACHED), *found[3:]]
 
 
 @dataclass(eq=False)
@@ -116,7 +124,7 @@ class Racer:
         """Return how many tensors are kept from step to step."""
         if self.entry.name == OLDER:
             return len({part.data_ptr() for value in self.handle.cached_output.values() for part in _tensors(value)})
-        return self.entry.order + 1 if self.entry.is_ours else 0
+        return highest(self.entry.order) + 1 if self.entry.is_ours else 0
 
     def peak_bytes(self) -> int | None:
         """Return the most bytes that a generation holds beside the weights; None where they cannot be counted."""
@@ -182,13 +190,13 @@ def interleaved(racers: Sequence[Racer]) -> dict[str, float]:
     return {one.entry.name: one.seconds() for one in racers}
 
 
-def figure(speedups: Mapping[str, float], bound: float) -> Figure:
-    """Draw speedups as bars, with the bound that the plan's MACs set.
+def figure(speedups: Mapping[str, float], bounds: Mapping[str, float]) -> Figure:
+    """Draw speedups as bars, each with the bound that its plan's MACs set.
 
     Args:
         speedups: by an entry's name, over the uncached U-Net of the same compilation and layout; uncached entries are
             left out.
-        bound: the speedup if time went by MACs alone.
+        bounds: by an entry's name, the speedup if time went by MACs alone.
     """
     shown = {name: value for name, value in speedups.items() if not name.startswith(UNCACHED)}
     found = Figure(figsize=(6.4, 0.42 * len(shown) + 1.0), layout="constrained")
@@ -199,11 +207,12 @@ def figure(speedups: Mapping[str, float], bound: float) -> Figure:
     labels = axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     for label in labels:  # the line of the bound may run through a label
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
-    axis.axvline(bound, color="0.3", linestyle="--", linewidth=1)
-    above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (0, 4), "textcoords": "offset points"}
-    axis.annotate(f"bound by MACs {bound:.2f}", (bound, 1), ha="center", va="bottom", fontsize=8, color="0.3", **above)
+    ends = [bounds[name] for name in shown]
+    places = range(len(shown))
+    axis.vlines(ends, [i - 0.4 for i in places], [i + 0.4 for i in places], color="0.3", label="bound by MACs")
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.12 * max(bound, *shown.values()))
+    axis.set_xlim(0, 1.12 * max(*ends, *shown.values()))
     axis.tick_params(labelsize=8)
     axis.set_xlabel("times faster than the uncached U-Net of the same compilation and layout", fontsize=8)
     return found

@@ -20,7 +20,7 @@ from deepcache.metrics.extractors import Extractor, extract
 from deepcache.metrics.statistics import Features
 from deepcache.models.architectures import architecture
 from deepcache.models.registry import EMBEDDED, Protocol
-from deepcache.plan import CachePlan, quadratic, uniform
+from deepcache.plan import DEFAULT_ORDER, IDLE, CachePlan, Order, quadratic, uniform
 from deepcache.sampling import workload
 from deepcache.sampling.conditions import conditions_of
 from deepcache.sampling.filling import fill
@@ -135,6 +135,10 @@ class Workload(workload.Workload):
         """How many images are sampled together where time is measured."""
         return min(self.protocol.timed_batch_size, self.batch_size, self.protocol.num_samples)
 
+    def guided(self, guidance_scale: float) -> Workload:
+        """Return the same model at another strength of guidance; the two share no samples."""
+        return replace(self, arguments={**self.arguments, "guidance_scale": guidance_scale})
+
     def seeds(self, first: int = 0) -> range:
         """Return a block of seeds, as long as the protocol says."""
         return range(first, first + self.protocol.num_samples)
@@ -148,11 +152,22 @@ class Workload(workload.Workload):
         num_steps = int(self.protocol.num_steps * SOLVERS[solver])
         return self.uncached(scheduler=solver, num_steps=max(2, num_steps))
 
-    def every(self, interval: int, branch: int | None = None, order: int = 0, **changes: Any) -> Run:
+    def every(self, interval: int, branch: int | None = None, order: Order = 0, **changes: Any) -> Run:
         """Return `uncached(**changes)` with a uniform plan, at the paper's branch for the model if none is given."""
         run = self.uncached(**changes)
         plan = uniform(self.num_calls(run), interval, self.protocol.branch if branch is None else branch, order)
         return replace(run, plan=plan)
+
+    def idle(self, cached: Run) -> Run:
+        """Return `cached` with idle steps in place of shallow ones, whose MACs pay for more full steps, evenly spaced.
+
+        Its MACs are those of `cached`, rounded down to a whole full step.
+        """
+        plan = cached.cache_plan
+        share = self.cost.mean(plan, self.convention) / self.cost.full(self.convention)
+        num_full = int(plan.num_steps * share)
+        steps = tuple(number * plan.num_steps // num_full for number in range(num_full))
+        return replace(cached, plan=CachePlan(plan.num_steps, steps, IDLE, DEFAULT_ORDER))
 
     def around(self, center: float, power: float, interval: int, branch: int | None = None, **changes: Any) -> Run:
         """Return `uncached(**changes)` with a quadratic plan of as many full steps as a uniform plan has.

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
@@ -39,13 +41,16 @@ class PNDM(PNDMScheduler):  # type: ignore[misc]
         return super().step(*args, **kwargs)
 
 
+STOCHASTIC = ("ddpm", "euler-ancestral")  # solvers that add noise on every step
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     # the paper's DDIM clips neither latents nor pixels
     "ddim": lambda config: DDIMScheduler.from_config(config, clip_sample=False),
+    "ddpm": lambda config: DDPMScheduler.from_config(config, clip_sample=False),
     "ddim-quadratic": lambda config: QuadraticDDIMScheduler.from_config(config, solver_order=1),
     "plms": lambda config: PNDM.from_config(config, skip_prk_steps=True),
     "pndm": lambda config: PNDM.from_config(config, skip_prk_steps=False),
     "euler": EulerDiscreteScheduler.from_config,
+    "euler-ancestral": EulerAncestralDiscreteScheduler.from_config,
     "heun": HeunDiscreteScheduler.from_config,
     "dpm-solver++": lambda config: DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++"),
 }

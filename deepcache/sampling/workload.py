@@ -30,7 +30,7 @@ from deepcache.sampling.schedulers import num_calls, scheduler
 from deepcache.unets.calls import sides
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SCALED = ("euler", "heun")  # solvers in noise levels, whose latents a pipeline must scale
+SCALED = ("euler", "euler-ancestral", "heun")  # solvers in noise levels, whose latents a pipeline must scale
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def by_protocol(
     if type(pipe).__name__ == "DDPMPipeline" and found["scheduler"] in SCALED:
         raise DeepCacheError(
             "expected a scheduler whose noise begins at standard deviation 1, since DDPMPipeline scales nothing, got "
-            f"{found['scheduler']}; take ddim, ddim-quadratic, plms, pndm or dpm-solver++"
+            f"{found['scheduler']}; take ddim, ddim-quadratic, ddpm, plms, pndm or dpm-solver++"
         )
     scale = found.pop("guidance_scale", None)
     arguments = {} if scale is None else {"guidance_scale": scale}

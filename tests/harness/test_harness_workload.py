@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,29 @@ def test_fewer_steps_cost_what_the_plan_costs(workload):
     share = float(workload.cost.mean(cached_run.plan) / workload.cost.full())
     assert fewer.num_steps == round(100 * share)
     assert fewer.plan is None
+
+
+@pytest.mark.parametrize("interval", [2, 3, 5])
+def test_idle_steps_cost_what_the_shallow_steps_cost_down_to_a_full_step(workload, interval):
+    shallow = workload.every(interval, num_steps=50)
+    idle = workload.idle(shallow)
+    step = workload.cost.full(workload.convention)
+    saved = 50 * (workload.cost.mean(shallow.plan, workload.convention) - Fraction(step * idle.plan.num_full, 50))
+    assert 0 <= saved < step
+    assert idle.plan.num_shallow == 0
+    gaps = np.diff((*idle.plan.full_steps, 50))
+    assert max(gaps) - min(gaps) <= 1
+    assert replace(idle, plan=None) == replace(shallow, plan=None)
+
+
+def test_another_strength_of_guidance_shares_no_samples(workload):
+    """Oracle: the pipeline, called with that guidance."""
+    run = workload.uncached()
+    weak, strong = (each.samples(run, SEEDS).images for each in (workload, workload.guided(4.0)))
+    with workload.under(run):
+        expected = sample(workload.pipe, SEEDS, batch_size=3, num_inference_steps=4, guidance_scale=4.0)
+    assert torch.equal(strong, expected)
+    assert not torch.equal(strong, weak)
 
 
 def test_a_plan_covers_the_calls_and_not_the_steps(workload):

@@ -27,6 +27,7 @@ from deepcache.sampling.store import StoredImages
 ROOT = Path(__file__).parents[2]
 SEEDS = range(3)
 PROTOCOL = Protocol("ddim", 4, 3, 0, 1.5, batch_size=2, timed_batch_size=1)
+COUNTED = {"macs", "total_macs", "num_full", "num_shallow", "num_idle"}
 TIMED = {"feature_bytes", "latency_s", "throughput", "speedup"}
 
 
@@ -63,7 +64,7 @@ def test_a_row_of_random_weights_runs_through(pytester, tmp_path, monkeypatch):
     (found,) = record.read(results)
     expected = architecture("ddpm-cifar10").cost().mean(uniform(3, 2, 2))
     assert found.metrics["macs"] == round(expected)
-    assert found.metrics.keys() == {"macs", "total_macs", "num_full", "num_shallow", *TIMED}
+    assert found.metrics.keys() == {*COUNTED, *TIMED}
     assert (found.settings["weights"], found.settings["num_samples"]) == ("random", 2)
 
 
@@ -130,12 +131,12 @@ def metrics_of(workload: Workload, interval: int = 2) -> dict[str, float]:
 
 def test_nothing_computed_from_noise_is_recorded(workload):
     noise = replace(workload, weights="random", extractor=None)
-    assert metrics_of(noise).keys() == {"macs", "total_macs", "num_full", "num_shallow"}
+    assert metrics_of(noise).keys() == COUNTED
     assert metrics_of(workload).keys() > {"psnr_db", "fid_drift"}  # of trained weights they are
 
 
 def test_uncached_samples_are_not_compared_with_themselves(workload):
-    assert metrics_of(workload, interval=1).keys() == {"macs", "total_macs", "num_full", "num_shallow"}
+    assert metrics_of(workload, interval=1).keys() == COUNTED
 
 
 class Options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from itertools import pairwise
 
 import numpy as np
@@ -11,17 +12,17 @@ from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
 from deepcache.errors import DeepCacheError
-from deepcache.sampling.schedulers import SCHEDULERS, scheduler
+from deepcache.sampling.schedulers import SCHEDULERS, STOCHASTIC, scheduler
 
 CONFIG = DDIMScheduler(clip_sample=False, set_alpha_to_one=True).config
 
 
-def walk(found, timesteps):
-    """A generation with a made-up network: noise that depends on sample and timestep."""
+def walk(found, timesteps, **own):
+    """A generation with a made-up network: noise that depends on sample and timestep; `own` goes to the scheduler."""
     sample = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for t in timesteps:
         noise = torch.sin(3 * sample + t / 100)
-        sample = found.step(noise, t, sample).prev_sample
+        sample = found.step(noise, t, sample, **own).prev_sample
     return sample
 
 
@@ -31,6 +32,18 @@ def test_every_scheduler_walks_with_the_noise_schedule_it_was_given(name):
     found.set_timesteps(10)
     assert found.config.beta_start == CONFIG.beta_start
     assert walk(found, found.timesteps).isfinite().all()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_stochastic_solvers_alone_draw_noise_and_from_the_given_generator(name):
+    def end(seed: int) -> torch.Tensor:
+        found = scheduler(name, CONFIG)
+        found.set_timesteps(10)
+        takes = "generator" in signature(found.step).parameters
+        return walk(found, found.timesteps, **{"generator": torch.Generator().manual_seed(seed)} if takes else {})
+
+    assert torch.equal(end(1), end(1))
+    assert torch.equal(end(1), end(2)) is (name not in STOCHASTIC)
 
 
 def test_ddim_on_quadratic_timesteps_is_ddim():
