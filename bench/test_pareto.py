@@ -1,4 +1,4 @@
-"""Cost is set against fidelity (beyond the paper) for fewer steps, reuse, prediction, and plans of `deepcache.tune`.
+"""Cost is set against fidelity (beyond the paper) for fewer steps, reuse, prediction, idle steps and `deepcache.tune`.
 
 `pytest bench` leaves this file out, since it takes as long as all others together: name the file, as `tox -e pareto`
 does, or pass `--all`.
@@ -24,7 +24,7 @@ PARTS = ("class_conditional", "unconditional", "prompted")
 NEEDS = Needs(PARTS)
 TABLE = Layout(
     "pareto",
-    title="Cost against fidelity: fewer steps, reuse, prediction, tuned plans (from, to: 95% bootstrap over seeds)",
+    title="Cost against fidelity: fewer steps, reuse, prediction, idle steps, tuned plans (from, to: 95% over seeds)",
     columns=(
         Column("share", "MACs, share of the uncached (%)", 1, scale=0.01),
         TOTAL,
@@ -76,6 +76,7 @@ def test_pareto(
                 "curve": point.curve,
                 "panel": panel.name,
                 "point": point.name,
+                **({"plan": point.run.cache_plan.to_json()} if point.run.plan else {}),
                 **{f"choosing_{metric}": round(value, 4) for metric, value in point.choosing.items()},
             },
             metrics=point.metrics,
