@@ -49,7 +49,7 @@ TABLE = Layout(
         *(
             Column(
                 f"nearer_{100 * share:.0f}",
-                f"panels nearer than fewer steps at {share:.0%} of MACs (aim {aim} of 27)",
+                f"panels nearer than fewer steps, {share:.0%} (aim {aim} of 27)",
                 0,
             )
             for share, aim in aims.TARGETS.items()

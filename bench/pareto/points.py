@@ -21,7 +21,7 @@ from tqdm import tqdm
 import deepcache
 from bench.harness.measure import Measure, costs
 from bench.harness.workload import Run, Samples, Workload
-from bench.pareto.aims import ROUNDING, Point, psnr_of_mean
+from bench.pareto.aims import ROUNDING, Point, chosen, psnr_of_mean
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.metrics.statistics import Statistic, bootstrap
 from deepcache.plan import AUTO, IDLE, CachePlan, highest, uniform
@@ -314,7 +314,8 @@ def figure(rows: Sequence[Sequence[Panel]], metric: str, title: str) -> Figure:
 
     Args:
         rows: the panels of each solver.
-        metric: what is drawn over the share of the uncached MACs, with its bootstrap interval as bars.
+        metric: what is drawn over the share of the uncached MACs, with its bootstrap interval as bars. Of each curve,
+            the points are drawn that the choosing seeds prefer to all points that cost no more.
         title: the metric's title with its unit.
     """
     found = Figure(figsize=(11, 9), layout="constrained")
@@ -331,7 +332,7 @@ def figure(rows: Sequence[Sequence[Panel]], metric: str, title: str) -> Figure:
 
 def _draw(axis: Any, panel: Panel, metric: str) -> None:
     for curve, (colour, marker) in STYLES.items():
-        points = panel.on(curve)
+        points = [each for each in panel.on(curve) if chosen(panel.points, (curve,), each.share) is each]
         if points:
             ys = [point.metrics[metric] for point in points]
             low = [y - point.metrics[f"{metric}_low"] for y, point in zip(ys, points, strict=True)]
