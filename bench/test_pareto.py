@@ -18,6 +18,7 @@ from bench.harness.requirements import Needs
 from bench.harness.workload import Workload
 from bench.pareto import aims
 from bench.pareto import points as pareto
+from bench.pareto.points import Panel
 from deepcache.results.layout import Column, Layout
 
 PARTS = ("class_conditional", "unconditional", "prompted")
@@ -66,13 +67,31 @@ def test_pareto(
 ) -> None:
     model = workload(part)
     panel = pareto.panel(model, solver, pareto.steps_of(model, num_steps))
+    _record(record, panel)
+    if judge(model, when=num_steps == 50):
+        gain = aims.gain(panel.points, 2, np.median)
+        assert gain is not None
+        assert gain.value >= GAIN_AT_INTERVAL_2_DB
+
+
+@pytest.mark.usefixtures("judge")
+@pytest.mark.parametrize(("solver", "num_steps"), pareto.STRONG_PANELS, ids="{}".format)
+def test_pareto_under_strong_guidance(
+    record: Callable[..., None], workload: Callable[[str], Workload], solver: str, num_steps: int
+) -> None:
+    model = pareto.guided(workload("prompted"), pareto.STRONG)
+    _record(record, pareto.panel(model, solver, pareto.steps_of(model, num_steps)))
+
+
+def _record(record: Callable[..., None], panel: Panel) -> None:
+    """Record every point of a panel."""
     for point in panel.points:
         record(
             table=TABLE,
-            key={"model": model.model, **panel.key, **point.key},
-            label=f"{model.model}, {panel.name}, {point.name}",
+            key={"model": panel.workload.model, **panel.key, **point.key},
+            label=f"{panel.workload.model}, {panel.name}, {point.name}",
             settings={
-                **describe(model, point.run, panel.uncached, panel.seeds),
+                **describe(panel.workload, point.run, panel.uncached, panel.seeds),
                 "curve": point.curve,
                 "panel": panel.name,
                 "point": point.name,
@@ -82,7 +101,3 @@ def test_pareto(
             metrics=point.metrics,
             per_seed=point.per_seed,
         )
-    if judge(model, when=num_steps == 50):
-        gain = aims.gain(panel.points, 2, np.median)
-        assert gain is not None
-        assert gain.value >= GAIN_AT_INTERVAL_2_DB

@@ -25,7 +25,8 @@ NEAREST = "psnr_median_db"
 KINDS = dict.fromkeys(("order 1", "order 2", "order auto"), "even shallow plans")
 KINDS |= {"fewer steps, order 1": "shallow over fewer steps", "idle": "idle", "idle over fewer steps": "idle"}
 KINDS |= {"idle, searched": "idle, searched by the real error", "mixed": "mixed", "tuned": "tuned"}
-PANEL = ("model", "solver", "uncached_steps")  # parts of a key that name the panel
+GUIDANCE = "guidance_scale"  # part of the key of panels whose scale is not the protocol's
+PANEL = ("model", "solver", "uncached_steps", GUIDANCE)  # parts of a key that name the panel
 _CHOOSING = "choosing_"
 
 
@@ -44,8 +45,9 @@ def panels(results: Path) -> Panels:
     found: Panels = defaultdict(list)
     for record in read(results):
         if record.table.name == "pareto":
-            model, solver, steps = (record.key[name] for name in PANEL)
-            found[str(model), f"{solver} {steps}"].append(_point(record))
+            model, solver, steps, guidance = (record.key.get(name) for name in PANEL)
+            strong = "" if guidance is None else f", guidance {guidance}"
+            found[str(model), f"{solver} {steps}{strong}"].append(_point(record))
     return found
 
 
@@ -126,13 +128,14 @@ def main(results: Path) -> None:
             for interval in INTERVALS
         ]
     )
-    _show(at_any_cost([*found.values()]))
-    _show([by_kind(name, found[name], share) for name in found if name[1] in OF_KINDS for share in SHARES])
+    ordinary = [points for points in found.values() if GUIDANCE not in points[0].record.key]
+    _show(at_any_cost(ordinary))
+    shown = [name for name in found if name[1].split(",")[0] in OF_KINDS]
+    _show([by_kind(name, found[name], share) for name in shown for share in SHARES])
     for interval in INTERVALS:
-        than_reuse, than_fewer = nearer([*found.values()], interval)
-        print(
-            f"N={interval}: nearer than reuse in {than_reuse}, than fewer steps in {than_fewer} of {len(found)} panels"
-        )
+        than_reuse, than_fewer = nearer(ordinary, interval)
+        of = f"of {len(ordinary)} panels"
+        print(f"N={interval}: nearer than reuse in {than_reuse}, than fewer steps in {than_fewer} {of}")
 
 
 def _show(rows: Sequence[dict[str, object]]) -> None:

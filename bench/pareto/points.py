@@ -42,6 +42,8 @@ FEWER, FEWER_INTERVALS = (0.7, 0.5), (2, 3)  # shares and intervals of predicted
 FEWER_IDLE = (0.7, 0.5, 0.35)  # shares of the steps that have idle steps among them
 MIXED = ((4, 2), (6, 2), (6, 3))  # intervals of full steps, and of shallow steps between them
 MOST_EVALUATIONS = 20  # plans that a search by the real error samples
+STRONG = 7.5  # the guidance scale at which most users sample Stable Diffusion
+STRONG_PANELS = (("ddim", 50), ("plms", 50), ("dpm-solver++", 20), ("dpm-solver++", 25))  # sampled at it, too
 CHOOSING, SCORING = 8, 16  # how many seeds choose, and how many seeds after these score
 SOLUTION = "ddim"
 SOLVED_BY = 20  # times the protocol's steps; at most the thousand steps that the models were trained on
@@ -84,11 +86,18 @@ class Panel:
 
     @property
     def name(self) -> str:
-        return f"{self.uncached.scheduler} {self.uncached.num_steps}"
+        strong = f", guidance {self.workload.guidance_scale:g}" if self.has_own_guidance else ""
+        return f"{self.uncached.scheduler} {self.uncached.num_steps}{strong}"
+
+    @property
+    def has_own_guidance(self) -> bool:
+        """Whether the guidance scale is another than the protocol's."""
+        return self.workload.guidance_scale != self.workload.protocol.guidance_scale
 
     @property
     def key(self) -> dict[str, Scalar]:
-        return {"solver": self.uncached.scheduler, "uncached_steps": self.uncached.num_steps}
+        guidance = {"guidance_scale": self.workload.guidance_scale} if self.has_own_guidance else {}
+        return {"solver": self.uncached.scheduler, "uncached_steps": self.uncached.num_steps, **guidance}
 
     def on(self, *curves: str) -> list[Sampled]:
         """Return the points on some curves, the cheapest first."""
@@ -112,6 +121,14 @@ def panel(workload: Workload, solver: str, num_steps: int) -> Panel:
     ) as bar:
         points = tuple(_point(workload, uncached, *named) for named in bar)
     return Panel(workload, uncached, scoring(workload), points)
+
+
+@cache
+def guided(workload: Workload, scale: float) -> Workload:
+    """Return a workload that differs from the given one in the guidance scale alone; itself if that is equal."""
+    if workload.guidance_scale == scale:
+        return workload
+    return replace(workload, arguments={**workload.arguments, "guidance_scale": scale})
 
 
 def choosing(workload: Workload) -> range:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from bench.pareto.aims import PREDICTED, chosen, reuse
-from bench.pareto.equal_cost import NEAREST, Recorded, panels
+from bench.pareto.equal_cost import NEAREST, PANEL, Recorded, panels
 from deepcache.models.embedded import PLANS, plan_path
 from deepcache.plan import CachePlan
 
@@ -23,8 +23,9 @@ def main(results: Path) -> None:
         own = [each for each in points if each.record.settings["num_steps"] == each.record.key["uncached_steps"]]
         best = None if base is None else chosen(own, PREDICTED, base.share)
         if isinstance(best, Recorded):
-            scheduler, steps = panel.split()
-            CachePlan.from_json(str(best.record.settings["plan"])).save(plan_path(model, scheduler, int(steps)))
+            solver, steps, guidance = (best.record.key.get(name) for name in PANEL[1:])
+            path = plan_path(model, str(solver), int(str(steps)), None if guidance is None else float(str(guidance)))
+            CachePlan.from_json(str(best.record.settings["plan"])).save(path)
             print(f"{model}, {panel}: {best.name}, {best.metrics[NEAREST]:.1f} dB")
 
 

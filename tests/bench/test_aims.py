@@ -94,7 +94,7 @@ def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
         lines.append(Record(Layout("pareto"), key, settings, metrics, {}, "passed", one.per_seed))
     monkeypatch.setattr("bench.pareto.equal_cost.read", lambda _: lines)
     monkeypatch.setattr("bench.pareto.recommend.PLANS", tmp_path)
-    monkeypatch.setattr("bench.pareto.recommend.plan_path", lambda *name: tmp_path / "-".join(map(str, name)))
+    monkeypatch.setattr("bench.pareto.recommend.plan_path", lambda *name: tmp_path / "-".join(map(str, name[:3])))
     (points,) = panels(tmp_path).values()
     row = at_equal_cost(("mini-sd", "plms 50"), points, 3)
     shown = {"fewer steps": "38.0", "reuse": "32.0", "default, its MACs (%)": "36.0, 50", "chosen": "42.0"}
