@@ -79,7 +79,7 @@ def test_pareto(
 def test_pareto_under_strong_guidance(
     record: Callable[..., None], workload: Callable[[str], Workload], solver: str, num_steps: int
 ) -> None:
-    model = pareto.guided(workload("prompted"), pareto.STRONG)
+    model = pareto.strongly_guided(workload("prompted"))
     _record(record, pareto.panel(model, solver, pareto.steps_of(model, num_steps)))
 
 

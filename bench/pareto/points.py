@@ -24,7 +24,7 @@ from bench.harness.workload import Run, Samples, Workload
 from bench.pareto.aims import ROUNDING, Point, chosen, psnr_of_mean
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.metrics.statistics import Statistic, bootstrap
-from deepcache.plan import AUTO, IDLE, CachePlan, highest, uniform
+from deepcache.plan import DEFAULT_ORDER, IDLE, CachePlan, Order, highest, uniform
 from deepcache.results.layout import Scalar
 from deepcache.sampling.workload import Sampling
 from deepcache.search.calibration import Calibration, calibrate, even
@@ -41,6 +41,7 @@ CHEAP = SHARES[4:]  # shares at which plans are searched by the real error, and 
 FEWER, FEWER_INTERVALS = (0.7, 0.5), (2, 3)  # shares and intervals of predicted features over fewer steps, at branch 0
 FEWER_IDLE = (0.7, 0.5, 0.35)  # shares of the steps that have idle steps among them
 MIXED = ((4, 2), (6, 2), (6, 3))  # intervals of full steps, and of shallow steps between them
+ORDERS: tuple[Order, ...] = (DEFAULT_ORDER, 1, 2)  # of even idle plans
 MOST_EVALUATIONS = 20  # plans that a search by the real error samples
 STRONG = 7.5  # the guidance scale at which most users sample Stable Diffusion
 STRONG_PANELS = (("ddim", 50), ("plms", 50), ("dpm-solver++", 20), ("dpm-solver++", 25))  # sampled at it, too
@@ -124,11 +125,9 @@ def panel(workload: Workload, solver: str, num_steps: int) -> Panel:
 
 
 @cache
-def guided(workload: Workload, scale: float) -> Workload:
-    """Return a workload that differs from the given one in the guidance scale alone; itself if that is equal."""
-    if workload.guidance_scale == scale:
-        return workload
-    return replace(workload, arguments={**workload.arguments, "guidance_scale": scale})
+def strongly_guided(workload: Workload) -> Workload:
+    """Return the same model at strong guidance."""
+    return workload if workload.guidance_scale == STRONG else workload.guided(STRONG)
 
 
 def choosing(workload: Workload) -> range:
@@ -158,12 +157,12 @@ def _runs(workload: Workload, uncached: Run) -> Iterator[Named]:
                 key = {"curve": f"order {order}", "interval": interval}
                 yield key, f"order {order}, N={interval}", workload.every(interval, order=order, **own)
     for interval in INTERVALS:
-        run = workload.every(interval, 0, order=AUTO, **own)
+        run = workload.every(interval, 0, order=DEFAULT_ORDER, **own)
         yield {"curve": "order auto", "interval": interval}, f"order auto, branch 0, N={interval}", run
     yield from _idle(workload, uncached)
     for interval, shallow_every in MIXED:
         plan = uniform(
-            workload.num_calls(uncached), interval, 0, AUTO, last_step_full=True, shallow_every=shallow_every
+            workload.num_calls(uncached), interval, 0, DEFAULT_ORDER, last_step_full=True, shallow_every=shallow_every
         )
         name = f"mixed, full every {interval}, shallow every {shallow_every}, last step full"
         yield {"curve": "mixed", **_plan_key(plan)}, name, replace(uncached, plan=plan)
@@ -177,7 +176,7 @@ def _idle(workload: Workload, uncached: Run) -> Iterator[Named]:
     calls = workload.num_calls(uncached)
     for count in _counts(calls, EVEN):
         first, last = even(calls, count)
-        for steps, order in ((first, AUTO), *((last, order) for order in (AUTO, 1, 2) if count > highest(order))):
+        for steps, order in ((first, DEFAULT_ORDER), *((last, order) for order in ORDERS if count > highest(order))):
             end = ", last step full" if steps[-1] == calls - 1 else ""
             yield _named("idle", replace(uncached, plan=CachePlan(calls, steps, IDLE, order)), f"even{end}")
     for count in _counts(calls, OPTIMAL):
