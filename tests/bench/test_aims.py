@@ -7,7 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from bench.pareto.aims import FEWER, PREDICTED, Point, chosen, gain, lead, least_lead, prediction, psnr_of_mean, reuse
+from bench.pareto.aims import (
+    FEWER,
+    PREDICTED,
+    Point,
+    chosen,
+    gain,
+    lead,
+    least_lead,
+    num_nearer,
+    prediction,
+    psnr_of_mean,
+    reuse,
+)
 from bench.pareto.equal_cost import Recorded, at_any_cost, at_equal_cost, by_kind, kind_of, nearer, panels
 from bench.pareto.recommend import main as recommend
 from deepcache import CachePlan
@@ -53,6 +65,12 @@ def test_the_lead_is_over_the_fewer_steps_that_are_chosen() -> None:
     assert lead([], 0.5) is None
     assert least_lead(POINTS, "psnr_db") == 4.0
     assert least_lead([STEPS, DEAR], "psnr_db") is None  # at 0.5 there are fewer steps and no prediction
+
+
+def test_a_panel_leads_where_its_chosen_prediction_is_nearer() -> None:
+    behind = [STEADY, point("fewer steps", 0.5, chosen_by=50, scored=[50.0, 50.0, 50.0], steps=25)]
+    assert num_nearer([POINTS, behind, [STEPS], [STEADY]], 0.5) == 2  # POINTS, and STEADY alone
+    assert num_nearer([POINTS], 0.3) == 0
 
 
 def test_the_mean_is_of_squared_errors() -> None:
