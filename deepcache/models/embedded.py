@@ -43,7 +43,7 @@ def is_embedded(pipe: Any) -> bool:
     return WEIGHTS in Path(origin).parents
 
 
-def recommended(model: str, scheduler: str, num_steps: int) -> CachePlan:
+def recommended(model: str, scheduler: str, num_steps: int, guidance_scale: float | None = None) -> CachePlan:
     """The plan that was nearest to the uncached images among those that cost no more than reuse at interval 3.
 
     Eight seeds decided (`bench/pareto/recommend.py`); the plan's figures on other seeds are in bench/results/pareto.
@@ -54,20 +54,22 @@ def recommended(model: str, scheduler: str, num_steps: int) -> CachePlan:
         model: name of an embedded model.
         scheduler: name of a solver, one of `deepcache.sampling.schedulers.SCHEDULERS`.
         num_steps: steps of the solver.
+        guidance_scale: the scale of classifier-free guidance; that of the model's protocol if not given.
 
     Raises:
         DeepCacheError: no plan was found for these; the message names those for which one was.
     """
-    path = plan_path(model, scheduler, num_steps)
+    path = plan_path(model, scheduler, num_steps, guidance_scale)
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in PLANS.glob("*.json")))
         raise DeepCacheError(f"expected a plan out of {known}; got {path.stem}; deepcache.tune finds others")
     return CachePlan.load(path)
 
 
-def plan_path(model: str, scheduler: str, num_steps: int) -> Path:
-    """The file of the plan that is recommended for a model, a solver and its number of steps."""
-    return PLANS / f"{model}-{scheduler}-{num_steps}.json"
+def plan_path(model: str, scheduler: str, num_steps: int, guidance_scale: float | None = None) -> Path:
+    """The file of the plan that is recommended; its name has the guidance scale unless it is the protocol's."""
+    is_own = guidance_scale is None or (model in MODELS and guidance_scale == MODELS[model].protocol.guidance_scale)
+    return PLANS / f"{model}-{scheduler}-{num_steps}{'' if is_own else f'-guidance-{guidance_scale:g}'}.json"
 
 
 class Extracted(NamedTuple):
