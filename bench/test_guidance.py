@@ -180,7 +180,7 @@ def test_guidance_map(
         metrics={},
         pictures=[picture("guidance", alt, _map(gains, names))],
     )
-    if judge(models[first]):
+    if judge(models[first], when=set(SELECTED) <= set(panels)):  # chance does not cancel over a few panels
         for branch in (0, IDLE):
             found = [_gain(model, panel, branch) for panel, model in models.items()]
             assert sum(gain.num_tipped for gain in found) <= sum(gain.num_tipped_by_reuse for gain in found)

@@ -46,6 +46,22 @@ def test_the_stochastic_solvers_alone_draw_noise_and_from_the_given_generator(na
     assert torch.equal(end(1), end(2)) is (name not in STOCHASTIC)
 
 
+def test_the_ancestral_steps_of_euler_are_those_of_ddpm():
+    """Both are DDIM with all of its noise, in two parametrisations: the same draws end in the same sample."""
+    ends = []
+    for name in ("ddpm", "euler-ancestral"):
+        found = scheduler(name, {**CONFIG, "timestep_spacing": "leading", "steps_offset": 1})
+        found.set_timesteps(10)
+        generator = torch.Generator().manual_seed(1)
+        sample = torch.randn(1, 3, 4, 4, generator=generator, dtype=torch.float64) * float(found.init_noise_sigma)
+        for t in found.timesteps:
+            noise = torch.sin(3 * found.scale_model_input(sample, t) + float(t) / 100)
+            sample = found.step(noise, t, sample, generator=generator).prev_sample
+        ends.append(sample)
+    # float32 sigmas against float32 products of alphas
+    assert_close(*ends, rtol=1e-3, atol=1e-3)
+
+
 def test_ddim_on_quadratic_timesteps_is_ddim():
     """Oracle: the DDIM update written out, from timestep to timestep."""
     found = scheduler("ddim-quadratic", CONFIG)
