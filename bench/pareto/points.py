@@ -14,7 +14,6 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from deepcache.search.descent import descended_on_images
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -28,6 +27,7 @@ from deepcache.plan import DEFAULT_ORDER, IDLE, CachePlan, Order, highest, unifo
 from deepcache.results.layout import Scalar
 from deepcache.sampling.workload import Sampling
 from deepcache.search.calibration import Calibration, calibrate, even
+from deepcache.search.descent import descended_on_images
 from deepcache.search.tuned import Tuned
 
 SOLVERS = ("ddim", "plms", "dpm-solver++")
@@ -115,7 +115,8 @@ def panel(workload: Workload, solver: str, num_steps: int) -> Panel:
     """Sample and measure the points of a solver, once in a session."""
     uncached = workload.uncached(scheduler=solver, num_steps=num_steps)
     runs: dict[Run, Named] = {}
-    for named in [({"curve": "uncached"}, "uncached", uncached), *_runs(workload, uncached)]:
+    first: Named = {"curve": "uncached"}, "uncached", uncached
+    for named in (first, *_runs(workload, uncached)):
         runs.setdefault(named[-1], named)  # two curves may meet in a plan
     with tqdm(
         runs.values(), desc=f"{workload.model}, {solver} {num_steps}", unit="run", disable=None, leave=False

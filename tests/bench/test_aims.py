@@ -121,5 +121,5 @@ def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
     assert nearer([points], 3) == (1, 1)
     assert [each["50%"] for each in at_any_cost([points])] == [1, 27, 1, 0, 0, 0, 0, 0]
     recommend(tmp_path)
-    plan = CachePlan.load(tmp_path / "mini-sd-plms-50")
-    assert plan == CachePlan(50, (0, 2), 1, 2, (3,))
+    recommended = CachePlan.load(tmp_path / "mini-sd-plms-50")
+    assert recommended == CachePlan(50, (0, 2), 1, 2, (3,))
