@@ -10,7 +10,7 @@ also on uneven timesteps. Nothing here reads a value back from the device.
 
 Guidance of strength w multiplies an error of the difference between the conditional and the unconditional half by w,
 and the longer the interval, the less a polynomial says of its end. So order "auto" goes by the reach: w times the share
-of all steps that lies between the two newest nodes. The order is 2 up to a reach of 0.2, and 1 up to 0.5. Beyond that,
+of all steps that lies between the two newest nodes. The order is 2 up to a reach of 0.2, and 1 up to 0.45. Beyond that,
 the mean of the halves and their difference are extrapolated only where order 1 would have predicted the newest node
 clearly better than order 0 did, for each sample; else they are reused. Where there is no such proof yet, the mean is
 extrapolated if the interval is short. docs/prediction.md has the measurements.
@@ -32,7 +32,7 @@ from torch import Tensor
 from deepcache.plan import Order
 from deepcache.unets.family import Feature
 
-REACHES = ((2, 0.2), (1, 0.5))  # an order, and the largest reach at which "auto" takes it untried
+REACHES = ((2, 0.2), (1, 0.45))  # an order, and the largest reach at which "auto" takes it untried
 SHORT = 0.1  # the largest share of the steps between two nodes over which a mean is extrapolated untried
 PROOF = 0.75  # the largest ratio of the errors of order 1 and order 0 at the newest node that proves order 1
 Errors = tuple[Tensor, Tensor]  # (B, ...) each, of the predictions of order 0 and of order 1
