@@ -249,7 +249,7 @@ class Cache:
         """Return where the halves of guidance are: in one call, the sample's batch has them as two equal halves."""
         if self.plan.order != AUTO or active.guidance == 1:
             return Halves.NONE
-        sample = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), None)
+        sample = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim > 1), None)
         if sample is not None and len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
             return Halves.TOGETHER
         return Halves.NONE if active.guidance is None else Halves.APART
