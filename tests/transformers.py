@@ -168,12 +168,12 @@ def _built(name: str) -> Work:
 def k_blocks() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     """Return a U-Net with Katherine Crowson's blocks, as Stable Diffusion's upscaler has, and a call of it."""
     model = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 32, 64, 64), cross_attention_dim=DIM, attention_head_dim=8,
+        sample_size=16, block_out_channels=(32, 32, 64, 64), cross_attention_dim=DIM, attention_head_dim=8,
         down_block_types=("KDownBlock2D", *["KCrossAttnDownBlock2D"] * 3), mid_block_type=None, norm_num_groups=None,
         up_block_types=(*["KCrossAttnUpBlock2D"] * 3, "KUpBlock2D"), conv_in_kernel=1, conv_out_kernel=1,
         time_embedding_type="fourier", timestep_post_act="gelu", act_fn="gelu", resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-    return random(model), (noise(2, 4, 8, 8), 701, noise(2, TOKENS, DIM)), {}
+    return random(model), (noise(2, 4, 16, 16), 701, noise(2, TOKENS, DIM)), {}
 
 
 def kandinsky3() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
