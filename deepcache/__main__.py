@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)  # an option may be a value of ours, such as an order
         shown = options.run(options)
     except DeepCacheError as error:
         print(f"error: {error}", file=sys.stderr)

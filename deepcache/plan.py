@@ -227,7 +227,7 @@ def quadratic(
     lowered = power
     while lowered > 1:
         steps = _quadratic_steps(num_steps, num_full, center, lowered, signed_root=signed_root)
-        if len(steps) == num_full and steps[-1] < num_steps:
+        if len(set(steps)) == num_full and steps[-1] < num_steps:  # adding c may round two of them to one
             last = (num_steps - 1,) if last_step_full and steps[-1] < num_steps - 1 else ()
             return CachePlan(num_steps, steps + last, branch, order)
         lowered -= _POWER_DECREMENT
@@ -325,7 +325,7 @@ def highest(order: Order) -> int:
 
 def require_order(order: object) -> Order:
     """Return the order of the prediction, or raise a `DeepCacheError` if it is neither "auto" nor one of `ORDERS`."""
-    if order == AUTO:
+    if isinstance(order, str) and order == AUTO:  # an array would compare each of its elements
         return "auto"
     if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in ORDERS:
         known = ", ".join(map(str, ORDERS))

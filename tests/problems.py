@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import (
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from deepcache.models.class_conditional import ClassConditionalPipeline, ClassEmbedder
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
+from deepcache.unets.output import Form
 from tests.topologies import CONTEXT_DIM, PROBLEMS
 
 torch.set_num_threads(1)  # on models this small, threads wait for each other
@@ -169,12 +171,17 @@ class Aborted(Exception):  # noqa: N818
 
 @contextmanager
 def aborting(model: nn.Module, call: int) -> Iterator[None]:
-    """Inside the block, call number `call` of the U-Net stops before its last convolution."""
+    """Inside the block, call number `call` of the U-Net stops before its last convolution, or as an idle step ends."""
     calls = iter(range(100))
 
     def stop(*_: Any) -> None:
         if next(calls) == call:
             raise Aborted
 
-    with model.conv_out.register_forward_pre_hook(stop):
+    def output(form: Form, tensors: Any) -> Any:
+        stop()
+        return form_output(form, tensors)
+
+    form_output = Form.output
+    with model.conv_out.register_forward_pre_hook(stop), patch.object(Form, "output", output):
         yield

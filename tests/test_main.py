@@ -45,7 +45,7 @@ def test_macs_layer_wise_shows_every_stage(capsys):
 def test_macs_for_machines_are_whole_numbers_that_add_up(capsys):
     found = json.loads(run(capsys, "macs", "--model", "ddpm-cifar10", "--interval", "2", "--json"))
     assert sum(stage["macs"] for stage in found["stages"]) == found["full"]
-    assert [line["branch"] for line in found["branches"]] == list(range(12))
+    assert [line["branch"] for line in found["branches"]] == list(range(-1, 12))
     assert all(isinstance(line["mean"], int) for line in found["branches"])
 
 
@@ -71,6 +71,18 @@ def test_explain_prints_what_the_options_ask_for(capsys):
     assert out.rstrip("\n") == str(explain(SimpleNamespace(unet=unet), plan, name="ddpm-cifar10"))
     assert "20 steps, of which 6 are full: 0, 4, 8, 12, 16, 19\n" in out
     assert "\n>      2  " in out
+
+
+def test_explain_and_macs_know_idle_steps(capsys):
+    out = run(capsys, "explain", "--model", "ddpm-cifar10", "--interval", "4", "--num-steps", "20", "--branch", "-1")
+    plan, unet = uniform(20, 4, -1), ARCHITECTURES["ddpm-cifar10"].meta()
+    assert out.rstrip("\n") == str(explain(SimpleNamespace(unet=unet), plan, name="ddpm-cifar10"))
+    assert "\n>     -1  no stage runs " in out
+    assert f"{20 / 5:.2f}" in out.splitlines()[-1]  # the bound is T / K
+    asked = ["macs", "--model", "ddpm-cifar10", "--interval", "4", "--num-steps", "20", "--branch", "-1", "--json"]
+    found = json.loads(run(capsys, *asked))
+    (line,) = found["branches"]
+    assert (line["branch"], line["shallow"], line["num_full"], line["macs_ratio"]) == (-1, 0, 5, 4.0)
 
 
 def test_explain_counts_the_decoder_of_the_embedded_model(capsys):
@@ -117,8 +129,11 @@ def test_tables_renders_a_results_file(capsys, tmp_path):
         (["macs", "--model", str(WEIGHTS / "mini-ldm" / "vqvae")], "expected a configuration of UNet2DModel"),
         (["explain", "--model", "ldm-5", "--interval", "3"], "expected a model out of ldm-4-g"),
         (["explain", "--model", "mini-ldm", "--interval", "3", "--branch", "9"], "expected branch 0..8"),
-        (["explain", "--model", "mini-ldm", "--interval", "3", "--branch", "-1"], "expected branch"),
-        (["explain", "--model", "mini-ldm", "--interval", "3", "--order", "3"], "expected order to be one of 0, 1, 2"),
+        (["explain", "--model", "mini-ldm", "--interval", "3", "--branch", "-2"], "expected branch"),
+        (
+            ["explain", "--model", "mini-ldm", "--interval", "3", "--order", "3"],
+            "expected order to be 'auto' or one of",
+        ),
         (["explain", "--model", "mini-ldm", "--interval", "0"], "expected interval to be a whole number of at least 1"),
         (["explain", "--model", "mini-ldm", "--interval", "3", "--num-steps", "0"], "expected num_steps to be a whole"),
         (["tables", "none.json"], "expected a results file"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcache import CachePlan, DeepCacheError, Interval, quadratic, uniform
-from deepcache.plan import parse_plan
+from deepcache.plan import EVERY, parse_plan
 
 lawful = settings(deadline=None, database=None)  # a busy machine is slow, and a test run leaves no files
 
@@ -54,15 +54,15 @@ def test_quadratic_plan_with_the_last_step_full() -> None:
     assert more.full_steps == (*plain.full_steps, 49)
 
 
-@pytest.mark.parametrize("order", [0, 1, 2])
-def test_plan_has_its_order(order: int) -> None:
+@pytest.mark.parametrize("order", EVERY)
+def test_plan_has_its_order(order: Any) -> None:
     assert {plan.order for plan in (uniform(9, 2, 1, order), quadratic(9, 3, 4, 1.2, 1, order))} == {order}
 
 
-@pytest.mark.parametrize("order", [-1, 3, 1.5, True, "1", None])
+@pytest.mark.parametrize("order", [-1, 3, 1.5, True, "1", "AUTO", None])
 def test_order_that_there_is_not_is_refused(order: Any) -> None:
     for make in (lambda: uniform(9, 2, order=order), lambda: Interval(2, order=order)):
-        with pytest.raises(DeepCacheError, match="expected order to be one of 0, 1, 2, got"):
+        with pytest.raises(DeepCacheError, match="expected order to be 'auto' or one of 0, 1, 2, got"):
             make()
 
 
@@ -140,9 +140,9 @@ def test_bad_interval_is_named() -> None:
         uniform(50, 0)
 
 
-@pytest.mark.parametrize("branch", [-1, 1.0, True, None])
+@pytest.mark.parametrize("branch", [-2, -1.0, 1.0, True, None])
 def test_bad_branch_is_refused(branch: Any) -> None:
-    with pytest.raises(DeepCacheError, match="branch to be a whole number of at least 0"):
+    with pytest.raises(DeepCacheError, match="branch to be a whole number of at least -1"):
         uniform(10, 2, branch)
 
 
@@ -154,8 +154,38 @@ def test_full_steps_that_are_no_plan_are_refused(steps: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("steps", [(0, 1.5), (0, -2), (0, True)])
 def test_full_step_that_is_not_whole_is_refused(steps: tuple[Any, ...]) -> None:
-    with pytest.raises(DeepCacheError, match="a full step to be a whole number"):
+    with pytest.raises(DeepCacheError, match="an element of full_steps to be a whole number"):
         CachePlan(10, steps)
+    with pytest.raises(DeepCacheError, match="an element of idle_steps to be a whole number"):
+        CachePlan(10, (0,), idle_steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "branch"), [((2, 1), 0), ((1, 1), 0), ((0, 1), 0), ((5,), 0), ((3, 10), 0), ((1,), -1), ((10,), 3)]
+)
+def test_idle_steps_that_are_no_plan_are_refused(steps: tuple[int, ...], branch: int) -> None:
+    """Out of order, twice, full, beyond the last step, or beside a branch at which every step is idle."""
+    with pytest.raises(DeepCacheError, match="ascending idle steps that are not full and stay below num_steps = 10"):
+        CachePlan(10, (0, 5), branch, idle_steps=steps)
+
+
+@lawful
+@given(num_steps=NUM_STEPS, interval=st.integers(1, 40), every=st.integers(1, 9), branch=st.integers(-1, 3))
+def test_every_step_is_full_shallow_or_idle(num_steps: int, interval: int, every: int, branch: int) -> None:
+    """Of the steps after a full step, every M-th is shallow; at branch -1 none is."""
+    plan = uniform(num_steps, interval, branch, shallow_every=every)
+    rest = [step for step in range(num_steps) if step % interval]
+    shallow = [step for step in rest if step % interval % every == 0 and branch >= 0]
+    assert [step for step in rest if not plan.is_idle(step)] == shallow
+    assert (plan.num_full, plan.num_shallow) == (num_steps - len(rest), len(shallow))
+    assert plan.num_full + plan.num_shallow + plan.num_idle == num_steps
+    assert plan.has_idle_steps == (plan.num_idle > 0 or branch == -1)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
+def test_shallow_every_is_a_whole_number(value: Any) -> None:
+    with pytest.raises(DeepCacheError, match="expected shallow_every to be a whole number of at least 1"):
+        uniform(10, 3, shallow_every=value)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +205,9 @@ def test_what_is_no_number_is_refused(value: Any) -> None:
         quadratic(50, 10, 15, value)
 
 
-@pytest.mark.parametrize("value", [np.array(1), np.array([1, 2]), "1", None, [1], True, 3, 1.0])
+@pytest.mark.parametrize("value", [np.array(1), np.array([1, 2]), np.array(["auto"]), "1", None, [1], True, 3, 1.0])
 def test_an_order_that_is_none_is_refused(value: Any) -> None:
-    with pytest.raises(DeepCacheError, match="expected order to be one of 0, 1, 2"):
+    with pytest.raises(DeepCacheError, match="expected order to be 'auto' or one of 0, 1, 2"):
         uniform(50, 3, 0, value)
     with pytest.raises(DeepCacheError, match="expected interval to be a whole number"):
         uniform(50, -(10**5_000))
@@ -196,6 +226,9 @@ def test_impossible_count_is_refused_with_what_to_do() -> None:
         ("uniform,interval=3", uniform(50, 3)),
         ("uniform, interval=3, branch=2, order=1", uniform(50, 3, 2, 1)),
         ("uniform,interval=3,last_step_full", uniform(50, 3, last_step_full=True)),
+        ("uniform,interval=3,branch=-1,order=auto", uniform(50, 3, -1)),
+        ("uniform,interval=6,shallow_every=2,branch=1", uniform(50, 6, 1, shallow_every=2)),
+        ("quadratic,num_full=10,center=15,power=1.4,branch=-1,order=0", quadratic(50, 10, 15, 1.4, -1, 0)),
         ("quadratic,num_full=10,center=15,power=1.4", quadratic(50, 10, 15, 1.4)),
         ("quadratic,power=1.4,num_full=10,center=15,branch=1", quadratic(50, 10, 15, 1.4, 1)),
         (
@@ -208,7 +241,10 @@ def test_a_text_stands_for_what_the_function_makes(text, plan):
     assert parse_plan(text, 50) == plan
 
 
-@pytest.mark.parametrize("plan", [uniform(51, 4, 1, 2), quadratic(50, 7, 20, 1.3), CachePlan(3, (0, 2))])
+@pytest.mark.parametrize(
+    "plan",
+    [uniform(51, 4, 1, 2), quadratic(50, 7, 20, 1.3), CachePlan(3, (0, 2), -1), uniform(9, 4, 1, shallow_every=2)],
+)
 def test_json_gives_the_plan_again_also_from_a_file(tmp_path, plan):
     assert CachePlan.from_json(plan.to_json()) == plan
     path = tmp_path / "plan.json"
@@ -232,6 +268,12 @@ def test_json_gives_the_plan_again_also_from_a_file(tmp_path, plan):
         "uniform,interval=-1",
         "uniform,interval=3,center=2",
         "uniform,interval=3,order=3",
+        "uniform,interval=3,order=",
+        "uniform,interval=auto",
+        "uniform,interval=3,branch=-2",
+        "uniform,interval=3,branch=auto",
+        "uniform,interval=3,shallow_every=0",
+        "quadratic,num_full=10,center=15,power=1.4,shallow_every=2",
         "uniform,interval=3,last_step_full=1",
         "uniform,interval=3,num_steps=5",
         "quadratic,num_full=10",
@@ -266,6 +308,10 @@ def test_what_is_no_path_is_one_line(path):
         '{"num_steps": 3, "full_steps": {"0": 1}}',
         '{"num_steps": 3, "full_steps": [0], "order": [1]}',
         '{"num_steps": 3, "full_steps": [0], "order": {}}',
+        '{"num_steps": 3, "full_steps": [0], "order": "best"}',
+        '{"num_steps": 3, "full_steps": [0], "idle_steps": 1}',
+        '{"num_steps": 3, "full_steps": [0], "idle_steps": [0]}',
+        '{"num_steps": 3, "full_steps": [0], "branch": -1, "idle_steps": [1]}',
         '{"num_steps": null, "full_steps": [0]}',
         '{"num_steps": 1' + "0" * 400 + ', "full_steps": [0]}',
         '{"num_steps": ' + "9" * 5_000 + ', "full_steps": [0]}',
@@ -279,6 +325,16 @@ def test_values_that_make_no_plan_are_one_short_line(tmp_path, text):
         CachePlan.load(tmp_path / "plan.json")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 800
+
+
+def test_plans_that_were_saved_before_there_were_idle_steps_load_as_they_were() -> None:
+    """Stored values: the two forms of the JSON that earlier versions wrote."""
+    assert CachePlan.from_json('{"num_steps": 9, "full_steps": [0, 4], "branch": 1, "order": 2}') == CachePlan(
+        9, (0, 4), 1, 2
+    )
+    plan = uniform(9, 4, 1, 1)
+    assert plan.to_json() == '{"num_steps": 9, "full_steps": [0, 4, 8], "branch": 1, "order": 1}'
+    assert '"idle_steps": [1, 3, 5, 7]' in uniform(9, 4, 1, 1, shallow_every=2).to_json()
 
 
 @pytest.mark.parametrize(

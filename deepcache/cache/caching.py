@@ -41,8 +41,9 @@ def cached(
     """Return a cache for the U-Net of a diffusers pipeline, or for a bare U-Net.
 
     A full step runs the whole U-Net and keeps one deep feature; a shallow step runs only the outermost stages and
-    predicts the deep feature from the last full steps. Use the cache for a block, which gives the U-Net back at its
-    end, or from `cache.enable()` to `cache.disable()`; before that, nothing is installed:
+    predicts the deep feature from the last full steps; an idle step predicts the output and runs nothing. Use the cache
+    for a block, which gives the U-Net back at its end, or from `cache.enable()` to `cache.disable()`; before that,
+    nothing is installed:
 
         with deepcache.cached(pipe, interval=3, branch=0, order=1) as cache:
             image = pipe("a red sneaker").images[0]
@@ -60,11 +61,13 @@ def cached(
     Gradients flow through the stages that a step runs; a kept feature is a constant.
 
     Args:
-        pipe_or_unet: a diffusers pipeline, any object with `.unet` and `.scheduler`, or a U-Net; compiled or not.
+        pipe_or_unet: a diffusers pipeline, any object with `.unet` and `.scheduler`, or a network; compiled or not.
         plan: the full steps of a generation of `plan.num_steps` steps, or an `Interval`, which fits any number.
         interval: instead of a plan, N, at least 1: steps 0, N, 2N, ... are full; 1 caches nothing.
-        branch: with `interval`: b, at least 0 (the default); the skips 0..b stay live on a shallow step.
-        order: with `interval`: 0 reuses the last feature, as in the paper; 1 (the default) and 2 extrapolate.
+        branch: with `interval`: b, 0 by default; the skips 0..b stay live on a shallow step. At -1 no skip is live, and
+            every step that is not full is idle; any network can be cached so, also a pipeline's transformer.
+        order: with `interval`: 0 reuses the last feature, as in the paper; 1 and 2 extrapolate; "auto" (the default)
+            takes the highest order that is safe for the interval and the guidance.
         last_step_full: with `interval`: whether the last step is full as well; this needs a known number of steps.
         num_steps: the number of steps of a generation, at least 1, where timesteps tell nothing, or where a pipeline
             calls its U-Net at some of its timesteps only.
@@ -232,9 +235,10 @@ class Cache:
                     stream.features = self._predictor(active, stream, timestep, feature, features)
                 if self.plan.has_idle_steps:
                     self._keep_output(active, stream, timestep, output, outputs)
-                active.pair()
                 if fingerprint not in self._examples:
                     self._examples[fingerprint] = one_sample(args, kwargs)
+            if kind is not Kind.IDLE:
+                active.pair()
             active.count(fingerprint, kind)
         except BaseException:
             self._tracker.drop(active)
@@ -245,8 +249,8 @@ class Cache:
         """Return where the halves of guidance are: in one call, the sample's batch has them as two equal halves."""
         if self.plan.order != AUTO or active.guidance == 1:
             return Halves.NONE
-        sample = args[0] if args else next(iter(kwargs.values()))
-        if len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
+        sample = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim > 1), None)
+        if sample is not None and len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
             return Halves.TOGETHER
         return Halves.NONE if active.guidance is None else Halves.APART
 

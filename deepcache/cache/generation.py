@@ -256,11 +256,15 @@ class ActiveGeneration:
         return Setting(1.0 if halves is Halves.NONE else self.guidance, self.length, halves)
 
     def pair(self) -> None:
-        """Let the two calls of a step whose halves of guidance are apart predict together, once both are full."""
+        """Let the two calls of a step whose halves of guidance are apart predict together, once both have run."""
         if len(self.streams) != 2 or self.turn != 1:
             return
         one, two = self.streams
-        if one.halves is two.halves is Halves.APART and one.fingerprint == two.fingerprint:
+        if one.fingerprint != two.fingerprint:
+            return
+        if self.guidance is None and one.halves is two.halves is Halves.NONE:
+            one.halves = two.halves = Halves.APART  # two calls without a word of guidance may well be its halves
+        if one.halves is two.halves is Halves.APART:
             one.features, two.features = _paired(one.features, two.features)
             one.outputs, two.outputs = _paired(one.outputs, two.outputs)
 
@@ -285,7 +289,7 @@ class ActiveGeneration:
 
 
 def _paired(one: Predictor | None, two: Predictor | None) -> tuple[Predictor | None, Predictor | None]:
-    if not isinstance(one, Proven) or not isinstance(two, Proven):
+    if not isinstance(one, Proven) or not isinstance(two, Proven) or not one.is_half_of(two):
         return one, two
     return one.with_partner(two), two.with_partner(one)
 

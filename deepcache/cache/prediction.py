@@ -162,7 +162,7 @@ class Proven:
 
     nodes: tuple[Node, ...]
     line: Polynomial  # through the nodes
-    errors: tuple[Errors, ...]  # at the newest node, for each tensor of a feature; empty where there is no proof yet
+    errors: tuple[Errors, ...]  # at the newest node, for each tensor of a feature; empty without proof, or when used
     untried: float  # the trust in the mean where there is no proof yet: 1 or 0
     shares: tuple[tuple[Tensor, Tensor | None], ...]  # of the own and of the other change, for each tensor
     partner: Proven | None = None  # that of the call which has the other half; None if this call has both
@@ -174,15 +174,23 @@ class Proven:
         alone = cls(tuple(nodes[:2]), Polynomial.through(nodes[:2]), _errors(nodes), untried, ())
         if setting.halves is Halves.TOGETHER:
             one, two = (replace(alone, errors=_half(alone.errors, number)) for number in (0, 1))
-            return replace(alone, shares=tuple((_twice(own), _twice(other)) for own, other in _shares(one, two)))
-        shares: list[Tensor] = [alone._in(number) for number in range(len(nodes[0].feature))]
-        if setting.halves is Halves.APART:  # until `with_partner`
-            shares = [torch.zeros_like(share) for share in shares]
-        return replace(alone, shares=tuple((share, None) for share in shares))
+            shares = tuple((_twice(own), _twice(other)) for own, other in _shares(one, two))
+            return replace(alone, shares=shares, errors=())
+        if setting.halves is Halves.APART:  # reuses until `with_partner`, which needs the errors
+            return replace(alone, shares=tuple((part.new_zeros(()), None) for part in nodes[0].feature))
+        return replace(
+            alone, shares=tuple((alone._in(number), None) for number in range(len(nodes[0].feature))), errors=()
+        )
+
+    def is_half_of(self, other: Proven) -> bool:
+        """Return whether two calls, neither of which has a partner, know their halves from the same steps."""
+        steps = [[node.step for node in each.nodes] for each in (self, other)]
+        is_alone = self.partner is other.partner is None
+        return is_alone and steps[0] == steps[1] and len(self.errors) == len(other.errors)
 
     def with_partner(self, partner: Proven) -> Proven:
         """Return the prediction for one half of guidance, together with that of the call which has the other half."""
-        return replace(self, shares=_shares(self, partner), partner=partner)
+        return replace(self, shares=_shares(self, partner), partner=replace(partner, errors=()), errors=())
 
     def __call__(self, step: int, timestep: Tensor | float) -> Feature:
         changes = self._changes(step, timestep)

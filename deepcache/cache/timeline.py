@@ -100,12 +100,12 @@ def counted_place(timestep: Any, scheduler: Any) -> Place | None:
     """Return the place at which a scheduler stands, for a copy of its timestep; None if the copy is of no such value.
 
     Transformers take the timestep as such, as a share of the training timesteps, or as what is left of these. A value
-    on a device is not compared.
+    on a device is not compared. The scheduler counts its steps in `step_index`, which is None before the first one.
     """
-    index = getattr(scheduler, "step_index", None)
-    if index is None:
-        index = getattr(scheduler, "begin_index", None) or 0
+    index = scheduler.step_index if scheduler.step_index is not None else scheduler.begin_index or 0
     timesteps, found = scheduler.timesteps, values(timestep)
+    if index >= len(timesteps):
+        return None
     if found is not None and timesteps.device.type == "cpu":
         own = float(timesteps[index])
         share = own / scheduler.config.num_train_timesteps
@@ -130,9 +130,9 @@ def goes_on(found: Values, last: Values, direction: int) -> int:
     return 0
 
 
-def num_left(found: Place, timesteps: Tensor | None) -> int | None:
+def num_left(found: Place | None, timesteps: Tensor | None) -> int | None:
     """Return how many of the scheduler's timesteps are left from a place on; None if the place is not in them."""
-    if timesteps is None or found.memory != timesteps.untyped_storage()._cdata:
+    if found is None or timesteps is None or found.memory != timesteps.untyped_storage()._cdata:
         return None
     return len(timesteps) - int(found.offset - timesteps.storage_offset()) // stride_of(timesteps)
 

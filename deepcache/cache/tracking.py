@@ -85,8 +85,10 @@ class Tracker:
         schedule = timesteps if isinstance(timesteps, Tensor) and timesteps.ndim == 1 else None
         active = self._active()
         found = place(timestep, schedule)
-        is_number = found is None or (self._num_steps is not None and _is_alone(timestep, found, schedule))
-        if is_number and schedule is not None and is_transformer(self._owner):
+        is_counting = schedule is not None and self._is_counting()
+        is_told = is_counting or self._num_steps is not None
+        is_number = found is None or (is_told and _is_alone(timestep, found, schedule))
+        if is_number and is_counting:
             found = counted_place(timestep, self._owner.scheduler)  # type: ignore[union-attr]
         elif is_number and schedule is not None and self._num_steps is None:
             known = active.get(schedule.untyped_storage()._cdata)
@@ -138,17 +140,18 @@ class Tracker:
             )
         self._warned = self._warned or warn_if_it_cannot_pay(self._plan, num_steps) or self._warn_of_copies()
         facts = Facts(structure_of(self._unet))
+        is_placed = schedule is not None and (not is_number or self._is_counting())  # one place for all calls of a step
         generation = ActiveGeneration(
             plan=self._plan,
             facts=facts,
             num_steps=num_steps,
             limit=limit,
             is_counted=is_counted,
-            calls_per_step=self._calls_per_step or (1 if is_number or schedule is None else None),
+            calls_per_step=self._calls_per_step or (None if is_placed else 1),
             stride=stride_of(schedule),
             timesteps=schedule if found is None else None,
             guidance=guidance_of(self._owner),
-            length=num_steps if schedule is None else len(schedule),
+            length=num_steps if schedule is None or num_left(found, schedule) is None else len(schedule),
             alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
         )
         for other in [key for key, one in active.items() if key == memory or one.is_over]:
@@ -163,7 +166,7 @@ class Tracker:
         """Return `num_steps`, `limit` and `is_counted` of the `ActiveGeneration` that begins with this call."""
         if self._num_steps is not None:
             return self._num_steps, None if found is None else self._num_steps, False
-        left = None if found is None else num_left(found, schedule)
+        left = num_left(found, schedule)
         if left is None or schedule is None:
             if isinstance(self._plan, Interval):
                 return None, None, False
@@ -196,6 +199,10 @@ class Tracker:
             "one tensor of timesteps, or say num_steps to deepcache.cached"
         )
         return True
+
+    def _is_counting(self) -> bool:
+        """Return whether the scheduler's own count tells the step: transformers' pipelines pass copies of timesteps."""
+        return is_transformer(self._owner) and hasattr(self._owner.scheduler, "step_index")  # type: ignore[union-attr]
 
     def _active(self) -> dict[int | None, ActiveGeneration]:
         """Return this thread's or task's generations by the memory of their timesteps; None stands for no memory."""

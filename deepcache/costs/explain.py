@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from deepcache.cache.tracking import reason
 from deepcache.costs.macs import EVERYTHING, Convention, Cost, counted
 from deepcache.costs.parts import Part, num_tokens, parts, pixels_a_side
-from deepcache.errors import DeepCacheError, guessed, one_line
+from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed, one_line
 from deepcache.plan import IDLE, CachePlan, Interval, highest, uniform
 from deepcache.unets.calls import Call, named, one_sample, parameters
 from deepcache.unets.output import Form
-from deepcache.unets.pipelines import is_transformer, unet_of
-from deepcache.unets.registry import cut, family_of, nest_of
+from deepcache.unets.pipelines import unet_of
+from deepcache.unets.registry import covering, cut, family_of, nest_of
 from deepcache.unets.structure import on_meta
 
 LOW_BOUND = 1.1  # a speedup that the overhead of caching may well eat
@@ -71,7 +71,9 @@ def explain(
         size = height // pixels_a_side(owner), width // pixels_a_side(owner)
     elif height is not width:
         raise DeepCacheError(f"expected height and width together, got height {height!r} and width {width!r}")
-    problem = guessed("pass call=(args, kwargs), the arguments of a U-Net call, or generate once before you ask")
+    remedy = "pass call=(args, kwargs), the arguments of a U-Net call, or generate once before you ask"
+    family = covering(unet)
+    problem = guessed(remedy)
     if call is not None:
         problem = one_line(
             "this U-Net does not run without data, by which its MACs are counted",
@@ -79,8 +81,10 @@ def explain(
         )
     with problem:
         if call is None:
+            if family is None:
+                raise UnsupportedUNetError(f"the configuration of a {type(unet).__name__} tells no inputs; {remedy}")
             tokens = context_tokens or (None if owner is outer else num_tokens(owner))
-            args, kwargs = family_of(unet).example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
+            args, kwargs = family.example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
         else:
             args, kwargs = one_sample(*call)
         twin = on_meta(unet)
@@ -90,11 +94,11 @@ def explain(
         _, feature = Form.of(output)
     enters = "the output" if is_idle else _path(twin, nest_of(twin).up[chosen.branch].modules[0])
     given = named(unet, args, kwargs)
-    sample = tuple(given["hidden_states" if is_transformer(owner) else "sample"].shape)
+    sample = tuple(next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
     context = given.get("encoder_hidden_states")
-    others: tuple[list[Part], list[str]] = [], ["all but the transformer"]
-    if not is_transformer(owner):
-        others = parts(owner, sample[-2:], family_of(unet).num_frames(unet, sample), context_tokens)
+    others: tuple[list[Part], list[str]] = [], [] if owner is outer else [f"all but the {type(unet).__name__}"]
+    if family is not None:
+        others = parts(owner, sample[-2:], family.num_frames(unet, sample), context_tokens)
     takes_context = "encoder_hidden_states" in parameters(unet.__class__)
     return Explanation(
         name=name or type(owner).__name__,
@@ -212,7 +216,7 @@ class Explanation:
         if plan.num_shallow:
             yield _step("shallow step", giga(self.cost.shallow(plan.branch, EVERYTHING)), f"at branch {plan.branch}")
         if plan.num_idle:
-            yield _step("idle step", giga(0), "no module runs; a solver that adds noise does so without the U-Net")
+            yield _step("idle step", giga(0), "no module runs, so that noise which a solver adds is not seen")
 
     def _images(self) -> Iterator[str]:
         """Tell the MACs of one image and the bounds on the speedup, without and with guidance."""
@@ -228,7 +232,7 @@ class Explanation:
             return row(title, lambda guided: f"{self.bound(whole=whole, guided=guided):.2f}")
 
         num_steps, num_full = self.plan.num_steps, self.plan.num_full
-        yield row(f"MACs of one {'image' if len(self.sample) == len('BCHW') else 'video'}")
+        yield row(f"MACs of one {'video' if len(self.sample) > len('BCHW') else 'image'}")
         yield macs(f"U-Net, uncached, {num_steps} steps", partial(self.unet_macs, cached=False))
         yield macs(f"U-Net, cached, {num_steps} steps", partial(self.unet_macs, cached=True))
         yield from (macs(part.name, part.of_image) for part in self.parts)
@@ -289,15 +293,16 @@ class Profile:
 
     def page(self, *, layer_wise: bool = False) -> str:
         """Return the page, with a table of all stages if `layer_wise`."""
+        giga = partial(_giga, largest=self.cost.full(EVERYTHING))
         lines = [
-            *_opening(self, "", f": {self.convention}", self.plans, self.convention, _giga),
-            _step("full step", _giga(self.cost.full(self.convention)), "counted as above"),
-            _step("full step", _giga(self.cost.full(EVERYTHING)), "everything counted, as for the speedup"),
+            *_opening(self, "", f": {self.convention}", self.plans, self.convention, giga),
+            _step("full step", giga(self.cost.full(self.convention)), "counted as above"),
+            _step("full step", giga(self.cost.full(EVERYTHING)), "everything counted, as for the speedup"),
         ]
         if layer_wise:
             lines += ["", f"{'stage':<28}{'MACs':>12}{'attention products':>22}"]
             for stage in self.cost.stages:
-                lines.append(f"{stage.name:<28}{_giga(stage.total(self.convention)):>12}{_giga(stage.attention):>22}")
+                lines.append(f"{stage.name:<28}{giga(stage.total(self.convention)):>12}{giga(stage.attention):>22}")
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -335,6 +340,6 @@ def _step(title: str, figure: str, text: str = "") -> str:
     return f"{title:<20}{figure:>16}   {text}"
 
 
-def _giga(macs: int | Fraction, largest: int | None = None) -> str:
+def _giga(macs: int | Fraction, largest: int) -> str:
     """Write MACs in G with two decimals, or with four where the largest figure of the page is below 1 G."""
-    return f"{float(Fraction(macs) / _GIGA):,.{2 if (macs if largest is None else largest) >= _GIGA else 4}f} G"
+    return f"{float(Fraction(macs) / _GIGA):,.{2 if largest >= _GIGA else 4}f} G"

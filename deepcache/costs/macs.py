@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 from typing import Any
@@ -118,7 +118,7 @@ def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
 
 def counted(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
     """Count the MACs of a U-Net on the meta device, for a call of one sample on the meta device."""
-    with torch.no_grad(), counting(twin) as (counts, _):
+    with torch.no_grad(), counting(twin) as (counts, products):
         twin(*args, **kwargs)
     nest = nest_of(twin)
     stages = (*nest.down, nest.mid, *nest.up)
@@ -129,7 +129,10 @@ def counted(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
         return StageCost(name, *(sum(getattr(layer, kind) for layer in layers) for kind in _KINDS))
 
     down, up = (tuple(total(stage, stage.name) for stage in row) for row in (nest.down, nest.up))
-    return Cost(total(None, "embeddings and head"), down, total(nest.mid, nest.mid.name), up)
+    outside = total(None, "embeddings and head")
+    rest = products.macs - sum(layer.attention for layer in counts.values())  # in layers of other classes
+    outside = replace(outside, attention=outside.attention + rest)
+    return Cost(outside, down, total(nest.mid, nest.mid.name), up)
 
 
 @contextmanager

@@ -20,11 +20,15 @@ def classes() -> dict[str, type[nn.Module]]:
     return {name: kind for family in FAMILIES for name, kind in family.classes.items()}
 
 
+def covering(network: Any) -> Family | None:
+    """Return the family that cuts a U-Net; None for any other network."""
+    return next((family for family in FAMILIES if family.covers(network)), None)
+
+
 def family_of(unet: Any) -> Family:
     """Return the family that cuts a U-Net, or raise an `UnsupportedUNetError` that names the classes that can be."""
-    for family in FAMILIES:
-        if family.covers(unet):
-            return family
+    if (family := covering(unet)) is not None:
+        return family
     raise UnsupportedUNetError(
         f"expected a diffusers U-Net ({', '.join(classes())}), got a {type(unet).__name__}; "
         f"branch={IDLE} caches any network"

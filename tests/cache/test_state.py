@@ -155,7 +155,7 @@ def _forked(act: Callable[[], tuple[Tensor, int]]) -> tuple[Tensor, int]:
 class Interleaved(RuleBasedStateMachine):
     """Runs generations on one U-Net step by step; three threads and two asyncio tasks take turns."""
 
-    plans = st.tuples(st.integers(2, 4), st.integers(0, 5), st.integers(0, 2))
+    plans = st.tuples(st.integers(2, 4), st.integers(-1, 5), st.integers(0, 2))
     what = st.tuples(st.sampled_from(NAMES), st.integers(4, 6), st.integers(0, 9), st.integers(1, 2))
     lanes = st.sampled_from(LANES)
     pick = st.integers(0, 99)

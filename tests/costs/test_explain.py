@@ -56,7 +56,7 @@ def stable(**parts: Any) -> StableDiffusionPipeline:
 
 @cache
 def known(name: str) -> Explanation:
-    """Return the explanation of 50 steps at interval 3, branch 0 and order 1."""
+    """Return the explanation of 50 steps at interval 3 and branch 0."""
     networks, tokens = skeleton(name)
     return explain(networks, 3, 50, name=name, context_tokens=tokens)
 
@@ -104,8 +104,8 @@ def test_a_call_that_was_made_gives_what_the_configuration_gives(name: str) -> N
     assert told.cost == cost(shared(name), *args, **kwargs)
 
 
-@pytest.mark.parametrize(("branch", "order"), [(0, 0), (3, 1), (1, 2)])
-def test_a_cached_generation_does_what_was_explained(branch: int, order: int) -> None:
+@pytest.mark.parametrize(("branch", "order"), [(0, 0), (3, 1), (1, 2), (-1, 1), (0, "auto")])
+def test_a_cached_generation_does_what_was_explained(branch: int, order: Any) -> None:
     """An exact law: the full steps of the plan ran, and as many bytes were kept as explained."""
     pipe, embeds = stable(), torch.randn(1, MAX_TOKENS, CONTEXT_DIM, generator=torch.Generator().manual_seed(0))
     told = explain(pipe, Interval(2, branch, order, last_step_full=True), 6)
@@ -235,7 +235,7 @@ def test_a_plan_that_can_pay_has_no_warning() -> None:
 
 @pytest.mark.parametrize("name", ["sd-1.5", "mini-ldm", "ddpm-cifar10"])
 @pytest.mark.parametrize(
-    "arguments", [{}, {"order": 2, "num_steps": 250}, {"num_steps": 4, "branch": 2}, {"interval": 1}]
+    "arguments", [{}, {"order": 2, "num_steps": 250}, {"num_steps": 4, "branch": 2}, {"interval": 1}, {"branch": -1}]
 )
 def test_the_page_has_aligned_columns_and_at_most_100_characters_a_line(name: str, arguments: dict[str, int]) -> None:
     told = planned(name, **arguments)
@@ -245,10 +245,12 @@ def test_the_page_has_aligned_columns_and_at_most_100_characters_a_line(name: st
     table = table[: table.index("")]
     assert len({len(line) for line in table}) == 1
     assert [line.split()[0] for line in table[1:] if not line.startswith(">")] == [
-        str(b) for b in range(told.cost.num_branches) if b != told.plan.branch
+        str(b) for b in range(-1, told.cost.num_branches) if b != told.plan.branch
     ]
-    assert table[told.plan.branch + 1].startswith(f">      {told.plan.branch}")
-    stages = zip(told.cost.down, told.cost.up, table[1:], strict=True)
+    assert table[told.plan.branch + 2].startswith(f">{told.plan.branch:>7}")
+    assert "no stage runs" in table[1]
+    assert " 0.0% " in table[1]
+    stages = zip(told.cost.down, told.cost.up, table[2:], strict=True)
     assert all(down.name in line and up.name in line for down, up, line in stages)
 
 

@@ -21,6 +21,7 @@ from diffusers.models.unets import unet_motion_model as motion
 from torch import nn
 
 from deepcache.errors import UnsupportedUNetError
+from deepcache.plan import IDLE
 from deepcache.unets.family import Nest, Stage
 
 CLASSES: tuple[type[nn.Module], ...] = (
@@ -58,7 +59,10 @@ def nest(unet: Any) -> Nest[BlockStage]:
         for block in blocks:
             if type(block) not in known:  # a subclass of a known block may have another `forward`
                 names = ", ".join(kind.__name__ for kind in known)
-                raise UnsupportedUNetError(f"expected blocks of type {names}; this U-Net has a {type(block).__name__}")
+                raise UnsupportedUNetError(
+                    f"expected blocks of type {names}; this U-Net has a {type(block).__name__}, so that it cannot be "
+                    f"cut; branch={IDLE} caches any network"
+                )
     if len({type(block) in SKIP_UP_BLOCKS for block in unet.up_blocks}) > 1:
         raise UnsupportedUNetError("expected all up blocks of a U-Net with skip blocks to be such; some are not")
     down = (BlockStage("conv_in", (unet.conv_in,)), *_stages("down_blocks", unet.down_blocks))
