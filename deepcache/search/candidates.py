@@ -20,11 +20,12 @@ Optimal = Callable[
 ]  # from a solver, branch, order and number of full steps
 Score = Callable[["Candidate", int], float]  # of a candidate on the first seeds, so many; higher is better
 _SHARES_OF_STEPS = (1.0, 0.7, 0.5, 0.4)  # steps that a named solver is tried with, as shares of the asked number
+_SHALLOW_EVERY = (2, 3)  # of mixed plans: which of the steps between full ones are shallow; the others are idle
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sampling with a plan for all its U-Net calls; its kind is "uncached", "uniform" or "optimal"."""
+    """A sampling with a plan for all its U-Net calls; its kind is "uncached", "uniform", "optimal" or "searched"."""
 
     sampling: Sampling
     kind: str
@@ -43,7 +44,10 @@ class Candidate:
         if kind == "uniform":
             last = ", last step full" if plan.full_steps[-1] == plan.num_steps - 1 else ""
             kind = f"N={(*plan.full_steps, plan.num_steps)[1]}{last}"
-        return f"{named(self.sampling)}branch {plan.branch}, order {plan.order}, {kind} ({plan.num_full} full)"
+        between = "no stage runs" if plan.branch == IDLE else f"branch {plan.branch}"
+        if plan.idle_steps:
+            between += f" at {plan.num_shallow} steps, no stage runs at {plan.num_idle}"
+        return f"{named(self.sampling)}{between}, order {plan.order}, {kind} ({plan.num_full} full)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +87,12 @@ class Space:
         found: dict[Sampling, Candidate] = {}
         for share, solver in product(shares, self.calls):
             for kind, plan in self._within(solver, share * self.whole, optimal):
-                sampling, macs = replace(solver, plan=plan), total_macs(plan, self.full, self.shallow[plan.branch])
-                found.setdefault(sampling, Candidate(sampling, kind, macs))
+                sampling = replace(solver, plan=plan)
+                found.setdefault(sampling, Candidate(sampling, kind, self._macs(plan)))
         return list(found.values())
+
+    def _macs(self, plan: CachePlan) -> int:
+        return total_macs(plan, self.full, self.shallow.get(plan.branch, 0))  # an uncached plan has no shallow steps
 
     def _within(self, solver: Sampling, macs: float, optimal: Optimal) -> Iterator[tuple[str, CachePlan]]:
         """Yield the plans of a solver whose samples take at most so many MACs, each after its kind."""
@@ -104,6 +111,21 @@ class Space:
                 yield "uniform", uniform(calls, interval, branch, order, last_step_full=True)
             if (plan := optimal(solver, branch, order, num_full)) is not None:
                 yield "optimal", plan
+        yield from (("uniform", plan) for plan in self._mixed(calls, macs))
+
+    def _mixed(self, calls: int, macs: float) -> Iterator[CachePlan]:
+        """Yield the dearest even plans with shallow steps between idle ones, at the lowest branch that has both."""
+        branch = min((each for each in self.branches if each != IDLE), default=IDLE)
+        if IDLE not in self.branches or branch == IDLE:
+            return
+        for every, order in product(_SHALLOW_EVERY, self.orders):
+            plans = (
+                uniform(calls, interval, branch, order, last_step_full=True, shallow_every=every)
+                for interval in range(every + 1, calls)
+            )
+            within = next((plan for plan in plans if self._macs(plan) <= macs), None)
+            if within is not None and within.num_full > (order if order != "auto" else 0):
+                yield within
 
 
 def space_of(
@@ -144,7 +166,8 @@ def survivors(candidates: Sequence[Candidate], score: Score, rounds: Sequence[in
     """Return the candidates that are left after successive halving, the cheapest first.
 
     After each round but the last, drop the half of the candidates with the largest gap to the best cheaper candidate.
-    The rounds are ascending numbers of seeds on which `score` scores a candidate.
+    Of candidates with one cost and one score, which make the same images, the first is left: order "auto" is another
+    order where that is safe. The rounds are ascending numbers of seeds on which `score` scores a candidate.
 
     References:
         Non-stochastic Best Arm Identification and Hyperparameter Optimization (Jamieson and Talwalkar, 2016),
@@ -152,9 +175,11 @@ def survivors(candidates: Sequence[Candidate], score: Score, rounds: Sequence[in
     """
     left = list(candidates)
     for number, count in enumerate(rounds):
-        scores = {candidate: score(candidate, count) for candidate in left}
+        different = {(each.macs, score(each, count)): each for each in reversed(left)}
+        scores = {each: value for (_, value), each in different.items()}
+        left = sorted(scores, key=lambda candidate: gap(candidate, scores))
         if number < len(rounds) - 1:
-            left = sorted(left, key=lambda candidate: gap(candidate, scores))[: ceil(len(left) / 2)]
+            left = left[: ceil(len(left) / 2)]
     return sorted(left, key=lambda candidate: (candidate.macs, -scores[candidate]))
 
 

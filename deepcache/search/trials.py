@@ -18,17 +18,19 @@ from deepcache.metrics.clip_score import Clip, clip_scores
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.metrics.perceptual import Perceptual
 from deepcache.metrics.statistics import TAIL
-from deepcache.plan import CachePlan, Order
+from deepcache.plan import IDLE, CachePlan, Order
 from deepcache.sampling.workload import Sampling, Workload
 from deepcache.search.calibration import Calibration, calibration
 from deepcache.search.candidates import Candidate, Space, named, survivors
-from deepcache.search.descent import Images
+from deepcache.search.descent import Images, descended
 from deepcache.search.tuned import Budget, Estimate, Trial, Tuned, estimate
 
 Values = dict[str, NDArray[np.float64]]  # of each fidelity, (B,)
 _ROUNDS = (6, 2, 1)  # rounds of the search sample a sixth of its seeds, a half, all
 _CALIBRATED = 8  # seeds of a calibration, at most
 _CHECKED = 3  # candidates that are checked where the budget is a speedup
+_CHEAP = 1 / 3  # the largest share of the uncached MACs for which plans are searched by descent
+_DESCENDED = 24  # plans that a descent evaluates, at most
 
 
 @dataclass(eq=False)
@@ -55,12 +57,16 @@ class Trials:
 
     def __post_init__(self) -> None:
         self._calibration = cache(self._calibrated)
+        self._rounds = [max(1, len(self.search_seeds) // part) for part in _ROUNDS]
         self._values: dict[tuple[Candidate, int], dict[str, float]] = {}
         self._images = Images(self.workload)
 
     def optimal(self, solver: Sampling, branch: int, order: Order, num_full: int) -> CachePlan | None:
-        """Return the best plan by a calibration on the search's seeds; of many solvers only at the outermost branch."""
-        if len(self.space.calls) > 1 and branch > min(self.space.branches):
+        """Return the best plan by a calibration on the search's seeds, or None for a branch that is not calibrated.
+
+        The two lowest branches are calibrated, whose steps between full ones cost least; of many solvers, the lowest.
+        """
+        if branch not in sorted(self.space.branches)[: 1 if len(self.space.calls) > 1 else 2]:
             return None
         return self._calibration(solver, branch).plan(num_full, order)
 
@@ -71,6 +77,29 @@ class Trials:
             steps = {**self.workload.arguments, **solver.arguments}
             return calibration(replace(self.workload, arguments=steps), seeds, branch)
 
+    def searched(self, candidates: Sequence[Candidate], shares: Sequence[float]) -> list[Candidate]:
+        """Return what descent on half of the search's seeds makes of the best idle candidate within each cheap share.
+
+        The best candidate is that of the first round, whose samples are kept.
+        """
+        found: dict[Sampling, Candidate] = {}
+        for share in shares:
+            most = share * self.space.whole
+            idle = [each for each in candidates if each.plan.branch == IDLE and each.macs <= most]
+            if share <= _CHEAP and idle:
+                better = self._descended(max(idle, key=lambda candidate: self._mean(candidate, self._rounds[0])))
+                found[better.sampling] = better
+        for candidate in candidates:
+            found.pop(candidate.sampling, None)
+        return list(found.values())
+
+    def _descended(self, start: Candidate) -> Candidate:
+        def moved(plan: CachePlan) -> Candidate:
+            return replace(start, sampling=replace(start.sampling, plan=plan), kind="searched")
+
+        plan = descended(start.plan, lambda plan: self._mean(moved(plan), self._rounds[1]), _DESCENDED)
+        return moved(plan)
+
     def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return what halving leaves; candidates are scored by the mean, which says more than a median of few seeds."""
         if not candidates:
@@ -78,15 +107,13 @@ class Trials:
                 f"no plan of orders {', '.join(map(str, self.space.orders))} fits {self.space.own_calls} steps; "
                 "an order needs one full step more than its number; ask for lower orders or more steps"
             )
-        rounds = [max(1, len(self.search_seeds) // part) for part in _ROUNDS]
-        added = enumerate(after - before for before, after in pairwise([0, *rounds]))
-        self.bar.total = sum(ceil(len(candidates) / 2**number) * seeds for number, seeds in added)
+        added = enumerate(after - before for before, after in pairwise([0, *self._rounds]))
+        self.bar.total = self.bar.n + sum(ceil(len(candidates) / 2**number) * seeds for number, seeds in added)
+        return survivors(candidates, self._mean, self._rounds)
 
-        def score(candidate: Candidate, count: int) -> float:
-            values = self.values(candidate, self.search_seeds[:count])[self.budget.fidelity]
-            return self.budget.score(float(values.mean()))
-
-        return survivors(candidates, score, rounds)
+    def _mean(self, candidate: Candidate, count: int) -> float:
+        values = self.values(candidate, self.search_seeds[:count])[self.budget.fidelity]
+        return self.budget.score(float(values.mean()))
 
     def cheapest(self, left: Sequence[Candidate]) -> Trial:
         """Return the cheapest candidate that keeps to the limit on both the search's and the check's seeds.

@@ -102,7 +102,8 @@ def tune(
     target, count = _CONVERGED if solvers else space.own, len(seeds) // _SEARCHED
     with tqdm(desc="tune", unit="sample", disable=None if progress else True, leave=False) as bar:
         trials = Trials(budget, space, workload, target, seeds[:count], seeds[count:], bar, distance, clip)
-        left = trials.left(space.candidates(shares, trials.optimal))
+        candidates = space.candidates(shares, trials.optimal)
+        left = trials.left([*candidates, *trials.searched(candidates, shares)])
         return trials.tuned(left, trials.fastest(left) if budget.kind == SPEEDUP else trials.cheapest(left))
 
 

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 import deepcache
-from deepcache import DeepCacheError, cached, models, uniform
+from deepcache import CachePlan, DeepCacheError, cached, models, uniform
 from deepcache.__main__ import main
 from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING
@@ -55,7 +55,7 @@ def counted_once():
 @pytest.fixture
 def space() -> Space:
     own = Sampling(None, 10)
-    return Space(100, (10, 30), own, own_calls=10, calls={own: 10}, branches=(0, 1), orders=(0, 1))
+    return Space(100, {0: 10, 1: 30}, own, own_calls=10, calls={own: 10}, branches=(0, 1), orders=(0, 1))
 
 
 def workload_of(pipe) -> Workload:
@@ -210,7 +210,7 @@ def test_a_candidate_is_the_dearest_of_its_kind_within_its_share(space):
 
 
 def test_a_branch_at_which_shallow_steps_save_nothing_gives_no_plan(space):
-    found = replace(space, shallow=(10, 100)).candidates([0.5], lambda *_: None)
+    found = replace(space, shallow={0: 10, 1: 100}).candidates([0.5], lambda *_: None)
     assert {candidate.plan.branch for candidate in found} == {0}
 
 
@@ -223,6 +223,74 @@ def test_optimal_plans_are_asked_for_what_the_share_leaves(space):
 
     space.candidates([0.5], optimal)
     assert asked == [(0, 0, 4), (0, 1, 4), (1, 0, 2), (1, 1, 2)]
+
+
+@pytest.fixture
+def idle_space() -> Space:
+    own = Sampling(None, 20)
+    return Space(
+        100, {-1: 0, 0: 10, 1: 30}, own, own_calls=20, calls={own: 20}, branches=(-1, 0, 1), orders=("auto", 1)
+    )
+
+
+def test_mixed_plans_are_the_dearest_even_ones_within_the_share(idle_space):
+    found = [c for c in idle_space.candidates([0.5, 0.25], lambda *_: None) if c.plan.idle_steps]
+    assert {(c.plan.order, c.plan.branch) for c in found} == {("auto", 0), (1, 0)}
+    for candidate in found:
+        plan, interval = candidate.plan, candidate.plan.full_steps[1]
+        assert plan.num_shallow
+        assert plan.is_full(19)
+        assert candidate.macs == 100 * plan.num_full + 10 * plan.num_shallow
+        every = next(step for step in range(1, interval) if not plan.is_idle(step))
+        assert plan == uniform(20, interval, 0, plan.order, last_step_full=True, shallow_every=every)
+        share = 0.5 if candidate.macs > 0.25 * idle_space.whole else 0.25
+        assert candidate.macs <= share * idle_space.whole
+        denser = uniform(20, interval - 1, 0, last_step_full=True, shallow_every=every)
+        assert interval == every + 1 or 100 * denser.num_full + 10 * denser.num_shallow > share * idle_space.whole
+
+
+@pytest.mark.parametrize("branches", [(-1,), (0, 1)])
+def test_without_idle_or_without_shallow_steps_nothing_is_mixed(idle_space, branches):
+    found = replace(idle_space, branches=branches).candidates([0.5, 0.25], lambda *_: None)
+    assert found
+    assert not any(candidate.plan.idle_steps for candidate in found)
+
+
+def test_a_candidate_says_in_words_what_runs_between_full_steps():
+    own = Sampling(None, 20)
+    told = {
+        "no stage runs, order auto, N=5 (4 full)": uniform(20, 5, -1),
+        "branch 1, order 2, N=5, last step full (5 full)": uniform(20, 5, 1, 2, last_step_full=True),
+        "branch 0 at 8 steps, no stage runs at 8, order 1, N=5 (4 full)": uniform(20, 5, 0, 1, shallow_every=2),
+    }
+    for text, plan in told.items():
+        assert str(Candidate(replace(own, plan=plan), "uniform", 0)) == text
+    searched = Candidate(replace(own, plan=CachePlan(20, (0, 3, 9), -1, 0)), "searched", 0)
+    assert str(searched) == "no stage runs, order 0, searched (3 full)"
+
+
+def test_cheap_idle_plans_are_moved_where_images_come_nearer(idle_space, monkeypatch):
+    """A made-up fidelity that falls with the full steps' distance from some places; only cheap shares are searched."""
+    space, asked = idle_space, set()
+    budget, places = Budget("psnr_db", 30), (0, 2, 4, 9, 12, 19)
+    trials = Trials(budget, space, None, space.own, range(12), range(12, 36), tqdm(disable=True))
+
+    def values(candidate, seeds):
+        asked.update((candidate.kind, seed) for seed in seeds)
+        near = [min(abs(place - step) for step in candidate.plan.full_steps) for place in places]
+        return {"psnr_db": np.full(len(seeds), 40.0 - sum(near))}
+
+    monkeypatch.setattr(trials, "values", values)
+    candidates = space.candidates([0.6, 0.3], lambda *_: None)
+    (found,) = trials.searched(candidates, [0.6, 0.3])
+    idle = [c for c in candidates if c.plan.branch == -1 and c.macs <= 0.3 * space.whole]
+    assert values(found, range(6))["psnr_db"][0] > max(values(c, range(6))["psnr_db"][0] for c in idle)
+    assert found.kind == "searched"
+    assert found.macs == 100 * found.plan.num_full <= 0.3 * space.whole
+    assert {seed for kind, seed in asked if kind == "searched"} == {*range(6)}
+    assert not trials.searched(candidates, [0.6])
+    assert found.sampling not in [c.sampling for c in candidates]
+    assert not trials.searched([*candidates, found], [0.3])
 
 
 def test_halving_keeps_what_nothing_cheaper_beats():
@@ -243,6 +311,23 @@ def test_halving_keeps_what_nothing_cheaper_beats():
     assert left == [c for c in candidates if c.plan.branch == 0]
     assert asked == [1] * 8 + [2] * 4
     assert front(truth) == left
+
+
+def test_of_candidates_that_make_the_same_images_the_first_is_left():
+    """Order "auto" is order 1 here: one cost and one score, so that the twin takes no other candidate's place."""
+    twins = [Candidate(Sampling(None, 10, uniform(10, 3, -1, order)), "uniform", 400) for order in ("auto", 1)]
+    worse = Candidate(Sampling(None, 10, uniform(10, 3, -1, 0)), "uniform", 400)
+    truth = {twins[0]: 40.0, twins[1]: 40.0, worse: 30.0}
+    assert survivors([*twins, worse], lambda candidate, _: truth[candidate], (1,)) == [twins[0], worse]
+    assert survivors([*twins, worse], lambda candidate, _: truth[candidate], (1, 2)) == [twins[0]]
+
+
+def test_deeper_branches_are_not_calibrated(idle_space):
+    """Branch 1 is the third: nothing is sampled for it, so that a workload is not needed."""
+    trials = Trials(Budget("psnr_db", 30), idle_space, None, idle_space.own, range(12), range(36), tqdm(disable=True))
+    assert trials.optimal(idle_space.own, 1, 1, 5) is None
+    with pytest.raises(AttributeError):
+        trials.optimal(idle_space.own, 0, 1, 5)
 
 
 def test_an_interval_holds_the_value_and_narrows_with_seeds():
@@ -274,7 +359,7 @@ def test_every_measure_is_zero_or_at_its_cap_without_a_cache():
 
     pipe = models.load("mini-sd")
     own, bar = Sampling(None, 4), tqdm(file=io.StringIO())
-    space = Space(100, (10,), own, own_calls=5, calls={own: 5}, branches=(0,), orders=(0,))
+    space = Space(100, {0: 10}, own, own_calls=5, calls={own: 5}, branches=(0,), orders=(0,))
     extractors = (load_perceptual(), load_clip())
     trials = Trials(Budget("psnr_db", 30), space, workload_of(pipe), own, range(2), range(2, 3), bar, *extractors)
     uncached = Candidate(Sampling(None, 4, uniform(5, 1)), "uncached", 0)
