@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from deepcache import UnsupportedUNetError, cached
 from deepcache.unets.calls import parameters
+from deepcache.unets.pipelines import unet_of
 from tests.optional import OPTIONAL, TIMESTEPS, TRIED
 from tests.pipelines import Workload, counted, is_default, options, scheduler, takes, workload
 from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
 from tests.storage import STORAGE
+from tests.transformers import whole
 
 EXACT, NOTHING, REFUSED = "exact", "-", "refused: "
 NUM_STEPS = 4  # PNDM's fewest
@@ -209,6 +211,24 @@ def of_refused(name: str) -> str:
         refusals.append(str(refusal))
     assert refusals, f"{name} was not refused"
     return refusals[0]
+
+
+def of_whole(name: str, branch: str) -> str:
+    """Return the cell of a network that has branch -1 alone."""
+    owner, run = whole(name)
+    expected, ran, how = run(), [], {"branch": int(branch.removeprefix("branch "))}
+    _, network = unet_of(owner)
+    with network.register_forward_pre_hook(lambda *_: ran.append(1)):
+        try:
+            with cached(owner, interval=1, **how):
+                assert torch.equal(run(), expected), "interval 1 differs from uncached"
+        except UnsupportedUNetError as refusal:
+            assert not ran, "refused after the network ran"
+            return f"{REFUSED}{refusal}"
+    with cached(owner, interval=2, **how) as cache:
+        run()
+    assert cache.generations[0].full_steps == tuple(range(0, cache.generations[0].num_steps, 2)), "not as planned"
+    return EXACT
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import diffusers
 
-from deepcache.unets.pipelines import COPIERS, READERS
+from deepcache.unets.pipelines import COPIERS, READERS, unet_of
 from deepcache.unets.registry import classes as unet_classes
 from tests.cells import (
     BRANCHES,
@@ -25,11 +25,14 @@ from tests.cells import (
     of_scheduler,
     of_storage,
     of_unet,
+    of_whole,
 )
 from tests.pipelines import NAMES, OPTIONS, classes, workload
 from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS
 from tests.storage import STORAGE
+from tests.transformers import NAMES as TRANSFORMERS
+from tests.transformers import UNCUT, whole
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
 LOOPS = (  # pipelines on which every scheduler is tried: the others call the U-Net as one of these does
@@ -133,8 +136,18 @@ TABLES = (
         },
     ),
     Table(
+        "Transformers, and U-Nets that cannot be cut",
+        "At branch -1, where the output is predicted, interval 1 gives what comes without a cache, and at interval 2 "
+        "every second step runs nothing. A pipeline's transformer has no other branch, and neither have these U-Nets.",
+        "network",
+        (*TRANSFORMERS, *UNCUT),
+        ("branch -1", "branch 0"),
+        of_whole,
+        {"class": lambda name: type(unet_of(whole(name)[0])[1]).__name__},
+    ),
+    Table(
         "Pipelines that are refused",
-        "With what `deepcache.cached` says. Pipelines without a U-Net of the classes above are refused, too, and so is "
+        "With what `deepcache.cached` says. Pipelines without one of the networks above are refused, too, and so is "
         "unCLIP as a whole: its U-Nets are cached one by one, as the table before shows.",
         "pipeline",
         (*READERS, *COPIERS),

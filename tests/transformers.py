@@ -17,6 +17,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEuler
 from torch import Tensor, nn
 
 from tests.components import noise, random
+from tests.pipelines import workload
+from tests.problems import TIMESTEPS
 
 DIM, TOKENS = 8, 5
 HEADS = {"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
@@ -165,21 +167,46 @@ def _built(name: str) -> Work:
     return made
 
 
-def k_blocks() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    """Return a U-Net with Katherine Crowson's blocks, as Stable Diffusion's upscaler has, and a call of it."""
+def _k_blocks() -> tuple[Any, Callable[[], Tensor]]:
+    """Return a U-Net with Katherine Crowson's blocks, as Stable Diffusion's upscaler has."""
     model = UNet2DConditionModel(
         sample_size=16, block_out_channels=(32, 32, 64, 64), cross_attention_dim=DIM, attention_head_dim=8,
         down_block_types=("KDownBlock2D", *["KCrossAttnDownBlock2D"] * 3), mid_block_type=None, norm_num_groups=None,
         up_block_types=(*["KCrossAttnUpBlock2D"] * 3, "KUpBlock2D"), conv_in_kernel=1, conv_out_kernel=1,
         time_embedding_type="fourier", timestep_post_act="gelu", act_fn="gelu", resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-    return random(model), (noise(2, 4, 16, 16), 701, noise(2, TOKENS, DIM)), {}
+    return _called(model, noise(2, 4, 16, 16), noise(2, TOKENS, DIM))
 
 
-def kandinsky3() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+def _kandinsky3() -> tuple[Any, Callable[[], Tensor]]:
     model = diffusers.Kandinsky3UNet(
         in_channels=4, time_embedding_dim=4, groups=2, attention_head_dim=4, layers_per_block=2,
         block_out_channels=(8, 16), cross_attention_dim=4, encoder_hid_dim=DIM,
     )  # fmt: skip
-    args = (noise(2, 4, 8, 8), 701, noise(2, TOKENS, DIM), torch.ones(2, TOKENS))
-    return random(model), args, {}
+    return _called(model, noise(2, 4, 8, 8), noise(2, TOKENS, DIM), torch.ones(2, TOKENS))
+
+
+def _controlnet_xs() -> tuple[Any, Callable[[], Tensor]]:
+    made = workload("ControlNet-XS")
+    return made.owner, made.run
+
+
+def _called(model: nn.Module, sample: Tensor, *conditions: Tensor) -> tuple[Any, Callable[[], Tensor]]:
+    random(model)
+    return model, lambda: torch.stack([model(sample, t, *conditions)[0] for t in TIMESTEPS])
+
+
+# U-Nets that no family cuts: what `cached` takes, and what samples five steps
+UNCUT: dict[str, Callable[[], tuple[Any, Callable[[], Tensor]]]] = {
+    "K blocks": _k_blocks,
+    "Kandinsky 3": _kandinsky3,
+    "ControlNet-XS": _controlnet_xs,
+}
+
+
+def whole(name: str) -> tuple[Any, Callable[[], Tensor]]:
+    """Return what `cached` takes at branch -1 alone, and a function that samples with it."""
+    if name in UNCUT:
+        return UNCUT[name]()
+    made = work(name)
+    return made.pipe, made.run

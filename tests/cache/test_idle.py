@@ -25,7 +25,6 @@ from deepcache.costs.macs import cost
 from deepcache.plan import EVERY
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
-from tests import transformers
 from tests.pipelines import workload
 from tests.problems import (
     NAMES,
@@ -41,6 +40,7 @@ from tests.problems import (
     twice,
     unet,
 )
+from tests.transformers import UNCUT, whole
 
 MIXED = uniform(9, 4, 1, 0, shallow_every=2)  # 0 is full, 1 idle, 2 shallow, 3 idle, 4 full, ...
 HAND = pytest.mark.filterwarnings("ignore::FutureWarning")  # diffusers deprecates some forms of an input
@@ -421,21 +421,11 @@ def test_half_that_comes_later_is_not_paired_with_what_it_has_not_seen() -> None
 
 
 @HAND
-@pytest.mark.parametrize("name", ["K blocks", "Kandinsky 3", "ControlNet-XS"])
+@pytest.mark.parametrize("name", UNCUT)
 def test_unets_that_cannot_be_cut_have_branch_minus_one_alone(name: str) -> None:
-    if name == "ControlNet-XS":
-        work = workload(name)
-        expected, owner = work.run(), work.owner
-        run: Callable[[], Any] = work.run
-    else:
-        owner, args, kwargs = transformers.k_blocks() if name == "K blocks" else transformers.kandinsky3()
-        timesteps = torch.tensor([900, 700, 500, 300, 100])
-
-        def run() -> Tensor:
-            return torch.stack([owner(*at(t, args, kwargs)[0])[0] for t in timesteps])
-
-        expected = run()
-    kind = type(getattr(owner, "unet", owner)).__name__ if name != "K blocks" else "KDownBlock2D"
+    owner, run = whole(name)
+    expected = run()
+    kind = "KDownBlock2D" if name == "K blocks" else type(getattr(owner, "unet", owner)).__name__
     with pytest.raises(UnsupportedUNetError, match=f"{kind}.*branch=-1 caches any network") as caught:
         cached(owner, interval=2)
     assert "\n" not in str(caught.value)
