@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcache.errors import DeepCacheError
@@ -19,6 +20,8 @@ from deepcache.plan import CachePlan, Order, require_whole
 from deepcache.sampling.workload import Sampling, Workload
 
 ORDERS: tuple[Order, ...] = (1, 2, "auto", 0)  # as they are tried
+CERTAIN = 1.0  # standard errors by which the mean over seeds has to grow, since few seeds say little about others
+Array = NDArray[np.float64]
 Move = Callable[[CachePlan], CachePlan | None]  # None where a plan cannot be moved so
 
 
@@ -61,18 +64,18 @@ def descended_on_images(
     """
     images, uncached = Images(workload), replace(target or sampling, plan=None)
 
-    def nearness(trial: CachePlan) -> float:
+    def nearness(trial: CachePlan) -> Array:
         found = images.sample(replace(sampling, plan=trial), seeds)
-        return float(np.mean(psnr_each(found, images.uncached(uncached, seeds))))
+        return np.array(psnr_each(found, images.uncached(uncached, seeds)))
 
     return descended(plan, nearness, most_evaluations)
 
 
-def descended(plan: CachePlan, nearness: Callable[[CachePlan], float], most_evaluations: int) -> CachePlan:
+def descended(plan: CachePlan, nearness: Callable[[CachePlan], Array], most_evaluations: int) -> CachePlan:
     """Return the plan that moves of single full steps (but step 0) and of the order lead to; all cost the same.
 
-    Each move is kept, and repeated, if the nearness grows by it. The search ends when no move is left that makes it
-    grow, or when `most_evaluations` plans were evaluated.
+    Each move is kept, and repeated, if the mean of the nearness of seeds, (B,), grows by more than `CERTAIN` standard
+    errors. The search ends when there is no such move, or when `most_evaluations` plans were evaluated.
 
     References:
         "Direct Search" Solution of Numerical and Statistical Problems (Hooke and Jeeves, 1961),
@@ -89,11 +92,17 @@ def descended(plan: CachePlan, nearness: Callable[[CachePlan], float], most_eval
             if len(known) == most_evaluations:
                 break
             known[trial] = nearness(trial)
-        if trial is not None and known[trial] > known[found]:
+        if trial is not None and _is_larger(known[trial], known[found]):
             found, failed = trial, 0
         else:
             failed, number = failed + 1, number + 1
     return found
+
+
+def _is_larger(one: Array, other: Array) -> bool:
+    """Return whether the mean of one value a seed is larger than that of the other, beyond chance."""
+    gains = one - other
+    return bool(gains.mean() > CERTAIN * gains.std() / max(1, len(gains) - 1) ** 0.5)
 
 
 def _moves(plan: CachePlan) -> Iterator[Move]:

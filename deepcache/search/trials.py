@@ -97,7 +97,7 @@ class Trials:
         def moved(plan: CachePlan) -> Candidate:
             return replace(start, sampling=replace(start.sampling, plan=plan), kind="searched")
 
-        plan = descended(start.plan, lambda plan: self._mean(moved(plan), self._rounds[1]), _DESCENDED)
+        plan = descended(start.plan, lambda plan: self._scores(moved(plan), self._rounds[1]), _DESCENDED)
         return moved(plan)
 
     def left(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -112,8 +112,11 @@ class Trials:
         return survivors(candidates, self._mean, self._rounds)
 
     def _mean(self, candidate: Candidate, count: int) -> float:
+        return float(self._scores(candidate, count).mean())
+
+    def _scores(self, candidate: Candidate, count: int) -> NDArray[np.float64]:
         values = self.values(candidate, self.search_seeds[:count])[self.budget.fidelity]
-        return self.budget.score(float(values.mean()))
+        return np.array([self.budget.score(value) for value in values])
 
     def cheapest(self, left: Sequence[Candidate]) -> Trial:
         """Return the cheapest candidate that keeps to the limit on both the search's and the check's seeds.
