@@ -122,12 +122,12 @@ def test_tables_renders_a_results_file(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["macs", "--model", "ldm-5"], "expected a model out of ldm-4-g"),
+        (["macs", "--model", "ldm-5"], "expected a model out of mini-ldm"),
         (["macs", "--model", "ldm-4-g", "--branch", "12"], "expected branch 0..11"),
         (["macs", "--model", "ldm-4-g", "--interval", "0"], "expected interval to be a whole number of at least 1"),
         (["macs", "--model", "ldm-4-g", "--num-steps", "0"], "expected num_steps to be a whole number of at least 1"),
         (["macs", "--model", str(WEIGHTS / "mini-ldm" / "vqvae")], "expected a configuration of UNet2DModel"),
-        (["explain", "--model", "ldm-5", "--interval", "3"], "expected a model out of ldm-4-g"),
+        (["explain", "--model", "ldm-5", "--interval", "3"], "expected a model out of mini-ldm"),
         (["explain", "--model", "mini-ldm", "--interval", "3", "--branch", "9"], "expected branch 0..8"),
         (["explain", "--model", "mini-ldm", "--interval", "3", "--branch", "-2"], "expected branch"),
         (

@@ -15,7 +15,7 @@ from bench.training import fashion, mini_bk, mini_clip, mini_ddpm, mini_features
 from bench.training.cards import Card
 from bench.training.tokens import tokenizer
 from deepcache.errors import DeepCacheError
-from deepcache.models import embedded
+from deepcache.models import embedded, load
 
 # The cards; models that measure come before models that are measured
 CARDS: dict[str, Callable[[fashion.Painted, Path], Card]] = {
@@ -89,7 +89,7 @@ class Workshop:
     def _captioned(self) -> tuple[AutoencoderKL, mini_sd.Captioned]:
         """Return mini-sd's autoencoder, which begins as mini-ldm's shipped one, and its training data."""
         run = self.runs / "mini-sd"
-        vae = mini_sd.train_autoencoder(self.garments, embedded.load("mini-ldm").vqvae, run)
+        vae = mini_sd.train_autoencoder(self.garments, load("mini-ldm").vqvae, run)
         return vae, mini_sd.Captioned(self.garments, vae, run)
 
 

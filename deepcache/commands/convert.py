@@ -16,9 +16,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> str:
-    from deepcache.models.folders import require_free, save
-    from deepcache.models.ldm import load_ldm
-    from deepcache.models.loading import load_single_file
+    from deepcache.models.loading import load_ldm, load_single_file, require_free, save
 
     require_free(options.out)
     config = options.config

@@ -6,8 +6,7 @@ from deepcache.lazy import lazy
 
 if TYPE_CHECKING:
     from deepcache.models.embedded import load_extractor, recommended
-    from deepcache.models.ldm import load_ldm
-    from deepcache.models.loading import load
+    from deepcache.models.loading import load, load_ldm
     from deepcache.models.registry import MODELS
 
 __all__ = ["MODELS", "load", "load_extractor", "load_ldm", "recommended"]
@@ -16,8 +15,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "embedded": ("load_extractor", "recommended"),
-        "ldm": ("load_ldm",),
-        "loading": ("load",),
+        "loading": ("load", "load_ldm"),
         "registry": ("MODELS",),
     },
 )

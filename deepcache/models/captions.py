@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product, starmap
 from typing import NamedTuple
 
 GARMENTS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 BACKGROUNDS = ("red", "yellow", "green", "cyan", "blue", "purple", "white", "black")
-COLOURS = BACKGROUNDS[:-1]  # a black garment would hide its own drawing
+COLOURS = BACKGROUNDS[:-1]  # at the same places; a black garment would hide its own drawing
 
 
 class Subject(NamedTuple):
@@ -22,13 +23,8 @@ class Subject(NamedTuple):
 
 def subjects() -> list[Subject]:
     """All 490 subjects; no garment is on a background of its own colour."""
-    return [
-        Subject(garment, colour, background)
-        for garment in range(len(GARMENTS))
-        for colour in range(len(COLOURS))
-        for background in range(len(BACKGROUNDS))
-        if COLOURS[colour] != BACKGROUNDS[background]
-    ]
+    places = product(*(range(len(kinds)) for kinds in (GARMENTS, COLOURS, BACKGROUNDS)))
+    return [subject for subject in starmap(Subject, places) if subject.colour != subject.background]
 
 
 def subject_of(seed: int) -> Subject:

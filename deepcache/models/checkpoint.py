@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from pickle import UnpicklingError
 from threading import get_ident
@@ -19,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from deepcache.errors import DeepCacheError, first_line, shown
-from deepcache.files import read_json
+from deepcache.errors import DeepCacheError, first_line, on_one_line, shown
+from deepcache.files import read_json, refused
 
 MOST_MODULES = 10_000  # layers and groups of layers that are built at once; SDXL's U-Net has 1,929
 MOST_WRAPPINGS = 8  # levels of `state_dict` within `state_dict`
@@ -38,35 +39,33 @@ _STAND_INS: list[Any] = [
 def weights(path: Path) -> dict[str, Tensor]:
     """The tensors by name that `contents` finds in a file; in a training's checkpoint, those under `state_dict`.
 
-    Raises:
-        DeepCacheError: as for `contents`, or the file contains itself, or has no tensors by name.
+    There is a `DeepCacheError` as for `contents`, and if the file contains itself or has no tensors by name.
     """
-    found, num_wrappings = contents(path), 0
-    while isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found, num_wrappings = found["state_dict"], num_wrappings + 1
-        if num_wrappings > MOST_WRAPPINGS:
-            raise DeepCacheError(
-                f"expected weights in {path}, got `state_dict` more than {MOST_WRAPPINGS} times within itself; "
-                f"keep its weights alone: {_KEEP_WEIGHTS}"
-            )
+    found = contents(path)
+    for _ in range(MOST_WRAPPINGS + 1):
+        if not isinstance(found, Mapping) or not isinstance(found.get("state_dict"), Mapping):
+            break
+        found = found["state_dict"]
+    else:
+        raise DeepCacheError(
+            f"expected weights in {path}, got `state_dict` more than {MOST_WRAPPINGS} times within itself; "
+            f"keep its weights alone: {_KEEP_WEIGHTS}"
+        )
     is_named = isinstance(found, Mapping) and all(isinstance(key, str) for key in found)
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)} if is_named else {}
     if not tensors:
         raise DeepCacheError(f"expected tensors by name in {path}, got none; is this a model's checkpoint?")
-    for name, tensor in tensors.items():
-        if not _is_whole(tensor):
-            raise DeepCacheError(
-                f"expected plain tensors in {path}, got {shown(name)}, which has not all of its values"
-            )
+    for name, tensor in tensors.items():  # a sparse or an expanded tensor stores fewer values than it has
+        is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not is_plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise DeepCacheError(f"expected plain tensors in {path}, got {shown(name)} without all of its values")
     return tensors
 
 
 def contents(path: Path) -> Any:
     """The contents of a `.safetensors` file or a file of `torch.save`, of any structure; no code in the file runs.
 
-    Raises:
-        DeepCacheError: there is no such file; or the file is truncated, carries code, or would take more memory than
-            its size.
+    There is a `DeepCacheError` if the file is missing or truncated, carries code, or would take more memory than bytes.
     """
     if not os.path.isfile(path):  # unlike Path.is_file, this also takes a name that is too long
         raise DeepCacheError(f"expected a checkpoint in {path}, which is no file; correct the path")
@@ -95,40 +94,28 @@ def readable(path: Path) -> Iterator[None]:
 
 def _unpickled(path: Path) -> Any:
     """Read a file of `torch.save`, and refuse a file that would take more memory than it has bytes."""
-    if b"\nbytearray\n" in _pickle_of(path):  # torch allocates as many bytes as the pickle asks for
-        raise ValueError(f"it has a bytearray, which is no weight; keep its weights alone: {_KEEP_WEIGHTS}")
-    if zipfile.is_zipfile(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    is_zip, pickled = zipfile.is_zipfile(path), b""
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its members are compressed, which torch.save never does")
+            members = [member for member in archive.infolist() if member.filename.endswith("data.pkl")]
+            if sum(member.file_size for member in members) > _MOST_OF_PICKLE:
+                raise ValueError(f"its names and shapes take more than {_MOST_OF_PICKLE:,} bytes")
+            pickled = b"".join(map(archive.read, members))
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        buffer: Any = content  # from a file, torch would first reserve as many bytes as a damaged pickle asks for
-        return torch.load(buffer, map_location="cpu", weights_only=True)
-
-
-def _pickle_of(path: Path) -> bytes:
-    """The bytes that hold the names and shapes of a file's tensors; an old file, which is no zip, begins with them."""
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            return file.read(_MOST_OF_PICKLE)
-    with zipfile.ZipFile(path) as archive:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise ValueError("its members are compressed, which torch.save never does")
-        pickled = [member for member in archive.infolist() if member.filename.endswith("data.pkl")]
-        if sum(member.file_size for member in pickled) > _MOST_OF_PICKLE:
-            raise ValueError(f"its names and shapes take more than {_MOST_OF_PICKLE:,} bytes")
-        return b"".join(archive.read(member) for member in pickled)
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    """Whether the file holds every value of a tensor: a sparse or an expanded tensor stores fewer."""
-    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    return is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+        if b"\nbytearray\n" in (pickled or content[:_MOST_OF_PICKLE]):  # torch allocates as many as the pickle asks for
+            raise ValueError(f"it has a bytearray, which is no weight; keep its weights alone: {_KEEP_WEIGHTS}")
+        # from an old file, which is no zip, torch would first reserve as many bytes as a damaged pickle asks for
+        source: Any = path if is_zip else content
+        return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def read(path: Path) -> dict[str, Any]:
     """The values of a configuration file; a `DeepCacheError` if it cannot be read or does not hold an object."""
     found = read_json(path, "a diffusers configuration", most_bytes=_MOST_OF_CONFIG)
     if not isinstance(found, dict):
-        raise DeepCacheError(f"expected a diffusers configuration in {path}, got a {type(found).__name__}")
+        raise refused(path, "a diffusers configuration", f"which is a {type(found).__name__}; pass another file")
     return found
 
 
@@ -136,15 +123,13 @@ def read(path: Path) -> dict[str, Any]:
 def bounded() -> Iterator[None]:
     """Within the block, this thread builds no network of more than `MOST_MODULES` layers and groups of layers.
 
-    A configuration of a few bytes may ask for millions of layers, under names that differ from class to class. Layers
-    are counted as they are made, so that a request for too many is a `DeepCacheError` after a second.
+    Layers are counted as they are made, since a configuration of a few bytes may ask for millions of them, by names
+    that differ from class to class.
     """
-    thread, count = get_ident(), 0
+    thread, numbers = get_ident(), count(1)
 
-    def refuse(module: nn.Module, name: str, child: nn.Module | None) -> None:  # noqa: ARG001 (torch's signature)
-        nonlocal count
-        count += get_ident() == thread
-        if count > MOST_MODULES:
+    def refuse(*_: object) -> None:
+        if get_ident() == thread and next(numbers) > MOST_MODULES:
             raise DeepCacheError(
                 f"expected a configuration of at most {MOST_MODULES:,} layers, got one of more; "
                 "correct the numbers of its layers and blocks"
@@ -169,5 +154,5 @@ def on_meta(library: str, kind: str, config: Mapping[str, Any]) -> Any:
     except DeepCacheError:
         raise
     except Exception as error:  # a wrong configuration makes the libraries raise a dozen kinds
-        raise DeepCacheError(f"expected to build a {kind} of {library}: {first_line(error)}") from error
+        raise DeepCacheError(f"expected to build a {on_one_line(kind)} of {library}: {first_line(error)}") from error
     return found.eval()

@@ -72,26 +72,21 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Sample one image for each label.
 
         Args:
-            class_labels: B integers in 0 .. num_classes - 1.
+            class_labels: B integers in 0 .. num_classes - 1; others are a `DeepCacheError`.
             num_inference_steps: steps of the scheduler; most schedulers call the U-Net once a step.
             guidance_scale: 1 is no guidance; otherwise every step runs the U-Net with and without the class.
             generator: one generator, or a list of B generators so that every image depends on its own alone.
             latents: (B, C, H, W) start noise; None to draw the noise.
             eta: the scheduler's `eta`, where it has one, such as DDIM's.
             output_type: "pil", "np" (B, H, W, 3), "pt" (B, 3, H, W) in 0..1, or "latent" (B, C, H, W).
-
-        Raises:
-            DeepCacheError: a label is out of range.
         """
         num_classes = self.class_embedder.config.num_classes
         if len(class_labels) == 0 or not all(0 <= label < num_classes for label in class_labels):
             raise DeepCacheError(f"expected class labels in 0..{num_classes - 1}, got {list(class_labels)}")
         self._guidance_scale = guidance_scale
         device, guided = self._execution_device, self.do_classifier_free_guidance
-        context = self.class_embedder(torch.tensor(class_labels, device=device))
-        if guided:
-            nothing = torch.full((len(class_labels),), num_classes, device=device)
-            context = torch.cat([self.class_embedder(nothing), context])
+        nothing = [num_classes] * len(class_labels) if guided else []
+        context = self.class_embedder(torch.tensor([*nothing, *class_labels], device=device))
         shape = (len(class_labels), self.unet.config.in_channels, *sides(self.unet.config.sample_size))
         if latents is None:
             latents = randn_tensor(shape, generator, device, self.unet.dtype)
@@ -114,9 +109,8 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Decode latents (B, C, H, W) to images in -1..1, through the codebook, with distances to codes in float32."""
         latents = latents / self.vqvae.config.scaling_factor
-        if latents.dtype != torch.float32:
-            codebook = self.vqvae.quantize
-            exact = deepcopy(codebook).float()
-            latents = torch.cat([exact(each.float())[0] for each in latents.split(_QUANTISED)]).to(latents.dtype)
-            return self.vqvae.decode(latents, force_not_quantize=True).sample  # type: ignore[no-any-return]
-        return self.vqvae.decode(latents).sample  # type: ignore[no-any-return]
+        if latents.dtype == torch.float32:
+            return self.vqvae.decode(latents).sample  # type: ignore[no-any-return]
+        exact = deepcopy(self.vqvae.quantize).float()
+        latents = torch.cat([exact(each.float())[0] for each in latents.split(_QUANTISED)]).to(latents.dtype)
+        return self.vqvae.decode(latents, force_not_quantize=True).sample  # type: ignore[no-any-return]

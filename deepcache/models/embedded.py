@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError
-from deepcache.models.folders import load_folder, network
-from deepcache.models.registry import MODELS
 from deepcache.plan import CachePlan
 from deepcache.unets.pipelines import unet_of
 
@@ -20,13 +18,6 @@ WEIGHTS = Path(__file__).parent / "weights"
 PLANS = Path(__file__).parent / "plans"
 EXTRACTOR = "mini-features"
 SIZE = (32, 32)  # height and width of the images that mini-features was trained on
-
-
-def load(name: str) -> Any:
-    """An embedded model as a diffusers pipeline, in float32 on the CPU."""
-    base = MODELS[name].base
-    unet = {"unet": network(folder_of(name) / "unet", UNet2DConditionModel)} if base else {}
-    return load_folder(folder_of(base or name), **unet)
 
 
 def folder_of(name: str) -> Path:
@@ -39,25 +30,16 @@ def folder_of(name: str) -> Path:
 
 def is_embedded(pipe: Any) -> bool:
     """Whether the U-Net of a pipeline was loaded from this package, so that it knows garments and their captions."""
-    origin = unet_of(pipe)[1].config.get("_name_or_path") or ""
-    return WEIGHTS in Path(origin).parents
+    return WEIGHTS in Path(unet_of(pipe)[1].config.get("_name_or_path") or "").parents
 
 
 def recommended(model: str, scheduler: str, num_steps: int, guidance_scale: float | None = None) -> CachePlan:
     """The plan that was nearest to the uncached images among those that cost no more than reuse at interval 3.
 
-    Eight seeds decided (`bench/pareto/recommend.py`); the plan's figures on other seeds are in bench/results/pareto.
-
         plan = deepcache.models.recommended("mini-ldm", "ddim", 50)
 
-    Args:
-        model: name of an embedded model.
-        scheduler: name of a solver, one of `deepcache.sampling.schedulers.SCHEDULERS`.
-        num_steps: steps of the solver.
-        guidance_scale: the scale of classifier-free guidance; that of the model's protocol if not given.
-
-    Raises:
-        DeepCacheError: no plan was found for these; the message names those for which one was.
+    `scheduler` is the name of a solver, one of `deepcache.sampling.schedulers.SCHEDULERS`. `guidance_scale` is that of
+    the model's protocol if not given. Where no plan was found, a `DeepCacheError` names the plans that there are.
     """
     path = plan_path(model, scheduler, num_steps, guidance_scale)
     if not path.is_file():
@@ -128,5 +110,5 @@ class _Residual(nn.Module):
 
 def load_extractor() -> MiniFeatures:
     """mini-features, the extractor that the embedded models are measured with, in float32 on the CPU."""
-    options = {"variant": "fp16", "use_safetensors": True, "low_cpu_mem_usage": False}
-    return MiniFeatures.from_pretrained(folder_of(EXTRACTOR), **options).eval()  # type: ignore[no-any-return]
+    folder = folder_of(EXTRACTOR)
+    return MiniFeatures.from_pretrained(folder, variant="fp16", low_cpu_mem_usage=False)  # type: ignore[no-any-return]

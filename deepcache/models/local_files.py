@@ -1,4 +1,4 @@
-"""Where the files of published models lie on this machine: in the folder of models, or in the hub's cache."""
+"""Where the files of models lie on this machine: in the folder of models, in the hub's cache, or at a path."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from deepcache.errors import DeepCacheError
-from deepcache.models.registry import Model
+from deepcache.errors import DeepCacheError, shown
+from deepcache.models.registry import MODELS, Model
 
 INDEX = "model_index.json"
 HOME = "DEEPCACHE_MODELS"  # the environment variable that names the folder of models
@@ -30,36 +30,23 @@ def destination(model: Model) -> Path:
 def located(model: Model) -> Path:
     """Return the folder or the single file of a published model: the first complete one in `home()` or the hub's cache.
 
-    A single file is complete; the folder beside a single file may hold no more than its configuration. Where files are
-    missing, a `DeepCacheError` says where to get them.
+    A single file is complete; the folder beside a single file may hold no more than its configuration. Hidden files do
+    not count, since some systems keep copies. Where files are missing, a `DeepCacheError` says where to get them.
     """
-    folder = home() / model.name
-    own = (folder / "model.ckpt", folder, *(home() / (model.name + suffix) for suffix in SUFFIXES))
-    cached = () if model.is_single_file else map(snapshot, (model.source, *model.mirrors))
-    missing: dict[Path, list[str]] = {}
-    path: Path | None
-    for path in (*own, *cached):
-        if path is not None and path.exists():
-            missing[path] = [] if path.is_file() else [each for each in model.files if not _has(path, each)]
-            if not missing[path]:
+    folder, lacking = home() / model.name, ""
+    cached = filter(None, map(snapshot, (model.source, *model.mirrors)))
+    for path in (folder / "model.ckpt", folder, *(home() / (model.name + suffix) for suffix in SUFFIXES), *cached):
+        if path.exists():
+            patterns = () if path.is_file() else model.files
+            missing = [each for each in patterns if all(found.name.startswith(".") for found in path.glob(each))]
+            if not missing:
                 return path
-    source = model.source
-    how = f"{source}, and put it at" if model.is_single_file else f"`hf download {source}`, or put its folder at"
-    remedy = f"fetch it: {how} {destination(model)} (${HOME} names the folder of models)"
-    if missing:
-        path, patterns = next(iter(missing.items()))
-        raise DeepCacheError(f"expected {', '.join(patterns)} in {path}, got no such file; {remedy}")
-    raise DeepCacheError(f"expected {model.name} (licence: {model.licence}), which is not here; {remedy}")
-
-
-def _has(folder: Path, pattern: str) -> bool:
-    """Whether a file fits a pattern; hidden files do not count, since some systems keep copies beside the files."""
-    return any(not path.name.startswith(".") for path in folder.glob(pattern))
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a repository on the hub: owner/name."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+            lacking = lacking or f"{', '.join(missing)} in {path}, got no such file"
+    how = f"{model.source}, and put it" if model.is_single_file else f"`hf download {model.source}`, or put its folder"
+    raise DeepCacheError(
+        f"expected {lacking or f'{model.name} (licence: {model.licence}), which is not here'}; "
+        f"fetch it: {how} at {destination(model)} (${HOME} names the folder of models)"
+    )
 
 
 def snapshot(hub_id: str) -> Path | None:
@@ -71,12 +58,21 @@ def snapshot(hub_id: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def repository(hub_id: str) -> Path:
-    """The folder of a repository in the hub's cache, which must hold its pipeline; else there is a `DeepCacheError`."""
-    folder = snapshot(hub_id)
+def path_of(name: str) -> Path:
+    """The path that a name is, or, for a hub id, the folder of its pipeline in the hub's cache. A path wins."""
+    path = Path(name)
+    if os.path.exists(path):  # unlike Path.exists, this also takes a name that is too long
+        return path
+    is_file = path.suffix.lower() in (".json", *SUFFIXES)  # a name of two parts may also be that of a missing file
+    if is_file or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise DeepCacheError(
+            f"expected a model out of {', '.join(MODELS)}, a hub id, a diffusers folder, a checkpoint file or a "
+            f"config.json; got {shown(name)}"
+        )
+    folder = snapshot(name)
     if folder is None:
         raise DeepCacheError(
-            f"expected {hub_id} in the hub's cache, which does not hold it; fetch it: `hf download {hub_id}`, "
+            f"expected {name} in the hub's cache, which does not hold it; fetch it: `hf download {name}`, "
             "or pass a folder or a file"
         )
     return folder

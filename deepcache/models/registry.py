@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from deepcache.models.ldm_config import CIN256_V2, Component, ldm_networks, scheduler_config
+from deepcache.models.ldm_config import CIN256_V2, Component, ldm_networks, levels, scheduler_config
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,6 @@ class Model:
         return "model_index.json", *(f"{name}/*model*" for name in self.networks), *(f"{name}/*" for name in tokenizers)
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether the weights are part of this package."""
-        return not self.source
-
-    @property
     def is_single_file(self) -> bool:
         """Whether the source is a single file."""
         return self.source.startswith("https://")
@@ -74,10 +69,6 @@ def _diffusers(kind: str, **config: Any) -> Component:
     return "diffusers", kind, config
 
 
-_PNDM = _diffusers("PNDMScheduler", **_SD_NOISE, skip_prk_steps=True, set_alpha_to_one=False)
-_DDPM = _diffusers("DDPMScheduler", beta_start=0.0001, beta_end=0.02, variance_type="fixed_large")
-
-
 def _clip(width: int, num_layers: int, *, kind: str = "CLIPTextModel", **changes: Any) -> Component:
     """A text encoder of CLIP's shape, whose heads have 64 channels; the vocabulary is transformers' default."""
     sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
@@ -87,18 +78,8 @@ def _clip(width: int, num_layers: int, *, kind: str = "CLIPTextModel", **changes
 
 def _vae(sample_size: int, **changes: Any) -> Component:
     """Stable Diffusion's autoencoder, of 83.7 M parameters."""
-    return _diffusers(
-        "AutoencoderKL",
-        sample_size=sample_size,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        **changes,
-    )
-
-
-_CLIP_L = _clip(768, 12)  # the text encoder of ViT-L/14, of 123.1 M parameters
+    sizes = levels((128, 256, 512, 512), ("",) * 4, "DownEncoderBlock2D", "UpDecoderBlock2D")
+    return _diffusers("AutoencoderKL", sample_size=sample_size, layers_per_block=2, **sizes, **changes)
 
 
 def _sd_unet(**changes: Any) -> Component:
@@ -114,20 +95,19 @@ def _sd(**changes: Any) -> dict[str, Component]:
 def _ddpm_unet(size: int, *widths: int) -> Component:
     """DDPM's U-Net (Ho et al., 2020), which has attention at one level alone: that of 16 x 16 pixels."""
     kinds = ["Attn" if size >> level == 16 else "" for level in range(len(widths))]
-    return _diffusers(
-        "UNet2DModel",
-        sample_size=size,
-        block_out_channels=widths,
-        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
-        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
-        attention_head_dim=None,
-        downsample_padding=0,
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        norm_eps=1e-6,
-    )
+    embedding = {"flip_sin_to_cos": False, "freq_shift": 1}
+    rest = {"attention_head_dim": None, "downsample_padding": 0, "norm_eps": 1e-6}
+    return _diffusers("UNet2DModel", sample_size=size, **levels(widths, kinds), **embedding, **rest)
 
 
+def _bk(size: str, **changes: Any) -> Model:
+    networks = _sd(layers_per_block=1, **changes)
+    return _prompted(f"bk-sdm-{size}", source=f"nota-ai/bk-sdm-{size}", networks=networks)
+
+
+_CLIP_L = _clip(768, 12)  # the text encoder of ViT-L/14, of 123.1 M parameters
+_PNDM = _diffusers("PNDMScheduler", **_SD_NOISE, skip_prk_steps=True, set_alpha_to_one=False)
+_DDPM = _diffusers("DDPMScheduler", beta_start=0.0001, beta_end=0.02, variance_type="fixed_large")
 _prompted = partial(Model, protocol=_SD, context_tokens=77, licence="CreativeML OpenRAIL-M", scheduler=_PNDM)
 _pixels = partial(Model, licence="Apache-2.0", scheduler=_DDPM)
 _lsun = partial(
@@ -208,9 +188,7 @@ _ENTRIES = (
         networks={
             "unet": _sd_unet(
                 sample_size=128,
-                block_out_channels=(320, 640, 1280),
-                down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 2),
-                up_block_types=(*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"),
+                **levels((320, 640, 1280), ("", "CrossAttn", "CrossAttn")),
                 transformer_layers_per_block=(1, 2, 10),
                 attention_head_dim=(5, 10, 20),
                 cross_attention_dim=2048,
@@ -227,29 +205,18 @@ _ENTRIES = (
         scheduler=_diffusers("EulerDiscreteScheduler", **_SD_NOISE, timestep_spacing="leading"),
     ),
     # Stable Diffusion v1.5 with one resnet fewer in each block: CLIP score 29.47; 223.8 GMACs
-    _prompted("bk-sdm-base", source="nota-ai/bk-sdm-base", networks=_sd(layers_per_block=1)),
-    _prompted(  # and without its middle: CLIP score 27.96; 217.8 GMACs
-        "bk-sdm-small", source="nota-ai/bk-sdm-small", networks=_sd(layers_per_block=1, mid_block_type=None)
-    ),
-    _prompted(  # and without its innermost level: CLIP score 27.41; 205.1 GMACs
-        "bk-sdm-tiny",
-        source="nota-ai/bk-sdm-tiny",
-        networks=_sd(
-            layers_per_block=1,
-            mid_block_type=None,
-            block_out_channels=(320, 640, 1280),
-            down_block_types=("CrossAttnDownBlock2D",) * 3,
-            up_block_types=("CrossAttnUpBlock2D",) * 3,
-        ),
-    ),
+    _bk("base"),
+    _bk("small", mid_block_type=None),  # and without its middle: CLIP score 27.96; 217.8 GMACs
+    # and without its innermost level: CLIP score 27.41; 205.1 GMACs
+    _bk("tiny", mid_block_type=None, **levels((320, 640, 1280), ("CrossAttn",) * 3)),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _ENTRIES}
-EMBEDDED = tuple(name for name, model in MODELS.items() if model.is_embedded)
-PUBLISHED = tuple(name for name, model in MODELS.items() if not model.is_embedded)
+EMBEDDED = tuple(name for name, model in MODELS.items() if not model.source)
+PUBLISHED = tuple(name for name, model in MODELS.items() if model.source)
 NETWORKS = {MODELS[name].networks_as or name: MODELS[name] for name in PUBLISHED}  # one of the models that share them
 
 
 def published(name: str) -> Model | None:
     """The published model of a name, also by the name that its networks share with other models'."""
     model = MODELS.get(name)
-    return NETWORKS.get(name) if model is None or model.is_embedded else model
+    return NETWORKS.get(name) if model is None or not model.source else model

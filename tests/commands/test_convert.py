@@ -11,7 +11,7 @@ import torch
 from deepcache import DeepCacheError, models
 from deepcache.__main__ import main
 from deepcache.models.class_conditional import ClassConditionalPipeline
-from deepcache.models.folders import save
+from deepcache.models.loading import save
 from tests import compvis
 
 

@@ -124,9 +124,10 @@ def test_a_field_that_is_missing_or_wrong_is_told_by_name(tmp_path, found, name)
     [
         ({"conditioning_key": "concat"}, "expected 'crossattn' for model.params.conditioning_key"),
         ({"beta_schedule": "cosine"}, "expected 'linear'"),
-        ({"parameterization": "z"}, "expected one of eps, x0, v"),
+        ({"parameterization": "z"}, "expected 'eps' or 'x0' or 'v'"),
         ({"unet": {"use_scale_shift_norm": True}}, "expected False"),
         ({"unet": {"use_spatial_transformer": False}}, "expected True"),
+        ({"unet": {"use_spatial_transformer": None}}, "expected True"),  # as CompVis' code takes it, null is False
         ({"unet": {"resblock_updown": True}}, "expected False"),
         ({"autoencoder": {"double_z": True}}, "expected False"),
         (

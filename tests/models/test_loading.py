@@ -125,7 +125,7 @@ def changed(folder, file, **values):
         ("unet/config.json", {"norm_num_groups": 0}, "expected"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps in 1..100000"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": "1000"}, "num_train_timesteps in 1..100000"),
-        ("model_index.json", {"unet": ["diffusers", ["UNet2DModel"]]}, "has no class"),
+        ("model_index.json", {"unet": ["diffusers", ["UNet2DModel"]]}, "attribute name must be string"),
         ("model_index.json", {"_class_name": None}, "expected a pipeline of diffusers"),
     ],
 )
@@ -173,6 +173,15 @@ def test_a_device_without_values_is_one_line_at_the_command_line(command, capsys
 
 def test_a_name_that_is_too_long_for_a_file_is_one_line():
     assert "expected a model out of" in refusal("x" * 5_000)
+
+
+def test_a_missing_file_is_not_taken_for_a_hub_id():
+    assert "expected a model out of" in refusal("folder/model.ckpt")
+
+
+def test_costs_of_a_folder_without_a_unet_are_one_line(tmp_path, capsys):
+    assert main(["macs", "--model", str(tmp_path)]) == 2
+    assert f"expected the config.json of a U-Net in {tmp_path}" in capsys.readouterr().err
 
 
 def test_hidden_copies_beside_the_weights_are_not_read(tmp_path):

@@ -16,7 +16,7 @@ from bench.training import fashion, mini_bk, mini_clip, mini_ddpm, mini_features
 from bench.training.tokens import LENGTH, tokenizer
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.clip_score import load_clip
-from deepcache.models import captions, embedded
+from deepcache.models import captions, load
 from deepcache.unets.diffusers.stages import nest
 from tests.training import untrained
 
@@ -278,7 +278,7 @@ def test_an_exported_text_to_image_model_loads_with_the_same_output(name, tmp_pa
     if name != "mini-sd":
         unet = mini_bk.prune(full.unet, name.removeprefix("mini-bk-"))
         mini_bk.export(unet, tmp_path / name)
-    loaded = embedded.load(name)
+    loaded = load(name)
     for part, original in {"vae": vae, "unet": unet, "text_encoder": full.text_encoder}.items():
         stored = {key: value.float() for key, value in original.state_dict().items()}  # export rounded them
         torch.testing.assert_close(getattr(loaded, part).state_dict(), stored, rtol=0, atol=0)
@@ -299,7 +299,7 @@ def test_an_exported_pixel_model_loads_with_the_same_output(tmp_path, monkeypatc
     untrained.use(monkeypatch, tmp_path)
     unet = mini_ddpm.build().eval()
     mini_ddpm.export(unet, tmp_path / "mini-ddpm")
-    loaded = embedded.load("mini-ddpm")
+    loaded = load("mini-ddpm")
     noisy, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 900])
     with torch.no_grad():
         torch.testing.assert_close(loaded.unet(noisy, t).sample, unet.float()(noisy, t).sample, rtol=0, atol=0)

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from deepcache import DeepCacheError, cached, models
-from deepcache.models.architectures import architecture, skeleton
-from deepcache.models.random_weights import random_pipeline
+from deepcache.models.architectures import architecture, random_pipeline, skeleton
 from deepcache.models.registry import PUBLISHED
 
 KINDS = {"ldm": "ClassConditionalPipeline", "sdx": "StableDiffusionXLPipeline", "ddp": "DDPMPipeline"}
