@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from deepcache.errors import DeepCacheError
+from deepcache.models.registry import MODELS
 from deepcache.plan import CachePlan
 from deepcache.unets.pipelines import unet_of
 
