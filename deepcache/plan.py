@@ -111,7 +111,7 @@ class CachePlan:
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""
-        return json.dumps({name: value for name, value in asdict(self).items() if name != "idle_steps" or value})
+        return json.dumps(told(self))
 
     @classmethod
     def from_json(cls, text: str, source: str = "the text") -> Self:
@@ -154,6 +154,11 @@ class Interval:
     def is_idle(self, step: int) -> bool:  # noqa: ARG002 (as `CachePlan.is_idle`)
         """Return whether a step that is not full runs nothing."""
         return self.branch == IDLE
+
+
+def told(plan: CachePlan | Interval) -> dict[str, Any]:
+    """Return a plan's attributes by name; idle steps only where there are some, as in files of earlier versions."""
+    return {name: value for name, value in asdict(plan).items() if name != "idle_steps" or value}
 
 
 def uniform(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from inspect import signature
@@ -22,7 +22,7 @@ from deepcache.cache.caching import Cache, cached
 from deepcache.costs.parts import pixels_a_side
 from deepcache.errors import DeepCacheError
 from deepcache.models.registry import MODELS
-from deepcache.plan import MOST_STEPS, CachePlan, Interval, require_whole
+from deepcache.plan import MOST_STEPS, CachePlan, Interval, require_whole, told
 from deepcache.sampling.conditions import Conditions
 from deepcache.sampling.manifest import SHARD_SIZE, Manifest
 from deepcache.sampling.samples import sample
@@ -125,7 +125,7 @@ class Workload:
             num_steps=sampling.num_steps,
             guidance_scale=self.guidance_scale,
             conditions=self.conditions.rule,  # type: ignore[attr-defined]  # a function of a user's own has none
-            plan=None if sampling.plan is None else asdict(sampling.plan),
+            plan=None if sampling.plan is None else told(sampling.plan),
             dtype=next(name for name, dtype in DTYPES.items() if dtype == self.pipe.unet.dtype),
             image_size=image_size_of(self.pipe),
             batch_size=self.batch_size,

@@ -72,7 +72,7 @@ def test_a_manifest_tells_every_setting(workload):
     found = workload.manifest(SAMPLING, shard_size=7)
     assert (found.model, found.scheduler, found.num_steps, found.guidance_scale) == ("tiny", "heun", 3, 1.5)
     assert (found.batch_size, found.shard_size, found.dtype, found.image_size) == (2, 7, "fp32", [8, 8])
-    assert found.plan == {"num_steps": 5, "full_steps": (0, 2, 4), "branch": 0, "order": 1}
+    assert found.plan == {"num_steps": 5, "full_steps": (0, 2, 4), "branch": 0, "order": "auto"}
     assert found.made_with["threads"] == torch.get_num_threads()
     assert workload.manifest(replace(SAMPLING, num_steps=4)).digest != found.digest
 
