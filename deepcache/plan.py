@@ -45,11 +45,9 @@ class CachePlan:
     Attributes:
         num_steps: T, from 1 to `MOST_STEPS`.
         full_steps: the full steps in ascending order; the first is 0 and all are below `num_steps`.
-        branch: b; the skips 0..b stay live on a shallow step. At -1 no skip is live, so that every step that is not
-            full is idle.
+        branch: b; the skips 0..b stay live on a shallow step. At -1 none is, so that every step but full ones is idle.
         order: how a feature or an output is predicted (`deepcache.cache.prediction`): 0 reuses the last one, as in the
-            paper; 1 and 2 extrapolate from the last two or three; "auto" (the default) takes the highest order that is
-            safe for the interval and the guidance.
+            paper; 1 and 2 extrapolate; "auto" (the default) takes what is safe for the interval and the guidance.
         idle_steps: with a branch of at least 0, the idle steps in ascending order; the steps left over are shallow.
     """
 
@@ -148,11 +146,9 @@ class Interval:
 
     @property
     def has_idle_steps(self) -> bool:
-        """Whether outputs are predicted, so that the last outputs have to be kept."""
         return self.branch == IDLE
 
     def is_idle(self, step: int) -> bool:  # noqa: ARG002 (as `CachePlan.is_idle`)
-        """Return whether a step that is not full runs nothing."""
         return self.branch == IDLE
 
 
@@ -177,8 +173,7 @@ def uniform(
         interval: N, at least 1; 1 caches nothing.
         branch, order: as in `CachePlan`.
         last_step_full: whether step T - 1 is full as well.
-        shallow_every: M, at least 1; of the steps that are not full, every M-th after a full step is shallow, and the
-            others are idle. 1 leaves no idle steps at a branch of at least 0.
+        shallow_every: M, at least 1: every M-th step after a full step is shallow, and the steps between are idle.
     """
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     require_whole("shallow_every", shallow_every, at_least=1)
