@@ -46,15 +46,6 @@ TABLE = Layout(
         Column("lead_uncached", "least lead over fewer steps, 25-70% of MACs (dB; aim 0)", 1),
         Column("lead_solved", "the same, to the solution (dB; aim 0)", 1),
         Column("gain_cheaper", "over reuse at N=3, for 0.6 of its MACs (dB; aim 0)", 1),
-        *(
-            Column(
-                f"nearer_{100 * share:.0f}",
-                f"panels nearer than fewer steps, {share:.0%} (aim {aim} of 27)",
-                0,
-            )
-            for share, aim in aims.TARGETS.items()
-        ),
-        Column("num_panels", "panels", 0),
         Column("num_held", "aims held", 0),
         Column("num_targets", "of", 0),
     ),
@@ -70,26 +61,14 @@ AXES = {
 }
 
 
-@pytest.fixture(scope="module")
-def made() -> list[Panel]:
-    """The panels whose targets were recorded in this session."""
-    return []
-
-
 @pytest.mark.usefixtures("judge")
 @pytest.mark.parametrize("num_steps", pareto.STEPS, ids="{} steps".format)
 @pytest.mark.parametrize("solver", pareto.SOLVERS)
 @pytest.mark.parametrize("part", PARTS)
 def test_targets(
-    record: Callable[..., None],
-    workload: Callable[[str], Workload],
-    made: list[Panel],
-    part: str,
-    solver: str,
-    num_steps: int,
+    record: Callable[..., None], workload: Callable[[str], Workload], part: str, solver: str, num_steps: int
 ) -> None:
     panel = _panel(workload(part), solver, num_steps)
-    made.append(panel)
     found = _found(panel.points)
     held = _held(found)
     best = {f"chosen_{n}": point.name for n in INTERVALS if (point := aims.prediction(panel.points, n)) is not None}
@@ -119,32 +98,11 @@ def test_pictures(record: Callable[..., None], workload: Callable[[str], Workloa
             picture(
                 f"pareto-{model.model}-{'uncached' if metric == 'psnr_median_db' else 'solution'}",
                 f"{model.model}: {title} over the share of the uncached MACs, a panel a solver and number of steps, "
-                "with bootstrap intervals: fewer steps, reuse, prediction, idle, mixed and tuned plans.",
+                "with bootstrap intervals: fewer steps, reuse, prediction of orders 1 and 2, optimal and tuned plans.",
                 figure(rows, metric, title),
             )
             for metric, title in AXES.items()
         ],
-    )
-
-
-@pytest.mark.usefixtures("judge")
-def test_counts(record: Callable[..., None], made: list[Panel]) -> None:
-    panels = [*dict.fromkeys(made)]
-    if not panels:
-        pytest.skip("no panel was measured before; run test_targets in the same session")
-    first = panels[0]
-    nearer = {share: aims.num_nearer([panel.points for panel in panels], share) for share in aims.TARGETS}
-    record(
-        table=TABLE,
-        key={"model": "all", "row": "counts"},
-        label="all panels",
-        settings={**describe(first.workload, first.uncached, first.uncached, first.seeds), "model": "all"},
-        metrics={
-            **{f"nearer_{100 * share:.0f}": count for share, count in nearer.items()},
-            "num_panels": len(panels),
-            "num_held": sum(count >= aims.TARGETS[share] for share, count in nearer.items()),
-            "num_targets": len(nearer),
-        },
     )
 
 

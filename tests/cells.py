@@ -29,7 +29,7 @@ from tests.pipelines import Workload, counted, is_default, options, scheduler, t
 from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
 from tests.storage import STORAGE
-from tests.transformers import whole
+from tests.transformer_pipelines import whole
 
 EXACT, NOTHING, REFUSED = "exact", "-", "refused: "
 NUM_STEPS = 4  # PNDM's fewest

@@ -31,8 +31,8 @@ from tests.pipelines import NAMES, OPTIONS, classes, workload
 from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS
 from tests.storage import STORAGE
-from tests.transformers import NAMES as TRANSFORMERS
-from tests.transformers import UNCUT, whole
+from tests.transformer_pipelines import NAMES as TRANSFORMERS
+from tests.transformer_pipelines import UNCUT, whole
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
 LOOPS = (  # pipelines on which every scheduler is tried: the others call the U-Net as one of these does

@@ -34,6 +34,7 @@ from deepcache.unets.family import Feature
 
 REACHES = ((2, 0.2), (1, 0.45))  # an order, and the largest reach at which "auto" takes it untried
 SHORT = 0.1  # the largest share of the steps between two nodes over which a mean is extrapolated untried
+_ROUNDING = 1e-9  # of a reach that equals its limit
 PROOF = 0.75  # the largest ratio of the errors of order 1 and order 0 at the newest node that proves order 1
 Errors = tuple[Tensor, Tensor]  # (B, ...) each, of the predictions of order 0 and of order 1
 Coordinate = float | Tensor  # a tensor on a device is 0-d, or (B, 1, 1, 1) if the samples' timesteps differ
@@ -106,7 +107,7 @@ def predictor(nodes: Sequence[Node], order: Order, setting: Setting) -> Predicto
         return Polynomial.through(nodes)
     reach = setting.reach(nodes)
     for highest, limit in REACHES:
-        if reach <= limit:
+        if reach <= limit + _ROUNDING:
             return Polynomial.through(nodes[: highest + 1])
     return Proven.by(nodes, setting)
 

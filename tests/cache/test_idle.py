@@ -40,7 +40,7 @@ from tests.problems import (
     twice,
     unet,
 )
-from tests.transformers import UNCUT, whole
+from tests.transformer_pipelines import UNCUT, whole
 
 MIXED = uniform(9, 4, 1, 0, shallow_every=2)  # 0 is full, 1 idle, 2 shallow, 3 idle, 4 full, ...
 HAND = pytest.mark.filterwarnings("ignore::FutureWarning")  # diffusers deprecates some forms of an input

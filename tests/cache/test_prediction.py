@@ -154,7 +154,7 @@ SHORT_AND_LONG = (10, 9)  # steps of which one is a share of 0.1, and of more
     ("guidance", "num_steps", "gap", "degree"),
     [
         *((1.0, 10, 2, 2), (2.0, 20, 2, 2), (7.5, 75, 2, 2), (1.0, 100, 1, 2)),  # a reach of 0.2 or less
-        *((1.0, 9, 2, 1), (1.0, 4, 2, 1), (2.5, 10, 2, 1), (7.5, 60, 4, 1), (7.5, 50, 2, 1)),  # of 0.5 or less
+        *((1.0, 9, 2, 1), (1.0, 5, 2, 1), (2.25, 10, 2, 1), (6.75, 60, 4, 1), (7.5, 50, 3, 1)),  # of 0.45 or less
         *((1.0, 3, 2, None), (2.6, 10, 2, None), (7.5, 59, 4, None), (7.5, 25, 2, None)),  # beyond
         *((1.0, None, 1, None), (None, 1000, 1, None), (None, None, 1, None)),  # where guidance or steps are unknown
     ],

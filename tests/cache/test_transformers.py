@@ -21,7 +21,7 @@ from deepcache.cache.prediction import Node, Polynomial
 from deepcache.cache.timeline import counted_place
 from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING, cost
-from tests.transformers import NAMES, Work, text, work
+from tests.transformer_pipelines import NAMES, Work, text, work
 
 NUM_STEPS = 6
 UNCOUNTED = ("Lumina2",)  # its forward asks its mask for values, which the meta device does not have
