@@ -93,7 +93,7 @@ pytestmark = [pytest.mark.shows_images, pytest.mark.xdist_group("guidance")]
 
 
 class Gain(NamedTuple):
-    """What the default gains over order 0, on the same seeds at the same branch; `low` and `high` are of the median."""
+    """The default gains this over order 0, on the same seeds and branch; `low` and `high` bound the median's gain."""
 
     median: float
     low: float

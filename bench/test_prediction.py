@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 from bench.harness.columns import DRIFT, MEDIAN, NEAREST, TIPPED, TOTAL
 from bench.harness.laws import PREDICTION_GAINS_DB, PREDICTION_INTERVALS, Judge
-from bench.harness.measure import Measure, describe, errors
+from bench.harness.measure import Found, Measure, describe, errors
 from bench.harness.pictures import grid
 from bench.harness.requirements import Needs
 from bench.harness.workload import SOLVERS, Samples, Workload
 from deepcache.metrics.fidelity import psnr_each, squared_errors, tipped
-from deepcache.plan import DEFAULT_ORDER, IDLE
+from deepcache.plan import DEFAULT_ORDER, IDLE, Order
 from deepcache.results.figures import picture
 from deepcache.results.layout import Column, Layout, Plot
 
@@ -61,26 +60,12 @@ def test_prediction(
     first_seed: int,
     judge: Judge,
 ) -> None:
-    seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached_by(solver)
-    own: dict[str, Any] = {"scheduler": solver, "num_steps": uncached.num_steps}
-    run = class_conditional.every(interval, branch, order, **own)
-    found = measure(
-        TABLE,
-        {"solver": solver, "interval": interval, "order": order, "branch": branch},
-        class_conditional,
-        run,
-        uncached,
-        seeds,
-        label=f"{solver} {uncached.num_steps}, N={interval}, order {order}",
-        timed=False,
-        metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
-        settings={"curve": f"{solver}, order {order}", "interval": interval},
-    )
-
+    found = _row(measure, class_conditional, solver, interval, (branch, order), first_seed, f"order {order}")
     if judge(class_conditional, when=order > 0 and interval in PREDICTION_INTERVALS):
-        before = measure.change(
-            class_conditional.samples(class_conditional.every(interval, branch, **own), seeds, "reuse"), found.uncached
-        )
+        steps = class_conditional.uncached_by(solver).num_steps
+        reuse = class_conditional.every(interval, branch, scheduler=solver, num_steps=steps)
+        seeds = class_conditional.seeds(first_seed)
+        before = measure.change(class_conditional.samples(reuse, seeds, "reuse"), found.uncached)
         gain = found.metrics["psnr_median_db"] - before["psnr_median_db"]
         assert gain >= PREDICTION_GAINS_DB
         assert found.metrics["mse"] <= before["mse"] * LOSES_NO_MORE_THAN
@@ -91,18 +76,32 @@ def test_prediction(
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_idle_steps(measure: Measure, class_conditional: Workload, solver: str, interval: int, first_seed: int) -> None:
     """Measure predicted outputs, for which no stage runs, beside predicted features."""
+    _row(measure, class_conditional, solver, interval, (IDLE, DEFAULT_ORDER), first_seed, "idle")
+
+
+def _row(
+    measure: Measure,
+    class_conditional: Workload,
+    solver: str,
+    interval: int,
+    method: tuple[int, Order],
+    first_seed: int,
+    name: str,
+) -> Found:
+    """Measure an even plan with the branch and the order of a method, and give its row and its curve a name."""
     seeds, uncached = class_conditional.seeds(first_seed), class_conditional.uncached_by(solver)
-    measure(
+    branch, order = method
+    return measure(
         TABLE,
-        {"solver": solver, "interval": interval, "order": DEFAULT_ORDER, "branch": IDLE},
+        {"solver": solver, "interval": interval, "order": order, "branch": branch},
         class_conditional,
-        class_conditional.every(interval, IDLE, DEFAULT_ORDER, scheduler=solver, num_steps=uncached.num_steps),
+        class_conditional.every(interval, branch, order, scheduler=solver, num_steps=uncached.num_steps),
         uncached,
         seeds,
-        label=f"{solver} {uncached.num_steps}, N={interval}, idle",
+        label=f"{solver} {uncached.num_steps}, N={interval}, {name}",
         timed=False,
         metrics=lambda samples, uncached: {"tipped_seeds": _tipped_seeds(samples, uncached, seeds)},
-        settings={"curve": f"{solver}, idle", "interval": interval},
+        settings={"curve": f"{solver}, {name}", "interval": interval},
     )
 
 

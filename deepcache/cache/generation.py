@@ -26,7 +26,7 @@ MOST_CALLS = 512  # of one step, if nobody says how many calls a step makes; a p
 
 
 class Kind(Enum):
-    """What runs on a step: the whole U-Net, its outermost stages, or nothing."""
+    """A step of one kind runs the whole U-Net, a step of another its outermost stages, and an idle step nothing."""
 
     FULL = auto()
     SHALLOW = auto()
@@ -106,7 +106,7 @@ class Stream:
 
     @property
     def has_kept(self) -> bool:
-        """Whether there has been a full step since the stream was cleared."""
+        """Say whether the stream has a feature or an output to predict from; the next step is full if it has none."""
         return self.features is not None or self.outputs is not None
 
     @property
@@ -145,7 +145,7 @@ class ActiveGeneration:
     num_steps: int | None  # after so many steps the features are dropped; None if unknown
     limit: int | None  # after so many steps another step is refused; None if any number may come
     is_counted: bool  # whether `num_steps` is the number of the scheduler's timesteps from the first call on
-    calls_per_step: int | None  # None if a step has as many calls as come at one timestep
+    calls_per_step: int | None  # None: all calls with one timestep are one step
     stride: int  # the distance in memory from one of the scheduler's timesteps to the next, in elements
     timesteps: Tensor | None  # the scheduler's, which identify the generation if the calls get numbers or copies
     guidance: float | None  # the strength of guidance, 1 without guidance; None if unknown
@@ -174,7 +174,7 @@ class ActiveGeneration:
 
     @property
     def is_over(self) -> bool:
-        """Whether no call can continue this generation, because its timesteps no longer exist."""
+        """Say that no call can continue this generation once its timesteps no longer exist."""
         return self.alive is not None and self.alive.expired()
 
     def advance(self, found: Place) -> Stream:

@@ -41,7 +41,7 @@ Coordinate = float | Tensor  # a tensor on a device is 0-d, or (B, 1, 1, 1) if t
 
 
 class Node(NamedTuple):
-    """A full step: its number, its timestep and its feature."""
+    """A step that computed a feature, or an output that is predicted in the same way: its number and its timestep."""
 
     step: int
     timestep: Coordinate
@@ -79,7 +79,7 @@ class Halves(Enum):
 
 @dataclass(frozen=True)
 class Setting:
-    """What order "auto" goes by: the strength of guidance, the number of all steps, and where the halves are."""
+    """A setting decides which order "auto" takes: guidance, the number of all steps, and where the halves are."""
 
     guidance: float | None = 1.0  # 1 without guidance; None if unknown
     num_steps: int | None = None  # None if unknown

@@ -1,4 +1,4 @@
-"""What a plan costs on a pipeline before anything runs, and the pages that `macs` and `explain` print."""
+"""`explain` works out what a plan costs on a pipeline before anything runs; `macs` and `explain` print such pages."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _plan(owner: Any, plan: CachePlan | Interval | int, num_steps: int | None) -
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a plan costs on a pipeline, everything counted; `str` of it is a page of at most 100 characters a line.
+    """An explanation tells what a plan costs on a pipeline; `str` gives a page of at most 100 characters a line.
 
     Shapes and bytes are those of one sample. A feature enters the module that `enters` names; no figure counts the
     networks that are `uncounted`. Where the pipeline `may_guide`, every step can have two samples for each image.

@@ -24,7 +24,7 @@ _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 @dataclass(frozen=True)
 class Header:
-    """What an archive says of an array before the array's values."""
+    """The header of an array in an archive tells its form before its values are read."""
 
     shape: tuple[int, ...]
     is_fortran: bool
