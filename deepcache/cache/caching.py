@@ -15,7 +15,7 @@ from deepcache.cache.steps import Compile, CompiledSteps, compiler, compiler_of
 from deepcache.cache.tracking import Tracker
 from deepcache.errors import DeepCacheError
 from deepcache.plan import AUTO, IDLE, CachePlan, Interval, Order, highest
-from deepcache.unets.calls import Call, named, one_sample
+from deepcache.unets.calls import Call, fingerprint, one_sample, timestep_of
 from deepcache.unets.family import Feature, Steps, UNet
 from deepcache.unets.output import Form
 from deepcache.unets.pipelines import Pipeline, require_pipeline, unet_of
@@ -211,10 +211,10 @@ class Cache:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Answer a U-Net call."""
         self._steps.require_inputs(args, kwargs)
-        active, stream, timestep = self._tracker.locate(named(self._unet, args, kwargs).get("timestep"))
+        active, stream, timestep = self._tracker.locate(timestep_of(self._unet, args, kwargs))
         try:
-            fingerprint = _fingerprint((args, kwargs))
-            kind = active.kind(stream, fingerprint)
+            form = fingerprint((args, kwargs))
+            kind = active.kind(stream, form)
             if kind is Kind.IDLE:
                 assert stream.form is not None
                 output = stream.form.output(_predicted(stream.outputs, active.step, timestep))
@@ -223,23 +223,23 @@ class Cache:
                 if self.plan.has_idle_steps:
                     self._keep_output(active, stream, timestep, output, self._last(stream.outputs))
             else:
-                if fingerprint != stream.fingerprint:
+                if form != stream.fingerprint:
                     stream.clear()
                 features, outputs = self._last(stream.features), self._last(stream.outputs)
                 stream.clear()  # frees the oldest feature before the step allocates memory
                 output, feature = self._steps.full(*args, **kwargs)
-                if fingerprint != stream.fingerprint:
-                    stream.fingerprint = fingerprint
+                if form != stream.fingerprint:
+                    stream.fingerprint = form
                     stream.halves = self._halves(active, args, kwargs)
                 if self.plan.branch != IDLE:
                     stream.features = self._predictor(active, stream, timestep, feature, features)
                 if self.plan.has_idle_steps:
                     self._keep_output(active, stream, timestep, output, outputs)
-                if fingerprint not in self._examples:
-                    self._examples[fingerprint] = one_sample(args, kwargs)
+                if form not in self._examples:
+                    self._examples[form] = one_sample(args, kwargs)
             if kind is not Kind.IDLE:
                 active.pair()
-            active.count(fingerprint, kind)
+            active.count(form, kind)
         except BaseException:
             self._tracker.drop(active)
             raise
@@ -282,14 +282,3 @@ def _predicted(known: Predictor | None, step: int, timestep: Any) -> Feature:
 def _compiled_call(outer: Any) -> Any:
     """Return the compiled call of a U-Net that was compiled in place."""
     return getattr(outer, "_compiled_call_impl", None)
-
-
-def _fingerprint(value: Any) -> Any:
-    """Return the shapes, types and devices of the tensors in a call's arguments, and which optional inputs it has."""
-    if isinstance(value, Tensor):
-        return value.shape, value.dtype, value.device
-    if isinstance(value, dict):
-        return tuple((key, _fingerprint(inner)) for key, inner in value.items())
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_fingerprint, value))
-    return value if isinstance(value, bool) else type(value)

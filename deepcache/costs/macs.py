@@ -120,7 +120,7 @@ def counted(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
     """Count the MACs of a U-Net on the meta device, for a call of one sample on the meta device."""
     with torch.no_grad(), counting(twin) as (counts, products):
         twin(*args, **kwargs)
-    nest = nest_of(twin)
+    nest = nest_of(twin, (args, kwargs))
     stages = (*nest.down, nest.mid, *nest.up)
     stage_of = {layer: stage for stage in stages for module in stage.modules for layer in module.modules()}
 

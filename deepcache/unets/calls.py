@@ -13,6 +13,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.plan import require_whole
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
+TIMESTEPS = ("timestep", "timesteps", "time", "t", "sigma", "sigmas", "noise_labels", "noise_level", "noise_cond")
 CLIP_TOKENS = 77  # the length of the context where nothing tells it
 
 
@@ -25,6 +26,24 @@ def parameters(kind: type[nn.Module]) -> tuple[str, ...]:
 def named(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name."""
     return {**dict(zip(parameters(unet.__class__), args, strict=False)), **kwargs}
+
+
+def fingerprint(value: Any, *, with_sizes: bool = True) -> Any:
+    """Return what tells one form of a call's arguments from another: which there are, and of what types and shapes."""
+    if isinstance(value, Tensor):
+        return value.shape if with_sizes else value.ndim, value.dtype, value.device
+    if isinstance(value, dict):
+        return tuple((key, fingerprint(inner, with_sizes=with_sizes)) for key, inner in value.items())
+    if isinstance(value, (tuple, list)):
+        return tuple(fingerprint(inner, with_sizes=with_sizes) for inner in value)
+    return value if isinstance(value, (bool, str)) else type(value)
+
+
+def timestep_of(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the timestep of a call: the argument of one of `TIMESTEPS`' names, else the second argument, or None."""
+    given = named(unet, args, kwargs)
+    found = next((given[name] for name in TIMESTEPS if name in given), None)
+    return args[1] if found is None and len(args) > 1 else found
 
 
 def replaced(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]) -> Call:

@@ -102,8 +102,11 @@ class Family(Protocol):
     def covers(self, unet: Any) -> bool:
         """Say whether this family cuts the U-Net; `nest` may still refuse one of its blocks."""
 
-    def nest(self, unet: Any) -> Nest[Stage]:
-        """Return the stages of a U-Net, or raise an `UnsupportedUNetError` for a block that is not known."""
+    def nest(self, unet: Any, call: Call | None = None) -> Nest[Stage]:
+        """Return the stages of a U-Net, or raise an `UnsupportedUNetError` for a block that is not known.
+
+        A family that learns the stages from a call needs one, on the meta device if the U-Net is there.
+        """
 
     def cut(self, unet: Any, branch: int) -> CutUNet:
         """Cut a U-Net at a branch: the skips 0..branch stay live on a shallow step.

@@ -8,11 +8,13 @@ from torch import nn
 
 from deepcache.errors import UnsupportedUNetError
 from deepcache.plan import IDLE
+from deepcache.unets.calls import Call
 from deepcache.unets.diffusers import DIFFUSERS
 from deepcache.unets.family import CutUNet, Family, Nest, Stage
 from deepcache.unets.output import WholeNetwork
+from deepcache.unets.watched import WATCHED
 
-FAMILIES: tuple[Family, ...] = (DIFFUSERS,)
+FAMILIES: tuple[Family, ...] = (DIFFUSERS, WATCHED)  # the first one that covers a U-Net cuts it
 
 
 def classes() -> dict[str, type[nn.Module]]:
@@ -35,10 +37,10 @@ def family_of(unet: Any) -> Family:
     )
 
 
-def nest_of(network: Any) -> Nest[Stage]:
+def nest_of(network: Any, call: Call | None = None) -> Nest[Stage]:
     """Return the stages of a U-Net, and none of a network that no family cuts, or whose blocks are not known."""
     try:
-        return family_of(network).nest(network)
+        return family_of(network).nest(network, call)
     except UnsupportedUNetError:
         return Nest((), Stage("no stage", ()), ())
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from deepcache.errors import UnsupportedUNetError
 from deepcache.plan import IDLE
+from deepcache.unets.calls import Call
 from deepcache.unets.family import Nest, Stage
 
 CLASSES: tuple[type[nn.Module], ...] = (
@@ -53,7 +54,7 @@ class BlockStage(Stage):
     is_last: bool = True  # whether it is the last stage of its block
 
 
-def nest(unet: Any) -> Nest[BlockStage]:
+def nest(unet: Any, call: Call | None = None) -> Nest[BlockStage]:  # noqa: ARG001 (a call tells nothing more)
     """Return the stages of a U-Net; unknown blocks and skips that nobody pops raise an `UnsupportedUNetError`."""
     for blocks, known in ((unet.down_blocks, DOWN_BLOCKS), (unet.up_blocks, UP_BLOCKS)):
         for block in blocks:

@@ -1,0 +1,130 @@
+"""Find where a network can be cut: at modules without whose result the sample still reaches the output.
+
+A shallow step takes such a result from an earlier step. Then the module, the gate, need not run, and neither need all
+modules that nothing else reads: these are dead. Several gates may leave the same operations alive on the way down, as
+the modules one after the other on the way up do; of these, the one that saves most is taken. The branches are the
+longest chain of cuts of which each saves less than the one before and leaves all alive that the one before leaves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from deepcache.unets.watched.graph import Graph, ModuleCall
+
+LEAST = 0.02  # the share of the multiplications that a cut has to save
+Paths = Mapping[nn.Module, tuple[str, ...]]  # the paths of a module from the network; several if it is shared
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place at which a network is cut.
+
+    Attributes:
+        gate: the path of the module whose result is kept.
+        leaf: which tensor of that result it is.
+        dead: the paths of the other modules that do not run on a shallow step, without those inside of them.
+        saved: the share of the multiplications that a shallow step saves, 0..1.
+        products: the multiplications of a shallow step, on the watched inputs.
+        is_rewritten: whether the network writes into the result later, so that a copy has to be kept.
+    """
+
+    gate: str
+    leaf: int
+    dead: tuple[str, ...]
+    saved: float
+    products: int
+    is_rewritten: bool
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A cut, with the operations on the way down that stay alive, and those that need not run."""
+
+    cut: Cut
+    down: frozenset[int]
+    idle: frozenset[int]
+
+
+def cuts_of(network: nn.Module, graph: Graph) -> tuple[Cut, ...]:
+    """Return the cuts of a watched network, one a branch, the outermost first; none if it cannot be cut."""
+    best: dict[frozenset[int], _Candidate] = {}
+    for candidate in _candidates(network, graph):
+        other = best.get(candidate.down)
+        if other is None or candidate.cut.saved > other.cut.saved:
+            best[candidate.down] = candidate
+    return tuple(candidate.cut for candidate in _chain(sorted(best.values(), key=lambda each: -each.cut.saved)))
+
+
+def _candidates(network: nn.Module, graph: Graph) -> Iterator[_Candidate]:
+    paths, readers = _paths(network), graph.readers()
+    whole, total = graph.needed(graph.ends), sum(graph.products)
+    down = _after(readers, graph.sample) | {graph.sample}
+    times = Counter(call.module for call in graph.calls if call.operations)
+    seen: set[int] = set()
+    for call in sorted(graph.calls, key=lambda each: each.depth):  # the outermost module that hands a result on
+        if times[call.module] > 1 or call.module not in paths:
+            continue
+        for leaf, maker in enumerate(call.makers):
+            if maker not in call.operations or maker in seen or maker not in whole or maker not in down:
+                continue
+            live = graph.needed(graph.ends, maker)
+            if graph.sample not in live or not live.isdisjoint(call.operations):
+                continue
+            seen.add(maker)
+            dead = _dead(graph, live, call)
+            idle = frozenset(number for each in (*dead, call) for number in each.operations)
+            products = total - sum(graph.products[number] for number in idle)
+            saved = 1 - products / total if total else 0.0
+            if saved >= LEAST:
+                top = tuple(path for each in dead for path in paths.get(each.module, ()))
+                cut = Cut(paths[call.module][0], leaf, top, saved, products, maker in graph.rewritten)
+                yield _Candidate(cut, frozenset((live - _after(readers, maker)) & down), idle)
+
+
+def _dead(graph: Graph, live: set[int], gate: ModuleCall) -> list[ModuleCall]:
+    """Return the outermost calls, other than the gate and those around it, of modules that run nothing alive."""
+    alive = {call.module for call in graph.calls if not call.operations or not live.isdisjoint(call.operations)}
+    alive |= {call.module for call in graph.calls if call.start <= gate.start and gate.stop <= call.stop}
+    found: list[ModuleCall] = []
+    end = -1
+    for call in sorted(graph.calls, key=lambda each: (each.start, -each.stop, each.depth)):
+        if call is gate:
+            end = call.stop
+        elif call.start >= end and call.module not in alive:
+            found.append(call)
+            end = call.stop
+    return found
+
+
+def _after(readers: Sequence[Sequence[int]], number: int) -> set[int]:
+    """Return the operations that a result reaches."""
+    found: set[int] = set()
+    left = list(readers[number])
+    while left:
+        other = left.pop()
+        if other not in found:
+            found.add(other)
+            left.extend(readers[other])
+    return found
+
+
+def _chain(found: Sequence[_Candidate]) -> list[_Candidate]:
+    """Return the longest chain in which each candidate's idle operations are fewer, and among the ones before."""
+    chains: list[list[_Candidate]] = []
+    for number, each in enumerate(found):
+        heads = [chains[other] for other in range(number) if each.idle < found[other].idle]
+        longest = max(heads, key=lambda chain: (len(chain), sum(one.cut.saved for one in chain)), default=[])
+        chains.append([*longest, each])
+    return max(chains, key=lambda chain: (len(chain), sum(one.cut.saved for one in chain)), default=[])
+
+
+def _paths(network: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
+    found: dict[nn.Module, tuple[str, ...]] = {}
+    for path, module in network.named_modules(remove_duplicate=False):
+        found[module] = (*found.get(module, ()), path)
+    return found
