@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -186,6 +187,19 @@ class Cache:
         """Drop the features of this thread or task, so that its next U-Net call begins a new generation."""
         self._tracker.reset()
 
+    def step(self, number: int) -> AbstractContextManager[None]:
+        """Say which step, counted from 0 in each generation, the U-Net calls of a block belong to.
+
+        For loops whose timesteps do not tell it, and of steps with any number of calls:
+
+            for i, t in enumerate(timesteps):
+                with cache.step(i):
+                    noise = unet(sample, t)
+
+        Step 0 begins a generation. A call in a block that does not go on by one raises a `DeepCacheError`.
+        """
+        return self._tracker.step(number)
+
     def _require_no_block(self, act: str) -> None:
         if self._installed is not None and not self._is_enabled:
             raise DeepCacheError(
@@ -212,6 +226,7 @@ class Cache:
         """Answer a U-Net call."""
         self._steps.require_inputs(args, kwargs)
         active, stream, timestep = self._tracker.locate(timestep_of(self._unet, args, kwargs))
+        timestep = active.step if timestep is None else timestep  # a step that `step` tells may have no other number
         try:
             form = fingerprint((args, kwargs))
             kind = active.kind(stream, form)

@@ -156,6 +156,7 @@ class ActiveGeneration:
     offset: int | None = None  # in memory, of the last call's timestep; None for a number or a copy
     values: Values | None = None  # those of the last step's timestep; None if unknown
     direction: int = 0  # in which the timesteps go: -1 down, 1 up, 0 if unknown
+    block: object = None  # what tells the last step, of `cache.step`; None if its timestep does
     streams: list[Stream] = field(default_factory=list)  # one for each turn
 
     @property
@@ -202,6 +203,19 @@ class ActiveGeneration:
                 )
         stream = self._next()
         self.values, self.direction = found, direction
+        return stream
+
+    def go_to(self, step: int, block: object) -> Stream:
+        """Count a call whose step is told: all calls in one block are those of one step."""
+        if block is self.block:
+            return self._repeat()
+        if step != self.step + 1:
+            raise DeepCacheError(
+                f"expected a call in cache.step({self.step + 1}) after step {self.step}, or in cache.step(0) where a "
+                f"generation begins, got one in cache.step({step}); call all U-Net calls of a step in one block"
+            )
+        stream = self._next()
+        self.block = block
         return stream
 
     def _repeat(self) -> Stream:

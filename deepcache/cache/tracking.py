@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -25,10 +30,21 @@ from deepcache.cache.timeline import (
 from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
 from deepcache.unets.family import UNet
-from deepcache.unets.pipelines import Pipeline, guidance_of, is_transformer, num_calls, skips_timesteps
+from deepcache.unets.pipelines import Pipeline, guidance_of, is_transformer, num_calls, scheduler_of, skips_timesteps
 from deepcache.unets.structure import structure_of
 
 MOST_REMEMBERED = 1000  # generations
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """One block of `cache.step`: all calls in it belong to one step."""
+
+    tracker: weakref.ref[Tracker]
+    step: int
+
+
+_TOLD: ContextVar[tuple[_Told, ...]] = ContextVar("deepcache_steps", default=())  # of this thread or task
 FEW_STEPS = 4  # the number of steps of models made for few steps: LCM, Turbo, Lightning
 
 
@@ -81,7 +97,10 @@ class Tracker:
         Raises:
             DeepCacheError: the generation or the step cannot be told.
         """
-        timesteps = getattr(getattr(self._owner, "scheduler", None), "timesteps", None)  # none of a bare U-Net
+        told = next((each for each in reversed(_TOLD.get()) if each.tracker() is self), None)
+        if told is not None:
+            return *self._locate_told(told, timestep), timestep
+        timesteps = getattr(scheduler_of(self._owner), "timesteps", None)  # none of a bare U-Net
         schedule = timesteps if isinstance(timesteps, Tensor) and timesteps.ndim == 1 else None
         active = self._active()
         found = place(timestep, schedule)
@@ -105,6 +124,29 @@ class Tracker:
             timestep = schedule[(found.offset - int(schedule.storage_offset())) // stride_of(schedule)]
         return generation, generation.advance(found), timestep
 
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Say that the calls of this thread or task within the block are those of the step of a number."""
+        require_whole("the step", number, at_least=0)
+        before = _TOLD.get()
+        _TOLD.set((*before, _Told(weakref.ref(self), number)))
+        try:
+            yield
+        finally:
+            _TOLD.set(before)
+
+    def _locate_told(self, told: _Told, timestep: Any) -> tuple[ActiveGeneration, Stream]:
+        """Do what `locate` does for a call whose step is told by `cache.step`."""
+        generation = self._active().get(None)
+        if generation is None or (told.step == 0 and generation.block is not told):
+            if told.step != 0:
+                raise DeepCacheError(
+                    f"expected a generation to begin with step 0, got a call in cache.step({told.step}); number the "
+                    "steps of each generation from 0 on"
+                )
+            generation = self._begin(timestep, None, None, is_number=True, is_told=True)
+        return generation, generation.go_to(told.step, told)
+
     def _locate_counted(self, timestep: Any, schedule: Tensor | None) -> tuple[ActiveGeneration, Stream]:
         """Do what `locate` does for a number or a copy that is none of the pipeline's timesteps."""
         found, is_told = values(timestep), self._num_steps is not None
@@ -123,7 +165,13 @@ class Tracker:
         return generation, generation.count_on(found)
 
     def _begin(
-        self, timestep: Any, found: Place | None, schedule: Tensor | None, *, is_number: bool
+        self,
+        timestep: Any,
+        found: Place | None,
+        schedule: Tensor | None,
+        *,
+        is_number: bool,
+        is_told: bool = False,
     ) -> ActiveGeneration:
         """Begin a generation with this call, or raise a `DeepCacheError` if the plan does not fit the generation.
 
@@ -147,7 +195,7 @@ class Tracker:
             num_steps=num_steps,
             limit=limit,
             is_counted=is_counted,
-            calls_per_step=self._calls_per_step or (None if is_placed else 1),
+            calls_per_step=self._calls_per_step or (None if is_placed or is_told else 1),
             stride=stride_of(schedule),
             timesteps=schedule if found is None else None,
             guidance=guidance_of(self._owner),

@@ -19,6 +19,7 @@ from deepcache.costs.parts import Part, num_tokens, parts, pixels_a_side
 from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed, one_line
 from deepcache.plan import IDLE, CachePlan, Interval, highest, uniform
 from deepcache.unets.calls import Call, named, one_sample, parameters
+from deepcache.unets.family import Stage
 from deepcache.unets.output import Form
 from deepcache.unets.pipelines import unet_of
 from deepcache.unets.registry import covering, cut, family_of, nest_of
@@ -65,7 +66,7 @@ def explain(
     chosen = _plan(owner, plan, num_steps)
     is_idle = chosen.branch == IDLE
     if not is_idle:
-        family_of(unet).nest(unet)  # refuses blocks that cannot be cut
+        family_of(unet)
     size = None
     if height is not None and width is not None:
         size = height // pixels_a_side(owner), width // pixels_a_side(owner)
@@ -92,7 +93,7 @@ def explain(
         cost = counted(twin, args, kwargs)
     if is_idle:
         _, feature = Form.of(output)
-    enters = "the output" if is_idle else _path(twin, nest_of(twin).up[chosen.branch].modules[0])
+    enters = "the output" if is_idle else _entered(twin, nest_of(twin, (args, kwargs)).up[chosen.branch])
     given = named(unet, args, kwargs)
     sample = tuple(next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
     context = given.get("encoder_hidden_states")
@@ -109,15 +110,19 @@ def explain(
         cost=cost,
         enters=enters,
         feature=tuple(tuple(tensor.shape[1:] if len(tensor) == 1 else tensor.shape) for tensor in feature),
-        bytes_each=unet.dtype.itemsize * sum(tensor.numel() for tensor in feature),
+        bytes_each=next(unet.parameters()).dtype.itemsize * sum(tensor.numel() for tensor in feature),
         parts=tuple(others[0]),
         uncounted=tuple(others[1]),
-        may_guide=takes_context and not getattr(unet.config, "time_cond_proj_dim", None),
+        may_guide=takes_context and not getattr(getattr(unet, "config", None), "time_cond_proj_dim", None),
     )
 
 
-def _path(network: nn.Module, wanted: nn.Module) -> str:
-    return next(str(path) for path, module in network.named_modules() if module is wanted)
+def _entered(network: nn.Module, stage: Stage) -> str:
+    """Return the place where a feature enters the stage: where its first module begins, or behind what it leaves out."""
+    if not stage.modules:
+        return f"where {stage.name} ends"
+    path = next(path for path, module in network.named_modules() if module is stage.modules[0])
+    return f"where {path} begins"
 
 
 def _plan(owner: Any, plan: CachePlan | Interval | int, num_steps: int | None) -> CachePlan:
@@ -138,7 +143,7 @@ def _plan(owner: Any, plan: CachePlan | Interval | int, num_steps: int | None) -
 class Explanation:
     """An explanation tells what a plan costs on a pipeline; `str` gives a page of at most 100 characters a line.
 
-    Shapes and bytes are those of one sample. A feature enters the module that `enters` names; no figure counts the
+    Shapes and bytes are those of one sample. A feature is taken at the place that `enters` names; no figure counts the
     networks that are `uncounted`. Where the pipeline `may_guide`, every step can have two samples for each image.
     """
 
@@ -203,7 +208,7 @@ class Explanation:
             *self._between(giga),
             _step("mean of all steps", giga(self.cost.mean(plan, EVERYTHING))),
             _step("features", f"{self.feature_bytes / 2**20:,.2f} MiB", kept),
-            _step("", "", "of the U-Net's output" if plan.branch == IDLE else f"taken where {self.enters} begins"),
+            _step("", "", "of the U-Net's output" if plan.branch == IDLE else f"taken {self.enters}"),
             "",
             *self._images(),
             *chain(*warned),

@@ -7,6 +7,7 @@ Its counter did not know the group norms of the original LDM code, so LDM-4-G's 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from deepcache.plan import IDLE, CachePlan
@@ -42,6 +44,7 @@ class Convention:
 PAPER = Convention()
 PAPER_LDM = Convention(group_norm=False)
 EVERYTHING = Convention(attention=True)
+_LAYERS = (_ConvNd, nn.Linear, nn.GroupNorm, nn.LayerNorm, Attention)
 _KINDS = ("products", "biases", "group_norm", "attention")
 
 
@@ -141,25 +144,44 @@ def counting(network: nn.Module) -> Iterator[tuple[dict[nn.Module, StageCost], A
     counts: dict[nn.Module, StageCost] = {}
     before: dict[nn.Module, int] = {}  # the attention products before a layer began
 
+    def enter(module: nn.Module, _args: Any) -> None:
+        products.layers.append(module)
+
+    def leave(*_: Any) -> None:
+        products.layers.pop()
+
     def begin(module: nn.Module, _args: Any) -> None:
         before[module] = products.macs
 
-    def end(module: nn.Module, _args: Any, output: Tensor) -> None:
-        counts[module] = _layer_cost(module, output, products.macs - before[module])
+    def end(module: nn.Module, args: Any, output: Tensor) -> None:
+        counts[module] = _layer_cost(module, args, output, products.macs - before[module])
 
     with ExitStack() as stack:
         products = stack.enter_context(AttentionProducts())
         for module in network.modules():
-            if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear, nn.GroupNorm, nn.LayerNorm, Attention)):
+            if isinstance(module, _LAYERS):
                 stack.enter_context(module.register_forward_pre_hook(begin))
                 stack.enter_context(module.register_forward_hook(end))
+            elif next(module.parameters(recurse=False), None) is not None:  # a layer of another class
+                stack.enter_context(module.register_forward_pre_hook(enter))
+                stack.enter_context(module.register_forward_hook(leave))
         yield counts, products
+        counts |= {layer: StageCost("", found) for layer, found in products.of_layers.items()}
 
 
 class AttentionProducts(TorchFunctionMode):
-    """Within the block, counts the products of two activations: Q K^T and A V, in one fused function or apart."""
+    """Within the block, counts the products of two activations: Q K^T and A V, in one fused function or apart.
+
+    It also counts the convolutions and linear maps of layers that are of no class of torch's; `layers` are those under
+    way.
+    """
 
     macs = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: list[nn.Module] = []
+        self.of_layers: Counter[nn.Module] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -169,22 +191,30 @@ class AttentionProducts(TorchFunctionMode):
             self.macs += query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         elif func in _PRODUCTS:
             self.macs += output.numel() * args[_PRODUCTS[func]].shape[-1]
+        elif self.layers and func in _MAPS:
+            given, weight = (*args, *(kwargs[name] for name in ("input", "weight")[len(args) :]))[:2]
+            each = given if func in _TRANSPOSED else output  # each of its numbers takes part in as many products
+            self.of_layers[self.layers[-1]] += each.numel() * weight[0].numel()
         return output
 
 
+_TRANSPOSED = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+_MAPS = (torch.conv1d, torch.conv2d, torch.conv3d, *_TRANSPOSED, nn.functional.linear)
 _PRODUCTS: dict[Any, int] = {  # the position of the first factor among the arguments
     **dict.fromkeys((torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm), 0),
     **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), 1),
 }
 
 
-def _layer_cost(module: Any, output: Tensor, attention: int) -> StageCost:
+def _layer_cost(module: Any, inputs: tuple[Tensor, ...], output: Tensor, attention: int) -> StageCost:
     """Count one layer for one sample with all its frames, without the layer's children but for attention products."""
     if isinstance(module, Attention):
         return StageCost("", attention=attention)
     size = output.numel()
-    if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-        products = size * prod(module.kernel_size) * module.in_channels // module.groups
+    if isinstance(module, _ConvNd):
+        each = output if not module.transposed else inputs[0]
+        channels = module.out_channels if module.transposed else module.in_channels
+        products = each.numel() * prod(module.kernel_size) * channels // module.groups
         return StageCost("", products, biases=0 if module.bias is None else size)
     if isinstance(module, nn.Linear):  # the paper's counter counts its bias once, not once a token
         return StageCost("", size * module.in_features, biases=0 if module.bias is None else module.out_features)

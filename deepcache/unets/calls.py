@@ -40,10 +40,16 @@ def fingerprint(value: Any, *, with_sizes: bool = True) -> Any:
 
 
 def timestep_of(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the timestep of a call: the argument of one of `TIMESTEPS`' names, else the second argument, or None."""
+    """Return the timestep of a call: the argument of one of `TIMESTEPS`' names, else the second one; None for neither.
+
+    A timestep is a number, or a tensor of one value or of one for each sample; an embedding is not.
+    """
     given = named(unet, args, kwargs)
     found = next((given[name] for name in TIMESTEPS if name in given), None)
-    return args[1] if found is None and len(args) > 1 else found
+    if found is None and len(args) > 1:
+        found = args[1]
+    is_embedding = isinstance(found, Tensor) and found.numel() > max(1, *found.shape[:1])
+    return None if is_embedding else found
 
 
 def replaced(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]) -> Call:

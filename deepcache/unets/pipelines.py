@@ -47,7 +47,9 @@ def unet_of(owner: Any) -> tuple[Any, Any]:
 
     An `UnsupportedUNetError` names the U-Nets of a diffusers pipeline that has no `.unet`.
     """
-    outer = owner.transformer if is_transformer(owner) else getattr(owner, "unet", owner)
+    outer = owner.transformer if is_transformer(owner) else getattr(owner, "unet", None)
+    if outer is None:  # a policy, for example, that has its U-Net in `model`
+        outer = getattr(owner, "model", owner) if scheduler_of(owner) is not None else owner
     if not isinstance(outer, DiffusionPipeline):
         return outer, _unwrapped(outer)
     known, name = classes(), type(outer).__name__
@@ -77,6 +79,11 @@ def is_transformer(owner: Any) -> bool:
             "which share the steps; cache each by its own name, with num_steps the number of its steps"
         )
     return True
+
+
+def scheduler_of(owner: Any) -> Any:
+    """Return the scheduler of a pipeline, or of a robot's policy, which calls it `noise_scheduler`; None without."""
+    return getattr(owner, "scheduler", None) or getattr(owner, "noise_scheduler", None)
 
 
 def guidance_of(owner: Any) -> float | None:

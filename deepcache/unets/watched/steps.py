@@ -194,11 +194,11 @@ class CutWatchedUNet:
 
 def _found(unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Cut, ...]:
     """Return the cuts that a call shows on the meta device, or on data if the network does not run there."""
-    try:
-        meta = pytree.tree_map_only(Tensor, shape_of, (args, kwargs))
-        return cuts_for(on_meta(unet), *meta)
-    except FAILURES:
-        with torch.random.fork_rng():
+    with torch.inference_mode(mode=False), torch.random.fork_rng():  # inference tensors do not tell all operations
+        try:
+            meta = pytree.tree_map_only(Tensor, shape_of, (args, kwargs))
+            return cuts_for(on_meta(unet), *meta)
+        except FAILURES:
             return cuts_for(unet, *_copied((args, kwargs)))
 
 
@@ -216,7 +216,7 @@ def _are_equal(one: Any, other: Any) -> bool:
     """Return whether two outputs have the same form and the same bits, except that any NaN equals any other."""
     (form, tensors), (other_form, others) = Form.of(one), Form.of(other)
     return form.spec == other_form.spec and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        a.shape == b.shape and (a.is_meta or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
         for a, b in zip(tensors, others, strict=True)
     )
 

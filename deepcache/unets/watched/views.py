@@ -106,10 +106,9 @@ def _taking(module: nn.Module, cut: Cut, passage: Passage, results: Results | No
         output = module(*args, **kwargs)
         found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)][cut.leaf]
         passage.feature = found.clone() if cut.is_rewritten else found
-        passage.version = None if found.is_inference() else passage.feature._version
-        passage.calls[cut.gate] = passage.calls.get(cut.gate, 0) + 1
         if results is not None:
             results.add(cut.gate, output)
+            passage.version = None if found.is_inference() else passage.feature._version
         return output
 
     return forward
