@@ -48,7 +48,7 @@ def timestep_of(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     found = next((given[name] for name in TIMESTEPS if name in given), None)
     if found is None and len(args) > 1:
         found = args[1]
-    is_embedding = isinstance(found, Tensor) and found.numel() > max(1, *found.shape[:1])
+    is_embedding = isinstance(found, Tensor) and found.numel() > max((1, *found.shape[:1]))
     return None if is_embedding else found
 
 

@@ -7,6 +7,7 @@ join operations that have nothing to do with each other.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ class _Watch(TorchDispatchMode):
         self._written: dict[StorageWeakRef, int] = {}  # the last operation that wrote into a memory in place
         self._makers_in: dict[StorageWeakRef, list[int]] = {}  # the operations whose results lie in a memory
         self._stack: list[tuple[nn.Module, int]] = []
+        self._thread = threading.get_ident()
 
     def sources(self, tensor: Tensor) -> Numbers:
         """Return the operations from which an operation that reads the tensor takes its values."""
@@ -140,9 +142,13 @@ class _Watch(TorchDispatchMode):
         return output
 
     def before(self, module: nn.Module, _args: Any) -> None:
+        if threading.get_ident() != self._thread:  # hooks hear of the modules of all threads
+            return
         self._stack.append((module, len(self.graph.reads)))
 
     def after(self, module: nn.Module, _args: Any, output: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         _, start = self._stack.pop()
         makers = tuple(self.source(tensor) for tensor in _tensors(output))
         self.graph.calls.append(ModuleCall(module, start, len(self.graph.reads), len(self._stack), makers))
