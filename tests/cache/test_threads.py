@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepcache import Cache, DeepCacheError, cached
 from tests.problems import SCHEDULERS, TIMESTEPS, denoise, inputs, loop, unet
+from tests.topologies import blocks
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
 
@@ -31,6 +32,11 @@ def threads_change_over_often() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
+
+
+def small_unet() -> nn.Module:
+    """Of few layers, since only the order of the threads' steps matters; three branches."""
+    return unet("ddpm-no-mid", block_out_channels=(8,), layers_per_block=2, **blocks("DownBlock2D"))
 
 
 USES = ("one block", "a block each", "enabled")
@@ -52,7 +58,7 @@ def _used(use: str, cache: Cache) -> Iterator[Cache]:
 @pytest.mark.parametrize("use", USES)
 def test_eight_pipelines_at_once_equal_one_after_the_other(use: str) -> None:
     """Each pipeline has its own scheduler and number of steps, and generates twice."""
-    model, numbers, is_shared = unet("ddpm"), range(8), use != "a block each"
+    model, numbers, is_shared = small_unet(), range(8), use != "a block each"
     pipes = [SimpleNamespace(unet=model, scheduler=SCHEDULERS[NAMES[i % len(NAMES)]]()) for i in numbers]
     how = [{"interval": 2 if is_shared else 2 + i % 2, "order": 1 if is_shared else i % 3} for i in numbers]
 
@@ -82,7 +88,7 @@ def test_eight_pipelines_at_once_equal_one_after_the_other(use: str) -> None:
 
 def test_threads_enter_and_leave_blocks_while_others_generate() -> None:
     """The U-Net is cached from the first thread that enters to the last thread that leaves, whichever these are."""
-    model = unet("ddpm")
+    model = small_unet()
     expected = {}
     for interval in (1, 2, 3, 4):
         with cached(model, interval=interval):
@@ -153,7 +159,7 @@ def test_one_cache_is_used_once_however_many_threads_enable_or_enter_it() -> Non
 
 
 def test_generations_may_be_read_and_reset_while_other_threads_generate() -> None:
-    model = unet("ddpm")
+    model = small_unet()
     with cached(model, interval=3) as cache, ThreadPoolExecutor(3) as threads:
         expected = loop(model)
         running = [threads.submit(lambda: [loop(model) for _ in range(15)]) for _ in range(3)]
@@ -255,7 +261,7 @@ def _by_itself(generate: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @pytest.mark.parametrize("use", USES)
 def test_twenty_coroutines_of_one_thread_equal_one_after_the_other(use: str) -> None:
     """All use one tensor of timesteps, so no place tells them apart; each has its own plan, or all have one."""
-    model, (sample, _), is_shared = unet("ddpm"), inputs("ddpm")[0], use != "a block each"
+    model, (sample, _), is_shared = small_unet(), inputs("ddpm")[0], use != "a block each"
 
     def denoising(seed: int) -> Any:
         with ExitStack() as stack:

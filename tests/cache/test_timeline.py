@@ -246,13 +246,11 @@ def test_step_of_fewer_calls_than_the_one_before_is_refused() -> None:
             pipe.unet(sample, t)
 
 
-@pytest.mark.parametrize("is_bare", [True, False], ids=["bare U-Net", "pipeline"])
 @pytest.mark.parametrize("pass_on", ALL.values(), ids=ALL)
 def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
     pass_on: Callable[[Tensor, int], Any],
-    is_bare: bool,  # noqa: FBT001
 ) -> None:
-    """There is neither a reset nor a new tensor of timesteps between the generations."""
+    """There is neither a reset nor a new tensor of timesteps between the generations, of a bare U-Net or a pipeline."""
     model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
 
     def generation(seed: int, pass_on: Callable[[Tensor, int], Any]) -> Tensor:
@@ -265,11 +263,11 @@ def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
     for seed in (1, 2):
         with cached(model, interval=3):
             expected.append(generation(seed, ELEMENTS["index"]))
-    owner = model if is_bare else SimpleNamespace(unet=model, scheduler=DDIMScheduler())
-    with cached(owner, interval=3, num_steps=5) as cache:
-        found = [generation(seed, pass_on) for seed in (1, 2)]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert [g.full_steps for g in cache.generations] == [(0, 3)] * 2
+    for owner in (model, SimpleNamespace(unet=model, scheduler=DDIMScheduler())):
+        with cached(owner, interval=3, num_steps=5) as cache:
+            found = [generation(seed, pass_on) for seed in (1, 2)]
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        assert [g.full_steps for g in cache.generations] == [(0, 3)] * 2
 
 
 @pytest.mark.parametrize("told", [{"interval": 3, "num_steps": 5}, {"plan": uniform(5, 3)}], ids=["told", "planned"])
