@@ -60,6 +60,11 @@ def unet(name: str, *, seed: int = 0, **changes: Any) -> nn.Module:
         return kind(**{**config, **changes}).eval().requires_grad_(requires_grad=False)
 
 
+def small_unet() -> nn.Module:
+    """One level of two layers, which make three branches: for tests of the steps' order, and of the compiler."""
+    return unet("ddpm-no-mid", block_out_channels=(8,), layers_per_block=2, **blocks("DownBlock2D"))
+
+
 @cache
 def shared(name: str) -> nn.Module:
     """One U-Net for all tests that only run it: no hooks, no `cached`."""

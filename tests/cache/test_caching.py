@@ -16,8 +16,7 @@ from deepcache import Cache, CachePlan, DeepCacheError, UnsupportedUNetError, ca
 from deepcache.cache.prediction import Node, Polynomial, coordinate
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
-from tests.problems import SCHEDULERS, Aborted, aborting, denoise, latents, loop, pipeline, shared, unet
-from tests.topologies import blocks
+from tests.problems import SCHEDULERS, Aborted, aborting, denoise, latents, loop, pipeline, shared, small_unet, unet
 
 
 @pytest.mark.parametrize("scheduler", [SCHEDULERS[name] for name in ("ddim", "pndm", "heun")])
@@ -133,7 +132,7 @@ def test_cache_is_the_same_in_a_block_or_enabled_and_can_be_used_again() -> None
 
 def test_cache_that_is_used_again_keeps_its_compiled_steps() -> None:
     graphs: list[int] = []
-    model = unet("ddpm-no-mid", block_out_channels=(8,), **blocks("DownBlock2D"))  # few modules to trace
+    model = small_unet()
     with cached(model, interval=3):
         expected = loop(model)
     how = {"backend": lambda graph, _: graphs.append(1) or graph.forward}

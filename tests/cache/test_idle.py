@@ -36,10 +36,10 @@ from tests.problems import (
     loop,
     pipeline,
     shared,
+    small_unet,
     twice,
     unet,
 )
-from tests.topologies import blocks
 from tests.transformer_pipelines import UNCUT, whole
 
 FAMILIES = (  # one of each class of U-Nets, or two that take other inputs; no block is looked at here
@@ -475,11 +475,9 @@ def test_compiled_full_steps_are_the_eager_ones_and_idle_steps_run_no_graph() ->
 
         return run
 
-    small = {"block_out_channels": (8,), "layers_per_block": 1, **blocks("DownBlock2D")}
-    with cached(model := unet("ddpm-no-mid", **small), interval=2, branch=-1):
+    with cached(model := small_unet(), interval=2, branch=-1):
         expected = loop(model)
-    how = {"backend": backend, "fullgraph": True}
-    with cached(model := unet("ddpm-no-mid", **small), interval=2, branch=-1, compile=how):
+    with cached(model := small_unet(), interval=2, branch=-1, compile={"backend": backend, "fullgraph": True}):
         assert torch.equal(loop(model), expected)
     assert len(graphs) == 3
 

@@ -262,7 +262,7 @@ def test_calls_apart_share_one_feature_in_theirs() -> None:
         assert [torch.equal(a, b) for a, b in zip(together, alone, strict=True)] == [cache == "ours", True]
 
 
-SMALLEST = {"block_out_channels": (8,), **blocks("DownBlock2D"), "layers_per_block": 1}
+SMALLEST = {"block_out_channels": (8,), **blocks("DownBlock2D"), "layers_per_block": 1, "add_attention": False}
 
 
 def test_compiled_theirs_makes_a_graph_for_every_step_and_ours_two() -> None:

@@ -28,9 +28,7 @@ from torch import Tensor, nn
 
 from deepcache import DeepCacheError, cached
 from deepcache.cache.timeline import Place
-from tests import problems
-from tests.problems import SCHEDULERS, Aborted, aborting
-from tests.topologies import blocks
+from tests.problems import SCHEDULERS, Aborted, aborting, small_unet
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
 LANES = ("main", "a thread", "another thread", "a task", "another task")
@@ -40,15 +38,10 @@ Block = tuple[int, int, int, int]  # its number, interval, branch, order
 Denoising = Generator[None, "Step", Tensor]
 
 
-def unet() -> nn.Module:
-    """Of three branches."""
-    return problems.unet("ddpm-no-mid", block_out_channels=(8,), layers_per_block=2, **blocks("DownBlock2D"))
-
-
 @cache
 def _other() -> nn.Module:
     """One U-Net serves all generations alone: each block leaves it as it was."""
-    return unet()
+    return small_unet()
 
 
 @dataclass(frozen=True)
@@ -175,7 +168,7 @@ class Interleaved(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = unet()
+        self.model = small_unet()
         self.owner = SimpleNamespace(unet=self.model, scheduler=None)
         self.numbers = count()
         self.blocks: dict[str, list[tuple[Block, ExitStack, Any]]] = {lane: [] for lane in LANES}
