@@ -315,6 +315,7 @@ class Interleaved(RuleBasedStateMachine):
             except StopIteration as over:
                 return over.value
 
+        assert live.denoising.gi_frame is not None, "a generation goes on after a call of it has failed"
         self.live.remove(live)
         image = self._on(live.lane, send)
         if image is None:
