@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
+from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -315,7 +316,7 @@ class Interleaved(RuleBasedStateMachine):
             except StopIteration as over:
                 return over.value
 
-        assert live.denoising.gi_frame is not None, "a generation goes on after a call of it has failed"
+        assert getgeneratorstate(live.denoising) != GEN_CLOSED, "a generation goes on after a call of it has failed"
         self.live.remove(live)
         image = self._on(live.lane, send)
         if image is None:
