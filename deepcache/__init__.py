@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from deepcache import compat, models
     from deepcache.cache.caching import Cache, cached
     from deepcache.cache.generation import Generation
+    from deepcache.costs.cuts import Cuts, cuts
     from deepcache.errors import DeepCacheError, DeepCacheWarning, UnsupportedUNetError
     from deepcache.plan import CachePlan, Interval, quadratic, uniform
     from deepcache.search.calibration import Calibration, calibrate
     from deepcache.search.tuner import tune
 
 __all__ = [
-    "Cache", "CachePlan", "Calibration", "DeepCacheError", "DeepCacheWarning", "Generation", "Interval",
-    "UnsupportedUNetError", "cached", "calibrate", "compat", "models", "quadratic", "tune", "uniform",
+    "Cache", "CachePlan", "Calibration", "Cuts", "DeepCacheError", "DeepCacheWarning", "Generation", "Interval",
+    "UnsupportedUNetError", "cached", "calibrate", "compat", "cuts", "models", "quadratic", "tune", "uniform",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __getattr__, __dir__ = lazy(
         "cache.caching": ("Cache", "cached"),
         "cache.generation": ("Generation",),
         "compat": (),
+        "costs.cuts": ("Cuts", "cuts"),
         "errors": ("DeepCacheError", "DeepCacheWarning", "UnsupportedUNetError"),
         "models": (),
         "plan": ("CachePlan", "Interval", "quadratic", "uniform"),

@@ -11,7 +11,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.unets.calls import Call
 from deepcache.unets.family import Feature
 
@@ -27,10 +27,16 @@ class Form:
 
     @classmethod
     def of(cls, output: Any) -> tuple[Self, Feature]:
-        """Return the form of an output, and its tensors."""
+        """Return the form of an output, and its tensors; refuse an output in which none can be found."""
         leaves, spec = pytree.tree_flatten(output)
         others = tuple(_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        return cls(spec, others), tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        if not tensors:
+            raise UnsupportedUNetError(
+                f"expected a network that returns a tensor, or a tuple, a list, a dict or one of diffusers' outputs with "
+                f"tensors in it, got {type(output).__name__}"
+            )
+        return cls(spec, others), tensors
 
     def output(self, tensors: Feature) -> Any:
         """Return an output of this form. Its tensors are copies, so that nobody writes into kept ones."""

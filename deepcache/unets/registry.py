@@ -23,18 +23,15 @@ def classes() -> dict[str, type[nn.Module]]:
 
 
 def covering(network: Any) -> Family | None:
-    """Return the family that cuts a U-Net; None for any other network."""
+    """Return the family that cuts a U-Net; None for what is no network."""
     return next((family for family in FAMILIES if family.covers(network)), None)
 
 
 def family_of(unet: Any) -> Family:
-    """Return the family that cuts a U-Net, or raise an `UnsupportedUNetError` that names the classes that can be."""
+    """Return the family that cuts a U-Net, or raise an `UnsupportedUNetError` for what is no network."""
     if (family := covering(unet)) is not None:
         return family
-    raise UnsupportedUNetError(
-        f"expected a diffusers U-Net ({', '.join(classes())}), got a {type(unet).__name__}; "
-        f"branch={IDLE} caches any network"
-    )
+    raise UnsupportedUNetError(f"expected a U-Net, a torch.nn.Module, got a {type(unet).__name__}")
 
 
 def nest_of(network: Any, call: Call | None = None) -> Nest[Stage]:

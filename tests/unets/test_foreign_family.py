@@ -18,6 +18,7 @@ from deepcache.costs.macs import cost
 from deepcache.unets import registry
 from deepcache.unets.calls import Call
 from deepcache.unets.family import CutUNet, Family, Feature, Nest, Stage, require_branch
+from deepcache.unets.watched.steps import CutWatchedUNet
 
 TIMESTEPS = torch.tensor([900, 700, 500, 300])
 
@@ -80,7 +81,7 @@ class ForeignFamily:
     def covers(self, unet: Any) -> bool:
         return isinstance(unet, Foreign)
 
-    def nest(self, unet: Any) -> Nest[Stage]:
+    def nest(self, unet: Any, _call: Call | None = None) -> Nest[Stage]:
         return Nest((Stage("down", (unet.down,)),), Stage("deep", (unet.deep,)), (Stage("up", (unet.up,)),))
 
     def cut(self, unet: Any, branch: int) -> CutUNet:
@@ -97,7 +98,7 @@ class ForeignFamily:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Foreign:
     foreign: Family = ForeignFamily()
-    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, foreign))
+    monkeypatch.setattr(registry, "FAMILIES", (foreign, *registry.FAMILIES))  # before that of all other classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Foreign().requires_grad_(requires_grad=False)
@@ -147,7 +148,8 @@ def test_refusals_are_the_familys(model: Foreign) -> None:
         model(torch.zeros(1, 3, 8, 8))
 
 
-def test_without_its_line_in_the_registry_the_unet_is_refused() -> None:
+def test_without_its_line_in_the_registry_the_unet_is_watched() -> None:
     """Test of the test."""
-    with pytest.raises(UnsupportedUNetError, match=r"expected a diffusers U-Net .*, got a Foreign"):
-        registry.cut(Foreign(), 0)
+    assert isinstance(registry.cut(Foreign(), 0), CutWatchedUNet)
+    with pytest.raises(UnsupportedUNetError, match=r"expected a U-Net, a torch.nn.Module, got a Tensor"):
+        registry.cut(torch.zeros(1), 0)

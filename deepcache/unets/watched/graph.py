@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 from deepcache.errors import UnsupportedUNetError
+from deepcache.unets.output import Form
 
 _READS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")  # operations whose results Python may branch on
 Numbers = frozenset[int]
@@ -176,10 +177,8 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             watching.graph.sample = number
     with torch.no_grad(), _hooked(watching), watching:
         output = type(network).forward(network, *args, **kwargs)
-    for tensor in _tensors(output):
+    for tensor in Form.of(output)[1]:
         watching.graph.ends.update(watching.sources(tensor))
-    if not watching.graph.ends:
-        raise UnsupportedUNetError(f"expected a U-Net that returns tensors it has computed, got {type(output).__name__}")
     return watching.graph
 
 
