@@ -33,7 +33,7 @@ from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS
 from tests.storage import STORAGE
 from tests.transformer_pipelines import NAMES as TRANSFORMERS
-from tests.transformer_pipelines import UNCUT, whole
+from tests.transformer_pipelines import WATCHED, whole
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
 LOOPS = (  # pipelines on which every scheduler is tried: the others call the U-Net as one of these does
@@ -120,22 +120,16 @@ def _shortened(cell: str) -> str:
     return f"{re.split(' [(]|[,;]', cell)[0]} ..." if cell.startswith(REFUSED) else cell
 
 
-def _foreign() -> tuple[str, ...]:
-    """Return the names of diffusers' U-Nets of other classes than the families."""
-    known = set(unet_classes())
-    return tuple(name for name in dir(diffusers) if name not in known and ("UNet" in name or "UVit" in name))
-
-
 TABLES = (
     Table(
         "U-Nets",
-        "Small ones with the blocks of those they are named after, and every other class of U-Net in diffusers. A full "
-        "step, and a shallow one on the same inputs, give what `forward` gives.",
+        "Small ones with the blocks of those they are named after. A full step, and a shallow one on the same inputs, "
+        "give what `forward` gives.",
         "U-Net",
-        (*UNETS, *_foreign()),
+        UNETS,
         BRANCHES,
         of_unet,
-        {"class": lambda name: PROBLEMS[name][0].__name__ if name in UNETS else name},
+        {"class": lambda name: PROBLEMS[name][0].__name__},
         num_tried=2,
     ),
     Table(
@@ -163,11 +157,12 @@ TABLES = (
         num_tried=2,
     ),
     Table(
-        "Transformers, and U-Nets that cannot be cut",
+        "Transformers, and U-Nets of other classes",
         "At branch -1, where the output is predicted, interval 1 gives what comes without a cache, and at interval 2 "
-        "every second step runs nothing. A pipeline's transformer has no other branch, and neither have these U-Nets.",
+        "every second step runs nothing. A pipeline's transformer has no other branch. The first call of a U-Net of "
+        "another class shows where it can be cut (docs/unets.md); at branch 0 every second step is shallow.",
         "network",
-        (*TRANSFORMERS, *UNCUT),
+        (*TRANSFORMERS, *WATCHED),
         ("branch -1", "branch 0"),
         of_whole,
         {"class": lambda name: type(unet_of(whole(name)[0])[1]).__name__},

@@ -1,4 +1,4 @@
-"""Small random pipelines of diffusers with a transformer, by name, and U-Nets that no family cuts.
+"""Small random pipelines of diffusers with a transformer, by name, and U-Nets of diffusers of other classes.
 
 The pipelines differ in how they pass the timestep, in how they call for guidance, and in their solver.
 """
@@ -186,6 +186,39 @@ def _kandinsky3() -> tuple[Any, Callable[[], Tensor]]:
     return _called(model, noise(2, 4, 8, 8), noise(2, TOKENS, DIM), torch.ones(2, TOKENS))
 
 
+def _audioldm2() -> tuple[Any, Callable[[], Tensor]]:
+    model = diffusers.AudioLDM2UNet2DConditionModel(
+        block_out_channels=(8, 16), cross_attention_dim=(None, DIM), attention_head_dim=4, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    return _called(model, noise(2, 4, 8, 8), noise(2, TOKENS, DIM))
+
+
+def _dance_diffusion() -> tuple[Any, Callable[[], Tensor]]:
+    model = diffusers.UNet1DModel(
+        block_out_channels=(32, 32, 32), extra_in_channels=64, sample_size=64, use_timestep_embedding=False
+    )
+    return _called(model, noise(2, 2, 64))
+
+
+def _stable_cascade() -> tuple[Any, Callable[[], Tensor]]:
+    model = diffusers.StableCascadeUNet(
+        in_channels=4, out_channels=4, timestep_ratio_embedding_dim=4, conditioning_dim=DIM, block_out_channels=(8, 16),
+        num_attention_heads=(2, 2), down_num_layers_per_block=(1, 1), up_num_layers_per_block=(1, 1),
+        clip_text_pooled_in_channels=DIM, clip_seq=2,
+    )  # fmt: skip
+    random(model)
+    sample, pooled, shares = noise(2, 4, 8, 8), noise(2, 1, DIM), TIMESTEPS / 1000
+    return model, lambda: torch.stack([model(sample, share.expand(2), pooled)[0] for share in shares])
+
+
+def _dream_lite() -> tuple[Any, Callable[[], Tensor]]:
+    model = diffusers.DreamLiteUNetModel(
+        block_out_channels=(8, 16, 16), cross_attention_dim=DIM, attention_head_dim=4, norm_num_groups=4
+    )
+    return _called(model, noise(2, 4, 8, 8), noise(2, TOKENS, DIM))
+
+
 def _controlnet_xs() -> tuple[Any, Callable[[], Tensor]]:
     made = workload("ControlNet-XS")
     return made.owner, made.run
@@ -196,17 +229,21 @@ def _called(model: nn.Module, sample: Tensor, *conditions: Tensor) -> tuple[Any,
     return model, lambda: torch.stack([model(sample, t, *conditions)[0] for t in TIMESTEPS])
 
 
-# U-Nets that no family cuts: what `cached` takes, and what samples five steps
-UNCUT: dict[str, Callable[[], tuple[Any, Callable[[], Tensor]]]] = {
+# U-Nets that are watched: what `cached` takes, and what samples five steps
+WATCHED: dict[str, Callable[[], tuple[Any, Callable[[], Tensor]]]] = {
     "K blocks": _k_blocks,
     "Kandinsky 3": _kandinsky3,
     "ControlNet-XS": _controlnet_xs,
+    "AudioLDM 2": _audioldm2,
+    "Dance Diffusion": _dance_diffusion,
+    "Stable Cascade": _stable_cascade,
+    "DreamLite": _dream_lite,
 }
 
 
 def whole(name: str) -> tuple[Any, Callable[[], Tensor]]:
-    """Return what `cached` takes at branch -1 alone, and a function that samples with it."""
-    if name in UNCUT:
-        return UNCUT[name]()
+    """Return what `cached` takes, and a function that samples with it."""
+    if name in WATCHED:
+        return WATCHED[name]()
     made = work(name)
     return made.pipe, made.run

@@ -14,12 +14,12 @@ from deepcache.cache.installing import Installed, install, uninstall
 from deepcache.cache.prediction import Halves, Node, Predictor, coordinate, predictor
 from deepcache.cache.steps import Compile, CompiledSteps, compiler, compiler_of
 from deepcache.cache.tracking import Tracker
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.plan import AUTO, IDLE, CachePlan, Interval, Order, highest
 from deepcache.unets.calls import Call, fingerprint, one_sample, timestep_of
 from deepcache.unets.family import Feature, Steps, UNet
 from deepcache.unets.output import Form
-from deepcache.unets.pipelines import Pipeline, require_pipeline, unet_of
+from deepcache.unets.pipelines import Pipeline, is_transformer, require_pipeline, unet_of
 from deepcache.unets.registry import cut
 
 if TYPE_CHECKING:
@@ -102,6 +102,10 @@ def cached(
         raise DeepCacheError(f"expected plan to be a CachePlan, got {plan!r}; a number of steps goes to interval=")
     given = {name: value for name, value in extras.items() if value is not None}
     chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]
+    if chosen.branch != IDLE and is_transformer(pipe_or_unet):
+        raise UnsupportedUNetError(
+            f"expected branch={IDLE} for a {type(unet).__name__}, which has no skip connections, got {chosen.branch}"
+        )
     tracker = Tracker(unet, pipe_or_unet, chosen, num_steps, calls_per_step)
     eager, how = cut(unet, chosen.branch), compiler(compile) or compiler_of(outer)
     return Cache(pipe_or_unet, chosen, tracker, eager if how is None else CompiledSteps(eager, how))

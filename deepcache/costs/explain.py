@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from deepcache.cache.tracking import reason
 from deepcache.costs.macs import EVERYTHING, Convention, Cost, counted
 from deepcache.costs.parts import Part, num_tokens, parts, pixels_a_side
-from deepcache.errors import DeepCacheError, UnsupportedUNetError, guessed, one_line
+from deepcache.errors import DeepCacheError, guessed, one_line
 from deepcache.plan import IDLE, CachePlan, Interval, highest, uniform
 from deepcache.unets.calls import Call, named, one_sample, parameters
 from deepcache.unets.family import Stage
 from deepcache.unets.output import Form
 from deepcache.unets.pipelines import unet_of
-from deepcache.unets.registry import covering, cut, family_of, nest_of
+from deepcache.unets.registry import cut, family_of, nest_of
 from deepcache.unets.structure import on_meta
 
 LOW_BOUND = 1.1  # a speedup that the overhead of caching may well eat
@@ -65,15 +65,13 @@ def explain(
     outer, unet = unet_of(owner)
     chosen = _plan(owner, plan, num_steps)
     is_idle = chosen.branch == IDLE
-    if not is_idle:
-        family_of(unet)
     size = None
     if height is not None and width is not None:
         size = height // pixels_a_side(owner), width // pixels_a_side(owner)
     elif height is not width:
         raise DeepCacheError(f"expected height and width together, got height {height!r} and width {width!r}")
     remedy = "pass call=(args, kwargs), the arguments of a U-Net call, or generate once before you ask"
-    family = covering(unet)
+    family = family_of(unet)
     problem = guessed(remedy)
     if call is not None:
         problem = one_line(
@@ -82,8 +80,6 @@ def explain(
         )
     with problem:
         if call is None:
-            if family is None:
-                raise UnsupportedUNetError(f"the configuration of a {type(unet).__name__} tells no inputs; {remedy}")
             tokens = context_tokens or (None if owner is outer else num_tokens(owner))
             args, kwargs = family.example(unet, context_tokens=tokens, size=size, num_frames=num_frames)
         else:
@@ -97,9 +93,7 @@ def explain(
     given = named(unet, args, kwargs)
     sample = tuple(next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
     context = given.get("encoder_hidden_states")
-    others: tuple[list[Part], list[str]] = [], [] if owner is outer else [f"all but the {type(unet).__name__}"]
-    if family is not None:
-        others = parts(owner, sample[-2:], family.num_frames(unet, sample), context_tokens)
+    others = parts(owner, sample[-2:], family.num_frames(unet, sample), context_tokens)
     takes_context = "encoder_hidden_states" in parameters(unet.__class__)
     return Explanation(
         name=name or type(owner).__name__,

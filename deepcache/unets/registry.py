@@ -22,15 +22,11 @@ def classes() -> dict[str, type[nn.Module]]:
     return {name: kind for family in FAMILIES for name, kind in family.classes.items()}
 
 
-def covering(network: Any) -> Family | None:
-    """Return the family that cuts a U-Net; None for what is no network."""
-    return next((family for family in FAMILIES if family.covers(network)), None)
-
-
 def family_of(unet: Any) -> Family:
     """Return the family that cuts a U-Net, or raise an `UnsupportedUNetError` for what is no network."""
-    if (family := covering(unet)) is not None:
-        return family
+    for family in FAMILIES:
+        if family.covers(unet):
+            return family
     raise UnsupportedUNetError(f"expected a U-Net, a torch.nn.Module, got a {type(unet).__name__}")
 
 

@@ -40,7 +40,7 @@ from tests.problems import (
     twice,
     unet,
 )
-from tests.transformer_pipelines import UNCUT, whole
+from tests.transformer_pipelines import WATCHED, whole
 
 FAMILIES = (  # one of each class of U-Nets, or two that take other inputs; no block is looked at here
     *("ddpm", "ddpm-classes", "no-mid", "sdxl", "timestep-cond", "kandinsky-2.2"),
@@ -430,25 +430,22 @@ def test_half_that_comes_later_is_not_paired_with_what_it_has_not_seen() -> None
 
 
 @HAND
-@pytest.mark.parametrize("name", UNCUT)
-def test_unets_that_cannot_be_cut_have_branch_minus_one_alone(name: str) -> None:
+@pytest.mark.parametrize("branch", [-1, 0])
+@pytest.mark.parametrize("name", WATCHED)
+def test_unets_of_other_classes_are_cached_idle_or_cut_where_a_call_shows(name: str, branch: int) -> None:
     owner, run = whole(name)
     expected = run()
-    kind = "KDownBlock2D" if name == "K blocks" else type(getattr(owner, "unet", owner)).__name__
-    with pytest.raises(UnsupportedUNetError, match=f"{kind}.*branch=-1 caches any network") as caught:
-        cached(owner, interval=2)
-    assert "\n" not in str(caught.value)
-    with cached(owner, interval=1, branch=-1):
+    with cached(owner, interval=1, branch=branch):
         assert torch.equal(run(), expected)
-    with cached(owner, interval=2, branch=-1) as cache:
+    with cached(owner, interval=2, branch=branch) as cache:
         found = run()
         assert not torch.equal(found, expected)
-        assert "no stage runs" in str(cache.explain(5))
+        assert ("at branch 0" in str(cache.explain(5))) == (branch == 0)
     assert cache.generations[0].full_steps == (0, 2, 4)
     assert cache.generations[0].macs > 0
     if name == "ControlNet-XS":  # nothing tells its inputs before a call
         with pytest.raises(UnsupportedUNetError, match="generate once before") as caught:
-            explain(owner, CachePlan(5, (0, 2), -1))
+            explain(owner, CachePlan(5, (0, 2), branch))
         assert "\n" not in str(caught.value)
 
 

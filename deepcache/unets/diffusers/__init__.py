@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import UNetSpatioTemporalConditionModel
 from torch import nn
 
+from deepcache.errors import UnsupportedUNetError
 from deepcache.unets.diffusers.forward import CutDiffusersUNet
 from deepcache.unets.diffusers.inputs import example
 from deepcache.unets.diffusers.stages import CLASSES, nest
@@ -15,7 +16,10 @@ from deepcache.unets.family import Family
 
 
 class DiffusersFamily:
-    """diffusers' six U-Net classes; a subclass of one of them may have another `forward` and is not covered."""
+    """diffusers' six U-Net classes, of blocks that are known.
+
+    A subclass of one of them may have another `forward` and is not covered, and neither is one of other blocks.
+    """
 
     classes: Mapping[str, type[nn.Module]] = {kind.__name__: kind for kind in CLASSES}
     nest = staticmethod(nest)
@@ -23,7 +27,13 @@ class DiffusersFamily:
     cut = staticmethod(CutDiffusersUNet)
 
     def covers(self, unet: Any) -> bool:
-        return type(unet) in CLASSES
+        if type(unet) not in CLASSES:
+            return False
+        try:
+            nest(unet)
+        except UnsupportedUNetError:
+            return False
+        return True
 
     def num_frames(self, unet: Any, shape: tuple[int, ...]) -> int:
         if len(shape) == len("BCHW"):

@@ -49,7 +49,10 @@ def _modules(unet: nn.Module, cut: Cut) -> set[nn.Module]:
 
 
 def _untold(unet: Any) -> UnsupportedUNetError:
-    return UnsupportedUNetError(f"the configuration of a {type(unet).__name__} tells no inputs")
+    return UnsupportedUNetError(
+        f"the configuration of a {type(unet).__name__} tells no inputs; pass call=(args, kwargs), the arguments of a "
+        "U-Net call, or generate once before you ask"
+    )
 
 
 WATCHED: Family = WatchedFamily()

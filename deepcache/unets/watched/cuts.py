@@ -17,6 +17,7 @@ from torch import nn
 from deepcache.unets.watched.graph import Graph, ModuleCall
 
 LEAST = 0.02  # the share of the multiplications that a cut has to save
+LEAST_OF_ALL = 0.1  # the share that the outermost cut has to save; without skips, it leaves out half a block at most
 Paths = Mapping[nn.Module, tuple[str, ...]]  # the paths of a module from the network; several if it is shared
 
 
@@ -57,7 +58,8 @@ def cuts_of(network: nn.Module, graph: Graph) -> tuple[Cut, ...]:
         other = best.get(candidate.down)
         if other is None or candidate.cut.saved > other.cut.saved:
             best[candidate.down] = candidate
-    return tuple(candidate.cut for candidate in _chain(sorted(best.values(), key=lambda each: -each.cut.saved)))
+    found = [each.cut for each in _chain(sorted(best.values(), key=lambda each: -each.cut.saved))]
+    return tuple(found) if found and found[0].saved >= LEAST_OF_ALL else ()
 
 
 def _candidates(network: nn.Module, graph: Graph) -> Iterator[_Candidate]:
