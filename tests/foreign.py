@@ -21,7 +21,11 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.norm, self.conv, self.time = nn.GroupNorm(2, channels), nn.Conv2d(channels, out, 3, 1, 1), nn.Linear(1, out)
+        self.norm, self.conv, self.time = (
+            nn.GroupNorm(2, channels),
+            nn.Conv2d(channels, out, 3, 1, 1),
+            nn.Linear(1, out),
+        )
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -65,8 +69,12 @@ class Lists(nn.Module):
         self.middle = Several(Block(c, c), Block(c, c))
         self.outputs = nn.ModuleList(
             [
-                Block(c + c, c), Several(Block(c + b, b), Up()), Block(b + b, b), Several(Block(b + a, a), Up()),
-                Block(a + a, a), Block(a + a, a),
+                Block(c + c, c),
+                Several(Block(c + b, b), Up()),
+                Block(b + b, b),
+                Several(Block(b + a, a), Up()),
+                Block(a + a, a),
+                Block(a + a, a),
             ]  # fmt: skip
         )
         self.out = nn.Conv2d(a, 3, 3, 1, 1)
@@ -144,8 +152,16 @@ class Counted(nn.Module):
         super().__init__()
         a, b, _ = WIDTHS
         self.all_modules = nn.ModuleList(
-            [nn.Conv2d(3, a, 3, 1, 1), Block(a, a), Down(a), Block(a, b), Block(b, b), Block(b + b, a), Block(a + a, a),
-             Block(a + a, 3)]  # fmt: skip
+            [
+                nn.Conv2d(3, a, 3, 1, 1),
+                Block(a, a),
+                Down(a),
+                Block(a, b),
+                Block(b, b),
+                Block(b + b, a),
+                Block(a + a, a),
+                Block(a + a, 3),
+            ]  # fmt: skip
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -13,7 +13,18 @@ from deepcache.errors import DeepCacheError
 from deepcache.plan import require_whole
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
-TIMESTEPS = ("timestep", "timesteps", "timestep_ratio", "time", "t", "sigma", "sigmas", "noise_labels", "noise_level", "noise_cond")
+TIMESTEPS = (
+    "timestep",
+    "timesteps",
+    "timestep_ratio",
+    "time",
+    "t",
+    "sigma",
+    "sigmas",
+    "noise_labels",
+    "noise_level",
+    "noise_cond",
+)
 CLIP_TOKENS = 77  # the length of the context where nothing tells it
 
 
