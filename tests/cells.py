@@ -27,7 +27,6 @@ from deepcache.unets.pipelines import unet_of
 from deepcache.unets.registry import classes
 from tests.optional import OPTIONAL, TIMESTEPS, TRIED
 from tests.pipelines import Workload, counted, is_default, options, scheduler, takes, workload
-from tests.problems import NAMES as UNETS
 from tests.problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
 from tests.storage import STORAGE
 from tests.transformer_pipelines import whole

@@ -54,7 +54,7 @@ class Around(gymnasium.Env[Array, Array]):
 
 
 def expert(observation: Array, side: int) -> Array:
-    """Return the expert's action: straight ahead where the way is free, else around the obstacle on a side (1 or -1)."""
+    """Return the expert's action: straight ahead where the way is free, else around the obstacle on side 1 or -1."""
     place, goal, obstacle = observation.astype(np.float64).reshape(3, 2)
     ahead, aside = goal - place, obstacle - place
     far = float(np.linalg.norm(ahead))
