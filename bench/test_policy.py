@@ -1,7 +1,7 @@
 """A robot's diffusion policy (beyond the paper): how often it succeeds where its U-Net is cached.
 
-The U-Net is of a class of its own, which deepcache watches. Every method runs the same 200 episodes from the same noise;
-the expert succeeds in all of them.
+The U-Net is of a class of its own, which deepcache watches. Every method runs the same 200 episodes from the same
+noise; the expert succeeds in all of them.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Up(nn.Module):
 class Several(nn.Sequential):
     """Hands the timestep on to each of its modules."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         for module in self:
             x = module(x, emb)
         return x
@@ -75,7 +75,7 @@ class Lists(nn.Module):
                 Several(Block(b + a, a), Up()),
                 Block(a + a, a),
                 Block(a + a, a),
-            ]  # fmt: skip
+            ]
         )
         self.out = nn.Conv2d(a, 3, 3, 1, 1)
 
@@ -135,12 +135,15 @@ class Tuples(nn.Module):
         emb = embedding(time, len(x))
         x = begin = self.first(x)
         skips = []
-        for block, down in self.downs:  # type: ignore[misc]
+        block: Any
+        down: Any
+        up: Any
+        for block, down in self.downs:
             x = block(x, emb)
             skips.append(x)
             x = down(x, emb)
         x = x + self.mid(x, emb)
-        for up, block in self.ups:  # type: ignore[misc]
+        for up, block in self.ups:
             x = block(torch.cat((up(x, emb), skips.pop()), dim=1), emb)
         return (self.last(torch.cat((x, begin), dim=1), emb),)
 
@@ -161,7 +164,7 @@ class Counted(nn.Module):
                 Block(b + b, a),
                 Block(a + a, a),
                 Block(a + a, 3),
-            ]  # fmt: skip
+            ]
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

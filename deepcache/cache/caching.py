@@ -19,7 +19,7 @@ from deepcache.plan import AUTO, IDLE, CachePlan, Interval, Order, highest
 from deepcache.unets.calls import Call, fingerprint, one_sample, timestep_of
 from deepcache.unets.family import Feature, Steps, UNet
 from deepcache.unets.output import Form
-from deepcache.unets.pipelines import Pipeline, is_transformer, require_pipeline, unet_of
+from deepcache.unets.pipelines import Pipeline, Policy, is_transformer, require_pipeline, unet_of
 from deepcache.unets.registry import cut
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def cached(
-    pipe_or_unet: Pipeline | UNet,
+    pipe_or_unet: Pipeline | Policy | UNet,
     plan: CachePlan | Interval | None = None,
     *,
     interval: int | None = None,
@@ -62,7 +62,8 @@ def cached(
     Gradients flow through the stages that a step runs; a kept feature is a constant.
 
     Args:
-        pipe_or_unet: a diffusers pipeline, any object with `.unet` and `.scheduler`, or a network; compiled or not.
+        pipe_or_unet: a diffusers pipeline, any object with a U-Net (`.unet` or `.model`) and a scheduler (`.scheduler`
+            or `.noise_scheduler`), or a network of any class (docs/unets.md); compiled or not.
         plan: the full steps of a generation of `plan.num_steps` steps, or an `Interval`, which fits any number.
         interval: instead of a plan, N, at least 1: steps 0, N, 2N, ... are full; 1 caches nothing.
         branch: with `interval`: b, 0 by default; the skips 0..b stay live on a shallow step. At -1 no skip is live, and
@@ -117,7 +118,9 @@ class Cache:
     A cache keeps its plan (`cache.plan`) and its compiled steps, and can be used again after its block or `disable`.
     """
 
-    def __init__(self, owner: Pipeline | UNet, plan: CachePlan | Interval, tracker: Tracker, steps: Steps) -> None:
+    def __init__(
+        self, owner: Pipeline | Policy | UNet, plan: CachePlan | Interval, tracker: Tracker, steps: Steps
+    ) -> None:
         self.plan = plan
         self._owner, self._tracker, self._steps = owner, tracker, steps
         self._outer, self._unet = unet_of(owner)

@@ -30,7 +30,15 @@ from deepcache.cache.timeline import (
 from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
 from deepcache.unets.family import UNet
-from deepcache.unets.pipelines import Pipeline, guidance_of, is_transformer, num_calls, scheduler_of, skips_timesteps
+from deepcache.unets.pipelines import (
+    Pipeline,
+    Policy,
+    guidance_of,
+    is_transformer,
+    num_calls,
+    scheduler_of,
+    skips_timesteps,
+)
 from deepcache.unets.structure import structure_of
 
 MOST_REMEMBERED = 1000  # generations
@@ -54,7 +62,7 @@ class Tracker:
     def __init__(
         self,
         unet: UNet,
-        owner: Pipeline | UNet,
+        owner: Pipeline | Policy | UNet,
         plan: CachePlan | Interval,
         num_steps: int | None,
         calls_per_step: int | None,

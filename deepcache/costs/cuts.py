@@ -47,7 +47,7 @@ def cuts(unet: Any, *args: Any, **kwargs: Any) -> Cuts:
         *args, **kwargs: the arguments of one call of the U-Net.
 
     Raises:
-        UnsupportedUNetError: the U-Net cannot be cut, or it does not run without data; `cached` watches it on data then.
+        UnsupportedUNetError: the U-Net cannot be cut, or does not run without data, on which `cached` watches it.
     """
     _, network = unet_of(unet)
     with one_line("this U-Net does not run without data", "deepcache.cached watches its first call instead"):

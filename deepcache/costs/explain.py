@@ -112,7 +112,7 @@ def explain(
 
 
 def _entered(network: nn.Module, stage: Stage) -> str:
-    """Return the place where a feature enters the stage: where its first module begins, or behind what it leaves out."""
+    """Return the place where a feature enters the stage: where its first module begins, or what it leaves out ends."""
     if not stage.modules:
         return f"where {stage.name} ends"
     path = next(path for path, module in network.named_modules() if module is stage.modules[0])

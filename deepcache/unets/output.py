@@ -33,8 +33,8 @@ class Form:
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         if not tensors:
             raise UnsupportedUNetError(
-                f"expected a network that returns a tensor, or a tuple, a list, a dict or one of diffusers' outputs with "
-                f"tensors in it, got {type(output).__name__}"
+                "expected a network that returns a tensor, or a tuple, a list, a dict or one of diffusers' outputs of "
+                f"tensors, got {type(output).__name__}"
             )
         return cls(spec, others), tensors
 

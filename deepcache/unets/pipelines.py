@@ -42,6 +42,16 @@ class Pipeline(Protocol):
     def scheduler(self) -> Any: ...
 
 
+class Policy(Protocol):
+    """A robot's policy, which has its scheduler under another name."""
+
+    @property
+    def unet(self) -> UNet: ...
+
+    @property
+    def noise_scheduler(self) -> Any: ...
+
+
 def unet_of(owner: Any) -> tuple[Any, Any]:
     """Return what a pipeline (or a bare U-Net) calls, and the U-Net in it, which `torch.compile` may have wrapped.
 

@@ -153,7 +153,7 @@ def test_other_shapes_and_options_are_watched_anew() -> None:
 def skips_of(model: nn.Module, x: Tensor) -> list[Tensor]:
     found: list[Tensor] = []
     with torch.no_grad():
-        handles = [each.register_forward_hook(lambda *given: found.append(given[2])) for each in model.inputs]  # type: ignore[union-attr]
+        handles = [each.register_forward_hook(lambda *given: found.append(given[2])) for each in model.inputs]
         model(x, LAST)
     for handle in handles:
         handle.remove()
@@ -171,7 +171,7 @@ def test_weights_and_hooks_that_come_later_are_seen() -> None:
     with cached(again, interval=2, order=0):
         assert torch.equal(after, loop(again, name))
     assert not torch.equal(before, after)
-    with model.outputs[-1].register_forward_hook(lambda *given: given[2] + 1), cached(model, interval=2, order=0):  # type: ignore[index]
+    with model.outputs[-1].register_forward_hook(lambda *given: given[2] + 1), cached(model, interval=2, order=0):
         assert not torch.equal(loop(model, name), after)
 
 
@@ -196,10 +196,10 @@ class Choosing(foreign.Tuples):
 class Numbered(foreign.Tuples):
     """Takes another path by a number: from step 600 on its middle runs once more."""
 
-    def forward(self, x: Tensor, time: float) -> Any:  # type: ignore[override]
+    def forward(self, x: Tensor, time: float) -> Any:
         if time < 600:
             self.mid(x.new_zeros(len(x), foreign.WIDTHS[1], 2, 2), foreign.embedding(time, len(x)))
-        return super().forward(x, time)  # type: ignore[arg-type]
+        return super().forward(x, time)
 
 
 class Rewriting(nn.Module):
@@ -226,7 +226,7 @@ class Remembering(foreign.Tuples):
 
     def forward(self, x: Tensor, time: Tensor) -> Any:
         (output,) = super().forward(x, time)
-        return (output + self.mid.kept,)  # type: ignore[operator]
+        return (output + self.mid.kept,)
 
 
 class Keeping(foreign.Block):
@@ -241,7 +241,7 @@ class Secretive(Remembering):
 
     def forward(self, x: Tensor, time: Tensor) -> Any:
         (output,) = foreign.Tuples.forward(self, x, time)
-        return (output + float(self.mid.kept),)  # type: ignore[arg-type]
+        return (output + float(self.mid.kept),)
 
 
 class Twice(nn.Module):

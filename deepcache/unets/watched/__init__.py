@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -32,7 +33,7 @@ class WatchedFamily:
             raise _untold(unet)
         cuts = cuts_for(unet, *call)
         dead = [_modules(unet, cut) for cut in cuts]
-        added = [set[nn.Module](), *(outer - inner for outer, inner in zip(dead, dead[1:], strict=False))]
+        added = [set[nn.Module](), *(outer - inner for outer, inner in pairwise(dead))]
         down = tuple(Stage(f"all but {cut.gate}", tuple(modules)) for cut, modules in zip(cuts, added, strict=True))
         return Nest(down, Stage("deepest", tuple(dead[-1])), tuple(Stage(cut.gate, ()) for cut in cuts))
 

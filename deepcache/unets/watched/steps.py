@@ -124,7 +124,7 @@ class CutWatchedUNet:
 
     def shallow_call(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         found = self._proven(args, kwargs)
-        passage = Passage(*feature)
+        passage = Passage(feature[0])
         return (shallow_view(self._unet, found.cut, passage, found.results), passage, found.calls, *args), kwargs
 
     def require_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ class CutWatchedUNet:
             torch.set_rng_state(random)
             output, feature, results, _ = _recorded(self._unet, cut, *once_more)
         after = torch.get_rng_state()
-        passage = Passage(*feature)
+        passage = Passage(feature[0])
         try:
             torch.set_rng_state(random)
             found = shallow_view(self._unet, cut, passage, results).forward(*again[0], **again[1])

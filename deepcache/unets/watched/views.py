@@ -36,7 +36,7 @@ class Shape:
 
 
 class Results:
-    """What modules returned, without the values of tensors, by their paths; several results where one ran repeatedly."""
+    """What modules returned, without the values of tensors, by their paths; several where one ran repeatedly."""
 
     def __init__(self) -> None:
         self._known: dict[str, list[tuple[list[Any], pytree.TreeSpec]]] = {}
