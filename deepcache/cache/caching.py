@@ -17,9 +17,9 @@ from deepcache.cache.tracking import Tracker
 from deepcache.errors import DeepCacheError, UnsupportedUNetError
 from deepcache.plan import AUTO, IDLE, CachePlan, Interval, Order, highest
 from deepcache.unets.calls import Call, fingerprint, one_sample, timestep_of
-from deepcache.unets.family import Feature, Steps, UNet
+from deepcache.unets.family import Feature, Steps
 from deepcache.unets.output import Form
-from deepcache.unets.pipelines import Pipeline, Policy, is_transformer, require_pipeline, unet_of
+from deepcache.unets.pipelines import Owner, is_transformer, require_pipeline, unet_of
 from deepcache.unets.registry import cut
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def cached(
-    pipe_or_unet: Pipeline | Policy | UNet,
+    pipe_or_unet: Owner,
     plan: CachePlan | Interval | None = None,
     *,
     interval: int | None = None,
@@ -118,9 +118,7 @@ class Cache:
     A cache keeps its plan (`cache.plan`) and its compiled steps, and can be used again after its block or `disable`.
     """
 
-    def __init__(
-        self, owner: Pipeline | Policy | UNet, plan: CachePlan | Interval, tracker: Tracker, steps: Steps
-    ) -> None:
+    def __init__(self, owner: Owner, plan: CachePlan | Interval, tracker: Tracker, steps: Steps) -> None:
         self.plan = plan
         self._owner, self._tracker, self._steps = owner, tracker, steps
         self._outer, self._unet = unet_of(owner)

@@ -31,8 +31,6 @@ from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
 from deepcache.unets.family import UNet
 from deepcache.unets.pipelines import (
-    Pipeline,
-    Policy,
     guidance_of,
     is_transformer,
     num_calls,
@@ -62,7 +60,7 @@ class Tracker:
     def __init__(
         self,
         unet: UNet,
-        owner: Pipeline | Policy | UNet,
+        owner: Owner,
         plan: CachePlan | Interval,
         num_steps: int | None,
         calls_per_step: int | None,

@@ -52,6 +52,9 @@ class Policy(Protocol):
     def noise_scheduler(self) -> Any: ...
 
 
+Owner = Pipeline | Policy | UNet  # what `cached` takes
+
+
 def unet_of(owner: Any) -> tuple[Any, Any]:
     """Return what a pipeline (or a bare U-Net) calls, and the U-Net in it, which `torch.compile` may have wrapped.
 
