@@ -30,13 +30,7 @@ from deepcache.cache.timeline import (
 from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
 from deepcache.unets.family import UNet
-from deepcache.unets.pipelines import (
-    guidance_of,
-    is_transformer,
-    num_calls,
-    scheduler_of,
-    skips_timesteps,
-)
+from deepcache.unets.pipelines import Owner, guidance_of, is_transformer, num_calls, scheduler_of, skips_timesteps
 from deepcache.unets.structure import structure_of
 
 MOST_REMEMBERED = 1000  # generations
