@@ -27,7 +27,7 @@ from deepcache.unets.pipelines import unet_of
 from deepcache.unets.registry import classes
 from tests.optional import OPTIONAL, TIMESTEPS, TRIED
 from tests.pipelines import Workload, counted, is_default, options, scheduler, takes, workload
-from tests.problems import PROBLEMS, at, inputs, num_branches, shared, twice, unet
+from tests.problems import NAMES, PROBLEMS, at, inputs, num_branches, shared, twice, unet
 from tests.storage import STORAGE
 from tests.transformer_pipelines import whole
 
@@ -221,7 +221,7 @@ def of_whole(name: str, branch: str) -> str:
 @cache
 def of_input(option: str, family: str) -> str:
     """Return the cell of an optional input on the U-Nets of a family that it is tried on, at least one."""
-    known = [name for name in UNETS if PROBLEMS[name][0].__name__ == family]
+    known = [name for name in NAMES if PROBLEMS[name][0].__name__ == family]
     tried = [name for name in _TRIED.get(option, ()) if name in known] or [n for n in _ONE_A_FAMILY if n in known]
     cells = {_of_input(option, name) for name in tried} - {NOTHING}
     assert len(cells) <= 1, f"{option} of {family}: {cells}"

@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+import deepcache
+from tests.support import OTHER_PACKAGES
 
 Call = tuple[Any, ...]
 
@@ -44,6 +48,17 @@ def _time(value: float = 500.0, batch: int = 2) -> Tensor:
     return torch.full((batch,), value)
 
 
+def _skip_imports(*packages: str) -> None:
+    """Have submodules of packages found without running what the packages import themselves."""
+    if packages[0] in sys.modules:
+        return
+    root = find_spec(packages[0]).submodule_search_locations[0]
+    for package in packages:
+        made = ModuleType(package)
+        made.__path__ = ["/".join([root, *package.split(".")[1:]])]
+        sys.modules[package] = made
+
+
 def _lucidrains(dim: int, mults: tuple[int, ...], size: int) -> tuple[nn.Module, Call]:
     module = import_module("denoising_diffusion_pytorch")
     return module.Unet(dim=dim, dim_mults=mults, flash_attn=False), (torch.randn(2, 3, size, size), _time())
@@ -64,11 +79,7 @@ def _monai(dims: int, channels: tuple[int, ...], heads: int, groups: int, size: 
 
 
 def _lerobot(widths: tuple[int, ...]) -> tuple[nn.Module, Call]:
-    root = import_module("lerobot").__path__[0]
-    for name in ("policies", "policies.diffusion"):  # other policies need further packages
-        made = ModuleType(f"lerobot.{name}")
-        made.__path__ = [f"{root}/{name.replace('.', '/')}"]
-        sys.modules.setdefault(f"lerobot.{name}", made)
+    _skip_imports("lerobot", "lerobot.policies", "lerobot.policies.diffusion")  # other policies need more packages
     configuration = import_module("lerobot.policies.diffusion.configuration_diffusion")
     modeling = import_module("lerobot.policies.diffusion.modeling_diffusion")
     types = import_module("lerobot.configs.types")
@@ -85,6 +96,7 @@ def _azula(channels: tuple[int, ...], blocks: tuple[int, ...], modulation: int, 
 
 
 def _k_diffusion(channels: tuple[int, ...], depths: tuple[int, ...], size: int) -> tuple[nn.Module, Call]:
+    _skip_imports("k_diffusion", "k_diffusion.models")  # its metrics need an older setuptools
     module = import_module("k_diffusion.models.image_v1")
     attends = [False] * (len(channels) - 1) + [True]
     unet = module.ImageDenoiserModelV1(3, 4 * channels[0], list(depths), list(channels), attends)
@@ -132,3 +144,28 @@ def small(name: str) -> tuple[nn.Module, Call]:
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.05)
     return unet.eval().requires_grad_(requires_grad=False), call
+
+
+def families() -> str:
+    """Return the section of docs/support.md on these U-Nets, of their published sizes."""
+    head = ("U-Net", "package", "class", "branches", "saved by a shallow step at branch 0", "steps by default")
+    lines = [f"| {' | '.join(head)} |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for name, package in PACKAGES.items():
+        with torch.device("meta"):
+            unet, call = package.published()
+        found = deepcache.cuts(unet, *call)
+        cells = (
+            name,
+            f"{package.package} {package.version}",
+            f"`{type(unet).__name__}`",
+            str(len(found)),
+            f"{found.saved[0]:.1%} of the MACs",
+            str(package.steps),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return (
+        f"## {OTHER_PACKAGES}\n\n"
+        "These are watched: [docs/unets.md](unets.md) tells how. For each, at a small size, a full step is the U-Net bit for bit, and "
+        "at every\nbranch a shallow step is the U-Net in which a hook gives the feature; eager and compiled. The shares are those of "
+        "the published\nsizes. `tox -e families` installs the packages and runs this.\n\n" + "\n".join(lines) + "\n"
+    )

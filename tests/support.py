@@ -210,8 +210,12 @@ TABLES = (
 )
 
 
+# `tests/unets/test_families.py` makes this section, since its packages are installed by `tox -e families` alone.
+OTHER_PACKAGES = "U-Nets of other packages"
+
+
 def document() -> str:
-    """Return the text of docs/support.md; every cell is run."""
+    """Return the text of docs/support.md; every cell is run but those of other packages."""
     introduction = f"""# What can be cached
 
 Every cell was run, on small random models with diffusers {diffusers.__version__}: `tests/cache/test_support.py` makes
@@ -222,7 +226,13 @@ the larger tables, and fails where a cell is no longer what it was.
 - `refused: ...`: an `UnsupportedUNetError` that begins so, before the U-Net ran.
 - `-`: diffusers itself has no such thing. Without a cache it raises, gives no finite number, or takes no notice.
 """
-    return "\n".join([introduction, *(table.render() for table in TABLES)])
+    return "\n".join([introduction, *(table.render() for table in TABLES), section(OTHER_PACKAGES)])
+
+
+def section(title: str) -> str:
+    """Return a section of the committed page as it stands."""
+    _, found = DOCUMENT.read_text().split(f"## {title}\n")
+    return f"## {title}\n{found.partition(chr(10) + '## ')[0]}"
 
 
 @cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pytest
@@ -15,22 +16,18 @@ from torch import Tensor
 
 import deepcache
 from deepcache.unets.watched.steps import CutWatchedUNet, cuts_for
-from tests.families import PACKAGES, small
-from tests.support import DOCUMENT
+from tests.families import PACKAGES, families, small
+from tests.support import DOCUMENT, OTHER_PACKAGES, section
 from tests.unets.test_watched import with_feature
 
-MODULES = {
-    "denoising-diffusion-pytorch": "denoising_diffusion_pytorch",
-    "k-diffusion": "k_diffusion",
-}
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages
 MOST_SECONDS, MOST_MIB = 3.0, 200.0  # for finding the cuts of a U-Net of published size
+SLOW_MACHINE = 5  # times as long as that is still right
 
 
 @pytest.fixture(params=PACKAGES)
 def name(request: Any) -> str:
-    package = PACKAGES[request.param].package
-    pytest.importorskip(MODULES.get(package, package), reason="tox -e families installs it")
+    _require(request.param)
     return request.param
 
 
@@ -85,25 +82,30 @@ def test_interval_one_is_uncached_and_two_graphs_serve_longer_intervals(name: st
     assert len(graphs) == 2
 
 
-def test_cuts_of_the_published_size_are_found_fast_and_as_the_page_says(name: str) -> None:
+def test_cuts_of_the_published_size_are_found_fast(name: str) -> None:
     with torch.device("meta"):
         unet, call = PACKAGES[name].published()
-    deepcache.cuts(*small_of(name))  # imports what it needs
+    small_unet, small_call = small(name)
+    deepcache.cuts(small_unet, *small_call)  # imports what it needs
     tracemalloc.start()
-    started = time.process_time()
-    found = deepcache.cuts(unet, *call)
-    seconds, (_, most) = time.process_time() - started, tracemalloc.get_traced_memory()
+    deepcache.cuts(unet, *call)
+    _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < MOST_MIB * 2**20
-    assert seconds < 10 * MOST_SECONDS  # measured by the benches; this only finds what takes far too long
-    package = PACKAGES[name]
-    line = (
-        f"| {name} | {package.package} {package.version} | {type(unet).__name__} | {len(found)} | "
-        f"{100 * found.saved[0]:.0f} % | {package.steps} |"
-    )
-    assert line in DOCUMENT.read_text()
+    started = time.process_time()
+    deepcache.cuts(unet, *call)
+    assert time.process_time() - started < SLOW_MACHINE * MOST_SECONDS
 
 
-def small_of(name: str) -> tuple[Any, ...]:
-    unet, call = small(name)
-    return unet, *call
+def test_page_tells_the_cuts_of_published_sizes(file_regression: Any) -> None:
+    for each in PACKAGES:
+        _require(each)
+    page = DOCUMENT.read_text()
+    file_regression.check(page.replace(section(OTHER_PACKAGES), families()), extension=".md", fullpath=DOCUMENT)
+
+
+def _require(name: str) -> None:
+    try:
+        version(PACKAGES[name].package)
+    except PackageNotFoundError:
+        pytest.skip("tox -e families installs it")
