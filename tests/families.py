@@ -135,6 +135,13 @@ PACKAGES: dict[str, Package] = {
 }
 
 
+TEXT = """\
+These are watched: [docs/unets.md](unets.md) tells how. For each, at a small size, a full step is the U-Net bit for bit,
+and at every branch a shallow step is the U-Net in which a hook gives the feature; eager and compiled. The shares are
+those of the published sizes. `tox -e families` installs the packages and runs this.
+"""
+
+
 def small(name: str) -> tuple[nn.Module, Call]:
     """The same random weights for the same name; those that begin at zero are random, too."""
     with torch.random.fork_rng(devices=[]):
@@ -163,9 +170,4 @@ def families() -> str:
             str(package.steps),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return (
-        f"## {OTHER_PACKAGES}\n\n"
-        "These are watched: [docs/unets.md](unets.md) tells how. For each, at a small size, a full step is the U-Net bit for bit, and "
-        "at every\nbranch a shallow step is the U-Net in which a hook gives the feature; eager and compiled. The shares are those of "
-        "the published\nsizes. `tox -e families` installs the packages and runs this.\n\n" + "\n".join(lines) + "\n"
-    )
+    return f"## {OTHER_PACKAGES}\n\n{TEXT}\n" + "\n".join(lines) + "\n"

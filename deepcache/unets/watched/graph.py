@@ -98,9 +98,9 @@ class _Watch(TorchDispatchMode):
     """Fills a graph while a network runs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
-        self._made: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call] # the operation that made a tensor
+        self._made: Any = WeakIdKeyDictionary()  # the operation that made a tensor
         self._written: dict[StorageWeakRef, int] = {}  # the last operation that wrote into a memory in place
         self._makers_in: dict[StorageWeakRef, list[int]] = {}  # the operations whose results lie in a memory
         self._stack: list[tuple[nn.Module, int]] = []
