@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 import tracemalloc
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pytest
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 import deepcache
+from bench.harness.packages import PACKAGES, require, seeded
 from deepcache.unets.watched.steps import CutWatchedUNet, cuts_for
-from tests.families import PACKAGES, families, small
 from tests.support import DOCUMENT, OTHER_PACKAGES, section
 from tests.unets.test_watched import with_feature
 
@@ -24,15 +23,21 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages
 MOST_SECONDS, MOST_MIB = 3.0, 200.0  # for finding the cuts of a U-Net of published size
 SLOW_MACHINE = 5  # times as long as that is still right
 
+TEXT = """\
+These are watched: [docs/unets.md](unets.md) tells how. For each, at a small size, a full step is the U-Net bit for bit,
+and at every branch a shallow step is the U-Net in which a hook gives the feature; eager and compiled. The shares are
+those of the published sizes. `tox -e families` installs the packages and runs this.
+"""
+
 
 @pytest.fixture(params=PACKAGES)
 def name(request: Any) -> str:
-    _require(request.param)
+    require(request.param)
     return request.param
 
 
 def test_every_cut_equals_its_oracle(name: str) -> None:
-    unet, call = small(name)
+    unet, call = seeded(PACKAGES[name].small)
     other = (call[0].flip(0) * 0.5, *call[1:])
     cuts = cuts_for(unet, call, {})
     assert cuts
@@ -49,7 +54,7 @@ def test_every_cut_equals_its_oracle(name: str) -> None:
 
 def test_interval_one_is_uncached_and_two_graphs_serve_longer_intervals(name: str) -> None:
     torch._dynamo.reset()
-    unet, call = small(name)
+    unet, call = seeded(PACKAGES[name].small)
     graphs: list[Any] = []
 
     def backend(graph: Any, _: Any) -> Any:
@@ -85,7 +90,7 @@ def test_interval_one_is_uncached_and_two_graphs_serve_longer_intervals(name: st
 def test_cuts_of_the_published_size_are_found_fast(name: str) -> None:
     with torch.device("meta"):
         unet, call = PACKAGES[name].published()
-    small_unet, small_call = small(name)
+    small_unet, small_call = seeded(PACKAGES[name].small)
     deepcache.cuts(small_unet, *small_call)  # imports what it needs
     tracemalloc.start()
     deepcache.cuts(unet, *call)
@@ -99,13 +104,26 @@ def test_cuts_of_the_published_size_are_found_fast(name: str) -> None:
 
 def test_page_tells_the_cuts_of_published_sizes(file_regression: Any) -> None:
     for each in PACKAGES:
-        _require(each)
+        require(each)
     page = DOCUMENT.read_text()
-    file_regression.check(page.replace(section(OTHER_PACKAGES), families()), extension=".md", fullpath=DOCUMENT)
+    file_regression.check(page.replace(section(OTHER_PACKAGES), _section()), extension=".md", fullpath=DOCUMENT)
 
 
-def _require(name: str) -> None:
-    try:
-        version(PACKAGES[name].package)
-    except PackageNotFoundError:
-        pytest.skip("tox -e families installs it")
+def _section() -> str:
+    """Return the section of docs/support.md on these U-Nets, of their published sizes."""
+    head = ("U-Net", "package", "class", "branches", "saved by a shallow step at branch 0", "steps by default")
+    lines = [f"| {' | '.join(head)} |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for name, package in PACKAGES.items():
+        with torch.device("meta"):
+            unet, call = package.published()
+        found = deepcache.cuts(unet, *call)
+        cells = (
+            name,
+            f"{package.package} {package.version}",
+            f"`{type(unet).__name__}`",
+            str(len(found)),
+            f"{found.saved[0]:.1%} of the MACs",
+            str(package.steps),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return f"## {OTHER_PACKAGES}\n\n{TEXT}\n" + "\n".join(lines) + "\n"

@@ -1,7 +1,4 @@
-"""U-Nets of other packages, by name: of their published size, and small; `tox -e families` installs the packages.
-
-Each entry has a loop of its package's users as well: the example of docs/unets.md.
-"""
+"""U-Nets of other packages, by name: of their published size, and small; `tox -e families` installs the packages."""
 
 from __future__ import annotations
 
@@ -9,16 +6,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
-
-import deepcache
-from tests.support import OTHER_PACKAGES
 
 Call = tuple[Any, ...]
 
@@ -40,8 +35,12 @@ class Package:
     small: Callable[[], tuple[nn.Module, Call]]
 
     @property
-    def version(self) -> str:
-        return version(self.package)
+    def version(self) -> str | None:
+        """The installed version; None where the package is not installed."""
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            return None
 
 
 def _time(value: float = 500.0, batch: int = 2) -> Tensor:
@@ -135,39 +134,19 @@ PACKAGES: dict[str, Package] = {
 }
 
 
-TEXT = """\
-These are watched: [docs/unets.md](unets.md) tells how. For each, at a small size, a full step is the U-Net bit for bit,
-and at every branch a shallow step is the U-Net in which a hook gives the feature; eager and compiled. The shares are
-those of the published sizes. `tox -e families` installs the packages and runs this.
-"""
+def require(name: str) -> Package:
+    """Return a package; the test is skipped where it is not installed."""
+    if PACKAGES[name].version is None:
+        pytest.skip("tox -e families installs it")
+    return PACKAGES[name]
 
 
-def small(name: str) -> tuple[nn.Module, Call]:
-    """The same random weights for the same name; those that begin at zero are random, too."""
+def seeded(build: Callable[[], tuple[nn.Module, Call]]) -> tuple[nn.Module, Call]:
+    """Return a U-Net with the same random weights at each call; those that begin at zero are random, too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        unet, call = PACKAGES[name].small()
+        unet, call = build()
         for parameter in unet.parameters():
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.05)
     return unet.eval().requires_grad_(requires_grad=False), call
-
-
-def families() -> str:
-    """Return the section of docs/support.md on these U-Nets, of their published sizes."""
-    head = ("U-Net", "package", "class", "branches", "saved by a shallow step at branch 0", "steps by default")
-    lines = [f"| {' | '.join(head)} |", "| " + " | ".join(["---"] * len(head)) + " |"]
-    for name, package in PACKAGES.items():
-        with torch.device("meta"):
-            unet, call = package.published()
-        found = deepcache.cuts(unet, *call)
-        cells = (
-            name,
-            f"{package.package} {package.version}",
-            f"`{type(unet).__name__}`",
-            str(len(found)),
-            f"{found.saved[0]:.1%} of the MACs",
-            str(package.steps),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return f"## {OTHER_PACKAGES}\n\n{TEXT}\n" + "\n".join(lines) + "\n"
