@@ -5,6 +5,7 @@ The oracles are the U-Net itself, bit for bit, and the U-Net with a hook at the 
 
 from __future__ import annotations
 
+import re
 import time
 import tracemalloc
 from typing import Any
@@ -28,6 +29,9 @@ These are watched: [docs/unets.md](unets.md) tells how. For each, at a small siz
 and at every branch a shallow step is the U-Net in which a hook gives the feature; eager and compiled. The shares are
 those of the published sizes. `tox -e families` installs the packages and runs this.
 """
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (DOCUMENT.parent / "unets.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture(params=PACKAGES)
@@ -100,6 +104,24 @@ def test_cuts_of_the_published_size_are_found_fast(name: str) -> None:
     started = time.process_time()
     deepcache.cuts(unet, *call)
     assert time.process_time() - started < SLOW_MACHINE * MOST_SECONDS
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_example_of_the_documentation_caches(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in PACKAGES:
+        require(each)
+        PACKAGES[each].small()  # imports it
+    caches: list[Any] = []
+
+    def cached(*args: Any, **kwargs: Any) -> Any:
+        caches.append(entered(*args, **kwargs))
+        return caches[-1]
+
+    entered = deepcache.cached
+    monkeypatch.setattr(deepcache, "cached", cached)
+    exec(example, {"__name__": "example"})
+    (generation,) = caches[0].generations
+    assert 0 < len(generation.full_steps) < generation.num_steps
 
 
 def test_page_tells_the_cuts_of_published_sizes(file_regression: Any) -> None:
