@@ -38,8 +38,8 @@ TABLE = Layout(
 RACED = ("lucidrains, images", "MONAI, 3D", "lerobot's policy")
 INTERVALS, NUM_STEPS, BRANCH, ORDER = (3, 5), 15, 0, 1
 LEAST_ROUNDS = 5
-# Convolutions of a few channels on the outermost stages reach fewer operations a second than the deep ones that are left
-# out, and the library's own Python adds to every step.
+# Convolutions of few channels, as on the outermost stages, reach fewer operations a second than the deep ones that are
+# left out, and the library's own Python adds to every step.
 LEAST_OF_THE_BOUND = 0.5
 
 pytestmark = pytest.mark.named_alone
