@@ -151,9 +151,11 @@ def counting(network: nn.Module) -> Iterator[tuple[dict[nn.Module, StageCost], A
         products.layers.pop()
 
     def begin(module: nn.Module, _args: Any) -> None:
+        products.layers.append(None)
         before[module] = products.macs
 
     def end(module: nn.Module, args: Any, output: Tensor) -> None:
+        products.layers.pop()
         counts[module] = _layer_cost(module, args, output, products.macs - before[module])
 
     with ExitStack() as stack:
@@ -173,14 +175,14 @@ class AttentionProducts(TorchFunctionMode):
     """Within the block, counts the products of two activations: Q K^T and A V, in one fused function or apart.
 
     It also counts the convolutions and linear maps of layers that are of no class of torch's; `layers` are those under
-    way.
+    way, with None for a layer whose class tells its cost.
     """
 
     macs = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers: list[nn.Module] = []
+        self.layers: list[nn.Module | None] = []
         self.of_layers: Counter[nn.Module] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -191,10 +193,10 @@ class AttentionProducts(TorchFunctionMode):
             self.macs += query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         elif func in _PRODUCTS:
             self.macs += output.numel() * args[_PRODUCTS[func]].shape[-1]
-        elif self.layers and func in _MAPS:
+        elif func in _MAPS and self.layers and (layer := self.layers[-1]) is not None:
             given, weight = (*args, *(kwargs[name] for name in ("input", "weight")[len(args) :]))[:2]
             each = given if func in _TRANSPOSED else output  # each of its numbers takes part in as many products
-            self.of_layers[self.layers[-1]] += each.numel() * weight[0].numel()
+            self.of_layers[layer] += each.numel() * weight[0].numel()
         return output
 
 

@@ -24,10 +24,10 @@ from tests.support import documented
 # of diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
 REFUSED = {
-    "ControlNet-XS": "got a UNetControlNetXSModel",
     "self-attention guidance": "StableDiffusionSAGPipeline reads",
 }
-SUPPORTED = tuple(name for name in NAMES if name not in REFUSED)
+WATCHED = ("ControlNet-XS",)  # its first shallow step is proven by another one, which hooks hear; tests/unets has these
+SUPPORTED = tuple(name for name in NAMES if name not in (*REFUSED, *WATCHED))
 BARE = tuple(name for name in SUPPORTED if name.startswith("unCLIP"))  # bare U-Nets, cached without a scheduler
 ONE_CALL_A_STEP = tuple(name for name in SUPPORTED if name not in ("panorama", *BARE))
 WITHOUT_GUIDANCE = ("DDPM", "DDIM")

@@ -386,7 +386,7 @@ class _OfThreads(_OfAll):
     ("name", "broken"),
     [
         ("deepcache.cache.tracking.place", lambda timestep, _: Place(0, timestep.storage_offset())),
-        ("deepcache.cache.caching._fingerprint", lambda *_: ()),
+        ("deepcache.cache.caching.fingerprint", lambda *_: ()),
         ("deepcache.cache.installing._ENTERED", _OfThreads()),
         ("deepcache.cache.installing._ENTERED", _OfAll()),
     ],

@@ -143,7 +143,7 @@ def test_no_more_features_are_kept_than_there_are_full_steps() -> None:
 def test_the_feature_enters_where_the_branch_cuts(branch: int) -> None:
     """An exact law for two levels of two resnets: they push six skips, and the last one is popped first."""
     told = explain(shared("ddpm"), Interval(2, branch), 5)
-    assert told.enters == f"up_blocks.{1 - branch // 3}.resnets.{2 - branch % 3}"
+    assert told.enters == f"where up_blocks.{1 - branch // 3}.resnets.{2 - branch % 3} begins"
     assert [stage.name for stage in told.cost.up] == [f"up_blocks.{1 - b // 3}.{2 - b % 3}" for b in range(6)]
     side, channels = (8, 8) if branch < 2 else (8, 16) if branch == 2 else (4, 16)
     assert told.feature == ((channels, side, side),)
@@ -302,7 +302,7 @@ def test_a_video_and_an_image_score_network_have_pages() -> None:
         (lambda: explain(unet("ddpm"), 2, 5, height=8), DeepCacheError, "expected height and width together"),
         (lambda: explain(unet("ddpm", sample_size=None), 2, 5), DeepCacheError, "pass height and width"),
         (lambda: explain(unet("svd"), 2, 5, num_frames=0), DeepCacheError, "expected num_frames"),
-        (lambda: explain(nn.Conv2d(1, 1, 1), 2, 5), UnsupportedUNetError, "expected a diffusers U-Net"),
+        (lambda: explain(nn.Conv2d(1, 1, 1), 2, 5), UnsupportedUNetError, "a Conv2d tells no inputs"),
         (
             lambda: explain(unet("kandinsky-2.2", addition_embed_type="image_hint"), 2, 5),
             UnsupportedUNetError,

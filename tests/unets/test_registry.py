@@ -1,8 +1,9 @@
-"""Which U-Nets and pipelines can be cached; every other U-Net is refused by name, with the list of known classes."""
+"""Which family cuts a U-Net: diffusers' classes of known blocks are known, and every other network is watched."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import pytest
@@ -12,9 +13,11 @@ from diffusers.models.unets import unet_2d_blocks as blocks
 from torch import nn
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached
-from deepcache.unets.diffusers.stages import CLASSES, DOWN_BLOCKS, UP_BLOCKS
+from deepcache.unets.diffusers import DIFFUSERS
+from deepcache.unets.diffusers.stages import CLASSES, DOWN_BLOCKS, UP_BLOCKS, nest
 from deepcache.unets.pipelines import num_descents
-from deepcache.unets.registry import cut
+from deepcache.unets.registry import cut, family_of
+from deepcache.unets.watched import WATCHED
 from tests.problems import NAMES, shared, unet
 
 FOREIGN = (
@@ -41,48 +44,44 @@ def test_repaints_calls_are_where_timesteps_descend() -> None:  # stored values
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_foreign_unet_is_refused_by_name(name: str) -> None:
+def test_another_class_is_watched(name: str) -> None:
     with torch.device("meta"):
         model = getattr(diffusers, name)()
-    _assert_refused(model, f"got a {name}", CLASSES)
+    assert family_of(model) is WATCHED
 
 
-def test_subclass_of_a_known_unet_is_refused() -> None:
+def test_subclass_of_a_known_unet_is_watched() -> None:
     """A subclass may have another forward pass."""
 
     class Mine(UNet2DModel):
         pass
 
     model = unet("ddpm")
+    assert family_of(model) is DIFFUSERS
     model.__class__ = Mine
-    _assert_refused(model, "got a Mine", CLASSES)
+    assert family_of(model) is WATCHED
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "refused", "known"),
+    ("kind", "changes", "unknown"),
     [
-        (UNet2DModel, {"down_block_types": ("KDownBlock2D",)}, blocks.KDownBlock2D, DOWN_BLOCKS),
-        (UNet2DModel, {"up_block_types": ("KUpBlock2D",)}, blocks.KUpBlock2D, UP_BLOCKS),
-        (UNet2DConditionModel, {"down_block_types": ("KDownBlock2D",)}, blocks.KDownBlock2D, DOWN_BLOCKS),
-        (
-            UNet2DConditionModel,
-            {"down_block_types": ("KCrossAttnDownBlock2D",)},
-            blocks.KCrossAttnDownBlock2D,
-            DOWN_BLOCKS,
-        ),
-        (UNet2DConditionModel, {"up_block_types": ("KCrossAttnUpBlock2D",)}, blocks.KCrossAttnUpBlock2D, UP_BLOCKS),
+        (UNet2DModel, {"down_block_types": ("KDownBlock2D",)}, blocks.KDownBlock2D),
+        (UNet2DModel, {"up_block_types": ("KUpBlock2D",)}, blocks.KUpBlock2D),
+        (UNet2DConditionModel, {"down_block_types": ("KDownBlock2D",)}, blocks.KDownBlock2D),
+        (UNet2DConditionModel, {"down_block_types": ("KCrossAttnDownBlock2D",)}, blocks.KCrossAttnDownBlock2D),
+        (UNet2DConditionModel, {"up_block_types": ("KCrossAttnUpBlock2D",)}, blocks.KCrossAttnUpBlock2D),
     ],
 )
-def test_unknown_block_is_refused_by_name(
-    kind: type[nn.Module], changes: dict[str, object], refused: type[nn.Module], known: tuple[type[nn.Module], ...]
+def test_known_unet_with_an_unknown_block_is_watched(
+    kind: type[nn.Module], changes: dict[str, object], unknown: type[nn.Module]
 ) -> None:
     plain = {"block_out_channels": (32,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     with torch.device("meta"):
         model = kind(**{**plain, "layers_per_block": 1, **changes})
-    _assert_refused(model, f"has a {refused.__name__}", known)
+    _assert_watched(model, f"has a {unknown.__name__}")
 
 
-def test_subclass_of_a_known_block_is_refused() -> None:
+def test_subclass_of_a_known_block_is_watched() -> None:
     """A subclass may have another forward pass."""
 
     class Mine(blocks.DownBlock2D):
@@ -90,27 +89,29 @@ def test_subclass_of_a_known_block_is_refused() -> None:
 
     model = unet("ddpm")
     model.down_blocks[0].__class__ = Mine
-    _assert_refused(model, "has a Mine", DOWN_BLOCKS)
+    _assert_watched(model, "has a Mine")
 
 
-def test_skip_up_blocks_among_others_are_refused() -> None:
+def test_skip_up_blocks_among_others_are_watched() -> None:
     """A skip block is given an image that other blocks do not pass on."""
     mixed = {"up_block_types": ("SkipUpBlock2D", "UpBlock2D", "SkipUpBlock2D")}
-    _assert_refused(unet("ncsn++", **mixed), "some are not", ())
+    _assert_watched(unet("ncsn++", **mixed), "some are not")
+
+
+def _assert_watched(model: nn.Module, reason: str) -> None:
+    with pytest.raises(UnsupportedUNetError, match=reason):
+        nest(model)
+    assert family_of(model) is WATCHED
+
+
+@pytest.mark.parametrize("other", [object(), torch.zeros(1), lambda sample: sample])
+def test_what_is_no_network_is_refused_by_name(other: Any) -> None:
+    with pytest.raises(UnsupportedUNetError, match=f"got a {type(other).__name__}"):
+        cut(other, 0)
 
 
 def test_unsupported_unet_is_an_error_of_the_library() -> None:
     assert issubclass(UnsupportedUNetError, DeepCacheError)
-
-
-def _assert_refused(model: nn.Module, reason: str, known: tuple[type[nn.Module], ...]) -> None:
-    with pytest.raises(UnsupportedUNetError) as caught:
-        cut(model, 0)
-    assert reason in str(caught.value)
-    assert all(kind.__name__ in str(caught.value) for kind in known)
-    with pytest.raises(UnsupportedUNetError), cached(model, interval=2):
-        raise AssertionError("a block on a U-Net that cannot be cut was entered")
-    assert "forward" not in vars(model)
 
 
 def test_a_pipeline_whose_steps_cannot_be_told_is_refused() -> None:
