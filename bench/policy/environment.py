@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 RADIUS, REACHED, SPEED = 0.2, 0.05, 0.05  # of the obstacle; the distance that counts as reached; of a step
 MOST_STEPS = 60
+FIRST_SEED = 100_000  # of the episodes on which success is measured
 OBSERVATION = 6  # the point, the goal and the obstacle, two coordinates each
 
 

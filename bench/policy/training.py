@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.policy.environment import OBSERVATION, demonstrations
+from bench.policy.environment import FIRST_SEED, OBSERVATION, demonstrations
 from bench.policy.network import PolicyUNet
 from bench.policy.policy import NUM_ACTIONS, Policy, export, noise_schedule, successes
 from bench.training.trainer import Recipe, diffusion_loss, seeded, train
 
-NUM_EPISODES, FIRST_SEED = 2_000, 100_000  # of demonstrations; the seeds of episodes on which success is measured
+NUM_EPISODES = 2_000  # of demonstrations
 BATCH = 256
 RECIPE = Recipe(num_steps=6_000, lr=1e-3, ema=0.999)
 

@@ -7,19 +7,18 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
 
 from deepcache.cache.generation import ActiveGeneration, Fingerprint, Generation, Kind, Stream
 from deepcache.cache.installing import Installed, install, uninstall
 from deepcache.cache.prediction import Halves, Node, Predictor, coordinate, predictor
 from deepcache.cache.steps import Compile, CompiledSteps, compiler, compiler_of
 from deepcache.cache.tracking import Tracker
-from deepcache.errors import DeepCacheError, UnsupportedUNetError
+from deepcache.errors import DeepCacheError
 from deepcache.plan import AUTO, IDLE, CachePlan, Interval, Order, highest
-from deepcache.unets.calls import Call, fingerprint, one_sample, timestep_of
+from deepcache.unets.calls import Call, fingerprint, one_sample, sample_of, timestep_of
 from deepcache.unets.family import Feature, Steps
 from deepcache.unets.output import Form
-from deepcache.unets.pipelines import Owner, is_transformer, require_pipeline, unet_of
+from deepcache.unets.pipelines import Owner, require_pipeline, unet_of
 from deepcache.unets.registry import cut
 
 if TYPE_CHECKING:
@@ -103,10 +102,6 @@ def cached(
         raise DeepCacheError(f"expected plan to be a CachePlan, got {plan!r}; a number of steps goes to interval=")
     given = {name: value for name, value in extras.items() if value is not None}
     chosen = plan or Interval(interval, **given)  # type: ignore[arg-type]
-    if chosen.branch != IDLE and is_transformer(pipe_or_unet):
-        raise UnsupportedUNetError(
-            f"expected branch={IDLE} for a {type(unet).__name__}, which has no skip connections, got {chosen.branch}"
-        )
     tracker = Tracker(unet, pipe_or_unet, chosen, num_steps, calls_per_step)
     eager, how = cut(unet, chosen.branch), compiler(compile) or compiler_of(outer)
     return Cache(pipe_or_unet, chosen, tracker, eager if how is None else CompiledSteps(eager, how))
@@ -195,7 +190,7 @@ class Cache:
     def step(self, number: int) -> AbstractContextManager[None]:
         """Say which step, counted from 0 in each generation, the U-Net calls of a block belong to.
 
-        For loops whose timesteps do not tell it, and of steps with any number of calls:
+        For loops whose timesteps do not tell it; every step makes as many calls as the first one:
 
             for i, t in enumerate(timesteps):
                 with cache.step(i):
@@ -250,7 +245,7 @@ class Cache:
                 output, feature = self._steps.full(*args, **kwargs)
                 if form != stream.fingerprint:
                     stream.fingerprint = form
-                    stream.halves = self._halves(active, args, kwargs)
+                    stream.halves = self._halves(active, output, args, kwargs)
                 if self.plan.branch != IDLE:
                     stream.features = self._predictor(active, stream, timestep, feature, features)
                 if self.plan.has_idle_steps:
@@ -265,12 +260,12 @@ class Cache:
             raise
         return output
 
-    def _halves(self, active: ActiveGeneration, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Halves:
+    def _halves(self, active: ActiveGeneration, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Halves:
         """Return where the halves of guidance are: in one call, the sample's batch has them as two equal halves."""
         if self.plan.order != AUTO or active.guidance == 1:
             return Halves.NONE
-        sample = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim > 1), None)
-        if sample is not None and len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
+        sample = sample_of(args, kwargs, Form.of(output)[1][0])
+        if len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
             return Halves.TOGETHER
         return Halves.NONE if active.guidance is None else Halves.APART
 

@@ -52,10 +52,12 @@ def coordinate(timestep: Tensor | float) -> Coordinate:
     """Return the timestep of a U-Net call as a coordinate, which is a number if the host knows the value."""
     if not isinstance(timestep, Tensor):
         return float(timestep)
-    if timestep.numel() > 1 and any(timestep.stride()):  # a timestep for each sample
+    on_cpu = timestep.device.type == "cpu"
+    if timestep.numel() > 1 and any(timestep.stride()) and not (on_cpu and (timestep == timestep.reshape(-1)[0]).all()):
+        # a timestep for each sample
         return timestep.reshape(-1, 1, 1, 1).clone()  # a copy does not keep the scheduler's memory alive
     first = timestep.reshape(-1)[0]
-    return float(first) if first.device.type == "cpu" else first.clone()
+    return float(first) if on_cpu else first.clone()
 
 
 class Predictor(Protocol):
@@ -122,7 +124,7 @@ class Polynomial:
     """
 
     nodes: tuple[Node, ...]  # the newest first; their number is the order plus one
-    by_step: bool | Tensor  # whether the step is the coordinate, because two nodes have the same timestep
+    by_step: bool | Tensor  # whether the step is the coordinate: two timesteps are the same, or they fit no feature
     places: tuple[Coordinate, ...]  # the coordinate of each node
     gaps: dict[tuple[int, int], Coordinate]  # the differences between the places of two nodes
 
@@ -130,8 +132,13 @@ class Polynomial:
     def through(cls, nodes: Sequence[Node]) -> Self:
         """Return the polynomial of degree `len(nodes)` - 1 through the nodes, the newest first."""
         same = [one.timestep == other.timestep for one, other in combinations(nodes, 2)]
-        on_device = any(isinstance(each, Tensor) for each in same)
-        by_step = reduce(torch.logical_or, map(torch.as_tensor, same)) if on_device else any(same)
+        by_step: bool | Tensor
+        if _are_unmatched(nodes):
+            by_step = True
+        elif any(isinstance(each, Tensor) for each in same):
+            by_step = reduce(torch.logical_or, map(torch.as_tensor, same))
+        else:
+            by_step = any(same)
         places = tuple(_choice(by_step, node.step, node.timestep) for node in nodes)
         gaps = {(i, j): places[i] - places[j] for i, j in combinations(range(len(places)), 2)}
         return cls(tuple(nodes), by_step, places, gaps)
@@ -254,6 +261,12 @@ def _shares(one: Proven, two: Proven) -> tuple[tuple[Tensor, Tensor], ...]:
 
 def _twice(share: Tensor) -> Tensor:
     return torch.cat([share, share]) if share.ndim else share
+
+
+def _are_unmatched(nodes: Sequence[Node]) -> bool:
+    """Return whether samples have timesteps of their own, and a feature does not begin with the samples' dimension."""
+    counts = {node.timestep.numel() for node in nodes if isinstance(node.timestep, Tensor)} - {1}
+    return any(len(feature) % count for count in counts for feature in nodes[0].feature)
 
 
 def _lerp(start: Tensor, end: Tensor, weight: Coordinate) -> Tensor:

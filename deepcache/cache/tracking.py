@@ -138,7 +138,7 @@ class Tracker:
     def _locate_told(self, told: _Told, timestep: Any) -> tuple[ActiveGeneration, Stream]:
         """Do what `locate` does for a call whose step is told by `cache.step`."""
         generation = self._active().get(None)
-        if generation is None or (told.step == 0 and generation.block is not told):
+        if generation is None or (told.step == 0 and generation.step > 0 and generation.block is not told):
             if told.step != 0:
                 raise DeepCacheError(
                     f"expected a generation to begin with step 0, got a call in cache.step({told.step}); number the "

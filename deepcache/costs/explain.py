@@ -65,6 +65,7 @@ def explain(
     outer, unet = unet_of(owner)
     chosen = _plan(owner, plan, num_steps)
     is_idle = chosen.branch == IDLE
+    cut(unet, chosen.branch)  # refuses what cannot be cut
     size = None
     if height is not None and width is not None:
         size = height // pixels_a_side(owner), width // pixels_a_side(owner)

@@ -61,6 +61,9 @@ class StageCost:
     group_norm: int = 0
     attention: int = 0
 
+    def __add__(self, other: StageCost) -> StageCost:
+        return StageCost(self.name, *(getattr(self, kind) + getattr(other, kind) for kind in _KINDS))
+
     def total(self, convention: Convention = PAPER) -> int:
         """Return the MACs that the convention counts."""
         norms = self.group_norm if convention.group_norm else 0
@@ -156,7 +159,8 @@ def counting(network: nn.Module) -> Iterator[tuple[dict[nn.Module, StageCost], A
 
     def end(module: nn.Module, args: Any, output: Tensor) -> None:
         products.layers.pop()
-        counts[module] = _layer_cost(module, args, output, products.macs - before[module])
+        found = _layer_cost(module, args, output, products.macs - before[module])
+        counts[module] = found + counts.get(module, StageCost(""))
 
     with ExitStack() as stack:
         products = stack.enter_context(AttentionProducts())
@@ -191,6 +195,8 @@ class AttentionProducts(TorchFunctionMode):
         if func is nn.functional.scaled_dot_product_attention:
             query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
             self.macs += query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        elif func is torch.einsum and len(args) == 3 and isinstance(args[0], str):
+            self.macs += output.numel() * _contracted(*args)
         elif func in _PRODUCTS:
             self.macs += output.numel() * args[_PRODUCTS[func]].shape[-1]
         elif func in _MAPS and self.layers and (layer := self.layers[-1]) is not None:
@@ -198,6 +204,17 @@ class AttentionProducts(TorchFunctionMode):
             each = given if func in _TRANSPOSED else output  # each of its numbers takes part in as many products
             self.of_layers[layer] += each.numel() * weight[0].numel()
         return output
+
+
+def _contracted(equation: str, one: Tensor, other: Tensor) -> int:
+    """Return how many products each number of an einsum of two tensors is the sum of."""
+    given, _, kept = equation.replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for labels, tensor in zip(given.split(","), (one, other), strict=True):
+        front, _, back = labels.partition("...")
+        sizes |= dict(zip(front, tensor.shape, strict=False))
+        sizes |= dict(zip(reversed(back), reversed(tensor.shape), strict=False))
+    return prod(size for label, size in sizes.items() if label not in kept) if kept else 1
 
 
 _TRANSPOSED = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)

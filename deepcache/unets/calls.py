@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from deepcache.errors import DeepCacheError
 from deepcache.plan import require_whole
@@ -47,7 +50,10 @@ def fingerprint(value: Any, *, with_sizes: bool = True) -> Any:
         return tuple((key, fingerprint(inner, with_sizes=with_sizes)) for key, inner in value.items())
     if isinstance(value, (tuple, list)):
         return tuple(fingerprint(inner, with_sizes=with_sizes) for inner in value)
-    return value if isinstance(value, (bool, str)) else type(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = {each.name: getattr(value, each.name) for each in fields(value)}
+        return type(value), fingerprint(inner, with_sizes=with_sizes)
+    return value if isinstance(value, (bool, str, Enum)) else type(value)
 
 
 def timestep_of(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -72,18 +78,37 @@ def replaced(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: 
 
 def one_sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """Return the arguments of a call as shapes for one sample (`shape_of`), which has all the frames of a video."""
-    batch = len(args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor)))
+    batch = len(sample_of(args, kwargs))
 
-    def meta(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return shape_of(value[: max(len(value) // batch, 1)] if value.ndim else value)
-        if isinstance(value, dict):
-            return {key: meta(inner) for key, inner in value.items()}
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(meta, value))
-        return value
+    def meta(value: Tensor) -> Tensor:
+        return shape_of(value[: max(len(value) // batch, 1)] if value.ndim else value)
 
-    return meta(args), meta(kwargs)
+    return pytree.tree_map_only(Tensor, meta, (args, kwargs))  # type: ignore[no-any-return]
+
+
+def sample_of(args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor | None = None) -> Tensor:
+    """Return the sample among the arguments of a call, the tensor that is denoised.
+
+    It is a tensor of floats of two dimensions and more, or else any tensor with a batch. Of several it is the first one
+    whose shape is that of the output, else the first of the output's sizes after the channels, or at least of its
+    number of dimensions, where the output is known; else the first.
+
+    Raises:
+        DeepCacheError: no argument can be the sample.
+    """
+    given = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    floats = [tensor for tensor in given if tensor.ndim > 1 and tensor.is_floating_point()]
+    floats = floats or [tensor for tensor in given if tensor.ndim]
+    if not floats:
+        raise DeepCacheError("expected the arguments of a U-Net call, with a sample, a tensor (B, ...)")
+    if output is None:
+        return floats[0]
+
+    def likeness(tensor: Tensor) -> tuple[bool, bool, bool]:
+        is_as_deep = tensor.ndim == output.ndim
+        return tensor.shape == output.shape, is_as_deep and tensor.shape[2:] == output.shape[2:], is_as_deep
+
+    return max(floats, key=likeness)  # the first of the best
 
 
 def shape_of(value: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from deepcache.errors import UnsupportedUNetError
@@ -23,7 +24,7 @@ def classes() -> dict[str, type[nn.Module]]:
 
 
 def family_of(unet: Any) -> Family:
-    """Return the family that cuts a U-Net, or raise an `UnsupportedUNetError` for what is no network."""
+    """Return the family that cuts a U-Net, or raise an `UnsupportedUNetError` for any other object."""
     for family in FAMILIES:
         if family.covers(unet):
             return family
@@ -40,4 +41,8 @@ def nest_of(network: Any, call: Call | None = None) -> Nest[Stage]:
 
 def cut(unet: Any, branch: int) -> CutUNet:
     """Cut a U-Net at a branch, as `Family.cut` does, and any network at branch -1."""
+    if isinstance(unet, torch.jit.ScriptModule):
+        raise UnsupportedUNetError(
+            f"expected a U-Net of Python code, got a {type(unet).__name__}; cache the module that it was made from"
+        )
     return WholeNetwork(unet) if branch == IDLE else family_of(unet).cut(unet, branch)

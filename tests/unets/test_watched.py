@@ -7,12 +7,15 @@ bit for bit; that of a full step is the network.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from enum import Enum
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepcache import DeepCacheError, UnsupportedUNetError, cached
 from deepcache.costs.macs import EVERYTHING, cost
@@ -98,7 +101,8 @@ def test_a_shallow_step_runs_no_dead_module_and_costs_what_is_left(name: str) ->
         model.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.append(path))
     with cached(model, interval=5) as cache:
         loop(model, name)
-    assert sorted(ran) == sorted((cut.gate, *cut.dead))  # once each, in the full step
+    # Twice each, in the full step: in the network itself, and in the view that it is compared with.
+    assert sorted(ran) == sorted(2 * (cut.gate, *cut.dead))
     assert cache.generations[0].full_steps == (0,)
     found = cost(model, x, LAST)
     assert found.shallow(0, EVERYTHING) < found.full(EVERYTHING)
@@ -304,3 +308,365 @@ def test_a_branch_that_is_not_there_is_named_at_the_first_call() -> None:
     model = network("three lists")
     with cached(model, interval=2, branch=9), pytest.raises(DeepCacheError, match=r"expected branch 0\.\.\d"):
         model(sample("three lists"), TIMESTEPS[0])
+
+
+class Small(nn.Module):
+    """The base of the networks below: a skip around four layers, which `deep` runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin, self.down = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.mid, self.late = nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1)
+        self.up: nn.Module = nn.ConvTranspose2d(4, 4, 2, 2)
+        self.end = nn.Conv2d(8, 3, 3, 1, 1)
+
+    def deep(self, skip: Tensor) -> Tensor:
+        return self.late(self.mid(self.down(skip).tanh()).tanh()).tanh()
+
+    def forward(self, x: Tensor, time: Any, **options: Any) -> Tensor:
+        skip = self.begin(x) * (1 + time / 1000)
+        return self.end(torch.cat([self.after(self.up(self.deep(skip)), **options), skip], dim=1))
+
+    def after(self, feature: Tensor) -> Tensor:
+        return feature
+
+
+class SelfConditioned(Small):
+    """Adds a share of its last output."""
+
+    last: Tensor | None = None
+
+    def forward(self, x: Tensor, time: Any) -> Tensor:
+        output = super().forward(x, time) + (0 if self.last is None else 0.1 * self.last)
+        self.last = output
+        return output
+
+
+class Telling(Small):
+    """Sets an attribute of its gate, which the gate reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = Told(4, 4, 2, 2)
+
+    def forward(self, x: Tensor, time: Any) -> Tensor:
+        self.up.time = time
+        return super().forward(x, time)
+
+
+class Told(nn.ConvTranspose2d):
+    time: Any = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + self.time / 500)
+
+
+class Halved(nn.ConvTranspose2d):
+    """Has a call of its own around `forward`."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) / 2
+
+
+class Calling(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = Halved(4, 4, 2, 2)
+
+
+class Listed(Small):
+    """Knows its gate by what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.special = [self.up]
+
+    def after(self, feature: Tensor) -> Tensor:
+        return 2 * feature if self.up in self.special else feature
+
+
+class Beside(Small):
+    """Calls deep modules through a list of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = [self.down, self.mid, self.late]
+
+    def deep(self, skip: Tensor) -> Tensor:
+        for module in self.chain:
+            skip = module(skip).tanh()
+        return skip
+
+
+def patched() -> Small:
+    """A network of which another package has replaced a method of a block around the gate."""
+    model = Small()
+    inner = nn.Sequential(model.up)
+    model.up = inner
+    vars(inner)["forward"] = lambda x: 2 * nn.Sequential.forward(inner, x)
+    return model
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (SelfConditioned, "sets its attribute last in each call"),
+        (Telling, "sets its attribute up.time in each call"),
+        (Calling, "gives something else"),
+        (Listed, "gives something else"),
+        (Beside, "called past the network's own attributes"),
+    ],
+)
+def test_network_that_a_view_would_change_is_refused(make: Any, says: str) -> None:
+    model = frozen(make())
+    with cached(model, interval=1), pytest.raises(UnsupportedUNetError, match=says):
+        model(X, TIMESTEPS[0])
+
+
+def test_method_that_was_replaced_is_kept_or_refused() -> None:
+    model = frozen(patched())
+    expected = model(X, LAST)
+    for branch in range(len(cuts_for(model, (X, LAST), {}))):
+        steps = CutWatchedUNet(model, branch)
+        try:
+            steps.full(X, LAST)
+            full, _ = steps.full(X, LAST)
+        except UnsupportedUNetError:
+            continue
+        assert torch.equal(full, expected)
+
+
+class Conditioned(Small):
+    """Its condition enters near the output as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.film = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, time: Any, condition: Tensor) -> Tensor:
+        return super().forward(x, time) * (1 + self.film(condition)[..., None, None])
+
+
+def test_the_sample_is_found_wherever_it_stands() -> None:
+    model, condition = frozen(Conditioned()), torch.ones(2, 5)
+    ways: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((X, LAST, condition), {}),
+        ((), {"condition": condition, "time": LAST, "x": X}),
+    ]
+    assert [cuts_for(model, *way)[0].gate for way in ways] == ["up", "up"]
+
+    class Swapped(Small):
+        def forward(self, time: Tensor, x: Tensor) -> Tensor:
+            return super().forward(x, time)
+
+    swapped = frozen(Swapped())
+    with cached(swapped, interval=2, num_steps=2) as cache:
+        for time in (900.0, 700.0):
+            swapped(torch.tensor(time), X)
+    assert cache.generations[0].macs > 0
+
+
+def test_a_residual_around_the_network_is_no_skip() -> None:
+    class Residual(Small):
+        def forward(self, x: Tensor, time: Any) -> Tensor:
+            return x + super().forward(x, time)
+
+    model = frozen(Residual())
+    gates = [cut.gate for cut in cuts_for(model, (X, LAST), {})]
+    assert gates[0] == "up"
+
+
+class Deciding(Small):
+    """By an option or a number, reads a deep feature beside the gate."""
+
+    def forward(self, x: Tensor, time: Any, option: Any = None) -> Tensor:
+        skip = self.begin(x)
+        deep = self.deep(skip)
+        output = self.end(torch.cat([self.up(deep), skip], dim=1))
+        return output + deep.mean() if self.reads(time, option) else output
+
+    def reads(self, time: Any, option: Any) -> bool:
+        return float(time) < 500 if option is None else option is Choice.MID
+
+
+class Choice(Enum):
+    NONE = 0
+    MID = 1
+
+
+def test_a_deep_feature_that_a_number_lets_through_is_seen_at_once() -> None:
+    model = frozen(Deciding())
+    with cached(model, interval=4, num_steps=4):
+        assert model(X, 900.0).isfinite().all()
+        assert model(X, 700.0).isfinite().all()
+        assert model(X, 400.0).isnan().all()
+
+
+def test_an_option_of_another_value_is_watched_anew() -> None:
+    model = frozen(Deciding())
+    with cached(model, interval=4, num_steps=4, order=0):
+        model(X, 900.0, Choice.NONE)
+        assert torch.equal(model(X, 700.0, Choice.MID), frozen_twin(model)(X, 700.0, Choice.MID))  # a full step
+
+
+def frozen_twin(model: nn.Module) -> nn.Module:
+    twin = type(model)()
+    twin.load_state_dict(model.state_dict())
+    return frozen(twin)
+
+
+@pytest.mark.parametrize("read", [lambda time: time.tolist(), lambda time: float(time.numpy())])
+def test_a_value_that_goes_to_python_is_noticed(read: Any) -> None:
+    class Reading(Deciding):
+        def reads(self, time: Any, _option: Any) -> bool:
+            return read(time) < 500
+
+    model = frozen(Reading())
+    with cached(model, interval=2), pytest.raises(UnsupportedUNetError, match="depend on the values"):
+        model(X, TIMESTEPS[0])
+
+
+class Scaling(Small):
+    """Writes into the gate's result where an option says so."""
+
+    def after(self, feature: Tensor, scale: float = 1.0) -> Tensor:
+        return feature if scale == 1.0 else feature.mul_(scale)
+
+
+class Working(Small):
+    """Its gate returns the same memory at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = Space(4, 4, 2, 2)
+
+
+class Space(nn.ConvTranspose2d):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.register_buffer("space", torch.zeros(2, 4, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.space.copy_(super().forward(x))
+
+
+def test_a_feature_that_is_written_into_later_stays_what_it_was() -> None:
+    model = frozen(Scaling())
+    steps = CutWatchedUNet(model, 0)
+    steps.full(X, LAST, scale=1.0)
+    full, feature = steps.full(X, LAST, scale=1.5)
+    assert [torch.equal(steps.shallow(feature, X, LAST, scale=1.5), full) for _ in range(3)] == [True] * 3
+    working = frozen(Working())
+    steps = CutWatchedUNet(working, 0)
+    kept = [steps.full(x, LAST)[1][0] for x in (X, -X)]
+    assert not torch.equal(*kept)
+
+
+class Counted(Small):
+    """Its root has a parameter, its middle runs several times, and it has an attention by einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.ones(1, 4, 1, 1))
+
+    def deep(self, skip: Tensor) -> Tensor:
+        hidden = self.down(skip * self.place)
+        for _ in range(3):
+            hidden = self.mid(hidden).tanh()
+        flat = hidden.flatten(2)
+        scores = torch.einsum("b c i, b c j -> b i j", flat, flat).softmax(-1)
+        return torch.einsum("bij,bcj->bci", scores, flat).reshape(hidden.shape)
+
+
+def test_macs_of_any_class_are_half_of_torchs_flops() -> None:  # independent library
+    model = frozen(Counted())
+    with FlopCounterMode(display=False) as counter:
+        model(X[:1], LAST)
+    found = cost(model, X[:1], LAST)
+    assert 2 * sum(stage.products + stage.attention for stage in found.stages) == counter.get_total_flops()
+
+
+def test_random_numbers_are_those_of_an_uncached_loop() -> None:
+    class Noisy(Small):
+        def deep(self, skip: Tensor) -> Tensor:
+            return super().deep(skip) + torch.randn(2, 4, 4, 4)
+
+    model = frozen(Noisy())
+    torch.manual_seed(0)
+    expected = [model(X, time) for time in TIMESTEPS], torch.rand(1)
+    torch.manual_seed(0)
+    with cached(model, interval=1):
+        found = [model(X, time) for time in TIMESTEPS], torch.rand(1)
+    assert all(map(torch.equal, (*expected[0], expected[1]), (*found[0], found[1])))
+
+
+def test_random_numbers_of_others_are_not_given_out_again() -> None:
+    """A network that draws none does not set the generator, which other threads may use meanwhile."""
+
+    class Drawing(Small):
+        def forward(self, x: Tensor, time: Any) -> Tensor:
+            with ThreadPoolExecutor(1) as pool:  # another thread
+                draws.append(pool.submit(torch.rand, 1).result())
+            return super().forward(x, time)
+
+    draws: list[Tensor] = []
+    model = frozen(Drawing())
+    CutWatchedUNet(model, 0).full(X, LAST)
+    assert len({float(each) for each in draws}) == len(draws) > 2
+
+
+def test_a_proof_in_inference_mode_serves_calls_with_gradients() -> None:
+    model = Small().eval()
+    steps = CutWatchedUNet(model, 0)
+    with torch.inference_mode():
+        steps.full(X.clone(), LAST.clone())
+    full, feature = steps.full(X, LAST)
+    steps.shallow(feature, X, LAST).sum().backward()
+    assert model.begin.weight.grad is not None
+    assert full.requires_grad
+
+
+def test_steps_are_told_by_blocks() -> None:
+    model = frozen(Small())
+
+    def sample(step: Any, calls: int = 1) -> Tensor:
+        x = X
+        for number in range(5):
+            with step(number):
+                for _ in range(calls):
+                    x = x - 0.1 * model(x, 900.0 - 100 * number)
+        return x
+
+    uncached = sample(lambda _: nullcontext())
+    with cached(model, interval=1) as cache:
+        assert torch.equal(sample(cache.step), uncached)
+        assert torch.equal(sample(cache.step), uncached)
+        assert [each.num_steps for each in cache.generations] == [5, 5]
+    with cached(model, interval=2, calls_per_step=2) as cache:
+        sample(cache.step, calls=2)
+        assert cache.generations[0].full_steps == (0, 2, 4)
+
+
+@pytest.mark.parametrize("numbers", [(1,), (0, 2), (0, 1, 1), (0, 0)])
+def test_steps_out_of_turn_are_refused(numbers: tuple[int, ...]) -> None:
+    model = frozen(Small())
+    with cached(model, interval=2) as cache:
+        for number in numbers[:-1]:
+            with cache.step(number):
+                model(X, 900.0)
+        with pytest.raises(DeepCacheError, match=r"cache\.step"), cache.step(numbers[-1]):
+            model(X, 900.0)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")  # of torch
+def test_a_scripted_network_is_refused_by_name() -> None:
+    scripted = torch.jit.trace(frozen(Small()), (X, LAST))
+    with pytest.raises(UnsupportedUNetError, match="expected a U-Net of Python code"):
+        cached(scripted, interval=2, branch=-1)

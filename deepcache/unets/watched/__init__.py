@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from deepcache.errors import UnsupportedUNetError
+from deepcache.plan import IDLE
 from deepcache.unets.calls import Call
 from deepcache.unets.family import Family, Nest, Stage
 from deepcache.unets.watched.cuts import Cut
@@ -16,19 +17,23 @@ from deepcache.unets.watched.steps import CutWatchedUNet, cuts_for
 
 
 class WatchedFamily:
-    """Networks that no other family knows."""
+    """Networks that no other family knows; diffusers' transformers, which have no skip connections, are refused."""
 
     classes: Mapping[str, type[nn.Module]] = {}
-    cut = staticmethod(CutWatchedUNet)
 
     def covers(self, unet: Any) -> bool:
         return isinstance(unet, nn.Module)
+
+    def cut(self, unet: nn.Module, branch: int) -> CutWatchedUNet:
+        _require_skips(unet)
+        return CutWatchedUNet(unet, branch)
 
     def nest(self, unet: Any, call: Call | None = None) -> Nest[Stage]:
         """Return what each branch adds as a down stage; what no branch runs is the mid stage, and up stages are empty.
 
         An up stage has the name of the module that its branch leaves out.
         """
+        _require_skips(unet)
         if call is None:
             raise _untold(unet)
         cuts = cuts_for(unet, *call)
@@ -47,6 +52,13 @@ class WatchedFamily:
 def _modules(unet: nn.Module, cut: Cut) -> set[nn.Module]:
     """Return the modules that do not run on a shallow step."""
     return {module for path in (cut.gate, *cut.dead) for module in unet.get_submodule(path).modules()}
+
+
+def _require_skips(unet: nn.Module) -> None:
+    if type(unet).__module__.startswith("diffusers.models.transformers"):
+        raise UnsupportedUNetError(
+            f"expected a network with skip connections, got a {type(unet).__name__}; branch={IDLE} caches any network"
+        )
 
 
 def _untold(unet: Any) -> UnsupportedUNetError:

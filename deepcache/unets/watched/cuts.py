@@ -18,6 +18,7 @@ from deepcache.unets.watched.graph import Graph, ModuleCall
 
 LEAST = 0.02  # the share of the multiplications that a cut has to save
 LEAST_OF_ALL = 0.1  # the share that the outermost cut has to save; without skips, it leaves out half a block at most
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)  # may run as one operation
 Paths = Mapping[nn.Module, tuple[str, ...]]  # the paths of a module from the network; several if it is shared
 
 
@@ -26,20 +27,27 @@ class Cut:
     """A place at which a network is cut.
 
     Attributes:
-        gate: the path of the module whose result is kept.
+        gate: the path of the module whose result is kept; of several, the first.
+        others: the other paths of this module.
         leaf: which tensor of that result it is.
         dead: the paths of the other modules that do not run on a shallow step, without those inside of them.
         saved: the share of the multiplications that a shallow step saves, 0..1.
         products: the multiplications of a shallow step, on the watched inputs.
-        is_rewritten: whether the network writes into the result later, so that a copy has to be kept.
+        is_random: whether a full step draws random numbers.
     """
 
     gate: str
+    others: tuple[str, ...]
     leaf: int
     dead: tuple[str, ...]
     saved: float
     products: int
-    is_rewritten: bool
+    is_random: bool
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The paths of the gate."""
+        return self.gate, *self.others
 
 
 @dataclass(frozen=True)
@@ -67,15 +75,21 @@ def _candidates(network: nn.Module, graph: Graph) -> Iterator[_Candidate]:
     whole, total = graph.needed(graph.ends), sum(graph.products)
     down = _after(readers, graph.sample) | {graph.sample}
     times = Counter(call.module for call in graph.calls if call.operations)
+    fused = {
+        inner for each in network.modules() if isinstance(each, _FUSED) for inner in each.modules() if inner is not each
+    }
     seen: set[int] = set()
     for call in sorted(graph.calls, key=lambda each: each.depth):  # the outermost module that hands a result on
-        if times[call.module] > 1 or call.module not in paths:
+        if times[call.module] > 1 or call.module not in paths or call.module in fused:
             continue
         for leaf, maker in enumerate(call.makers):
             if maker not in call.operations or maker in seen or maker not in whole or maker not in down:
                 continue
             live = graph.needed(graph.ends, maker)
             if graph.sample not in live or not live.isdisjoint(call.operations):
+                continue
+            kept = frozenset((live - _after(readers, maker)) & down)
+            if not any(graph.products[number] for number in kept):  # the sample is handed on as it came
                 continue
             seen.add(maker)
             dead = _dead(graph, live, call)
@@ -84,8 +98,9 @@ def _candidates(network: nn.Module, graph: Graph) -> Iterator[_Candidate]:
             saved = 1 - products / total if total else 0.0
             if saved >= LEAST:
                 top = tuple(path for each in dead for path in paths.get(each.module, ()))
-                cut = Cut(paths[call.module][0], leaf, top, saved, products, maker in graph.rewritten)
-                yield _Candidate(cut, frozenset((live - _after(readers, maker)) & down), idle)
+                gate, *others = paths[call.module]
+                cut = Cut(gate, tuple(others), leaf, top, saved, products, graph.is_random)
+                yield _Candidate(cut, kept, idle)
 
 
 def _dead(graph: Graph, live: set[int], gate: ModuleCall) -> list[ModuleCall]:

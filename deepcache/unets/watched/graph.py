@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
-from deepcache.errors import UnsupportedUNetError
+from deepcache.unets.calls import sample_of
 from deepcache.unets.output import Form
 
 _READS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")  # operations whose results Python may branch on
@@ -63,7 +64,7 @@ class Graph:
         sample: that of the input that is denoised.
         ends: the operations that make the output.
         choices: the operations whose results Python read, and may have gone one way or another by.
-        rewritten: operations whose result another operation wrote into.
+        is_random: whether an operation drew random numbers.
     """
 
     reads: list[Numbers] = field(default_factory=list)
@@ -73,7 +74,7 @@ class Graph:
     sample: int = 0
     ends: set[int] = field(default_factory=set)
     choices: set[int] = field(default_factory=set)
-    rewritten: set[int] = field(default_factory=set)
+    is_random: bool = False
 
     def needed(self, ends: Iterable[int], given: int | None = None) -> set[int]:
         """Return the operations that the results of `ends` need where the result of the operation `given` is known."""
@@ -102,7 +103,6 @@ class _Watch(TorchDispatchMode):
         self.graph = Graph()
         self._made: Any = WeakIdKeyDictionary()  # the operation that made a tensor
         self._written: dict[StorageWeakRef, int] = {}  # the last operation that wrote into a memory in place
-        self._makers_in: dict[StorageWeakRef, list[int]] = {}  # the operations whose results lie in a memory
         self._stack: list[tuple[nn.Module, int]] = []
         self._thread = threading.get_ident()
 
@@ -122,7 +122,6 @@ class _Watch(TorchDispatchMode):
         self.graph.products.append(products)
         for tensor in made:
             self._made[tensor] = number
-            self._makers_in.setdefault(_memory(tensor), []).append(number)
         return number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -136,10 +135,10 @@ class _Watch(TorchDispatchMode):
         if func._schema.is_mutable:
             for tensor in _written(func, args, kwargs):
                 memory = _memory(tensor)
-                self.graph.rewritten.update(each for each in self._makers_in.get(memory, ()) if each != number)
                 self._written[memory] = number
         if func._overloadpacket._qualified_op_name.partition("::")[2] in _READS:
             self.graph.choices.add(number)
+        self.graph.is_random |= torch.Tag.nondeterministic_seeded in func.tags
         return output
 
     def before(self, module: nn.Module, _args: Any) -> None:
@@ -160,26 +159,35 @@ def watch(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
     Args:
         network: a network; on the meta device it computes nothing but shapes.
-        args, kwargs: the arguments of its `forward`; the first tensor of more than one dimension is the sample.
+        args, kwargs: the arguments of its `forward`, the sample among them (`sample_of`).
 
     Raises:
-        UnsupportedUNetError: no argument can be the sample, or no tensor comes out.
+        DeepCacheError: no argument can be the sample, or no tensor comes out.
     """
-    given = _tensors((args, kwargs))
-    sample = next((tensor for tensor in given if tensor.ndim > 1 and tensor.is_floating_point()), None)
-    if sample is None:
-        raise UnsupportedUNetError("expected a sample among the arguments of the U-Net, a tensor of floats (B, ...)")
     watching = _Watch()
-    for tensor in given:
-        number = watching.add(frozenset(), 0, [tensor])
-        watching.graph.inputs.add(number)
-        if tensor is sample:
-            watching.graph.sample = number
-    with torch.no_grad(), _hooked(watching), watching:
+    given = _tensors((args, kwargs))
+    inputs = {id(tensor): watching.add(frozenset(), 0, [tensor]) for tensor in given}
+    watching.graph.inputs.update(inputs.values())
+    with torch.no_grad(), _hooked(watching), watching, _Reads(watching):
         output = type(network).forward(network, *args, **kwargs)
-    for tensor in Form.of(output)[1]:
+    ends = Form.of(output)[1]
+    watching.graph.sample = inputs[id(sample_of(args, kwargs, ends[0]))]
+    for tensor in ends:
         watching.graph.ends.update(watching.sources(tensor))
     return watching.graph
+
+
+class _Reads(TorchFunctionMode):
+    """Tells a watch of values that go to Python without an operation."""
+
+    def __init__(self, watching: _Watch) -> None:
+        super().__init__()
+        self._watching = watching
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            self._watching.graph.choices.update(self._watching.sources(args[0]))
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

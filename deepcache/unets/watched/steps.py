@@ -1,19 +1,22 @@
 """The steps of a network of any class, cut where a watched call says, and the proof that the cut is right.
 
-A network may do what a watched call does not tell: write into a tensor that it returned, keep something in a module, or
-take another path. So before the first shallow step on inputs of a shape, a shallow step with the feature of its own
-full step has to give, bit for bit, what the full step gave; and every shallow step has to call the modules that are
-replaced as often as that one did.
+A network may do what a watched call does not tell: keep something in a module, call a module past its attributes, or
+take another path. So before the first step on inputs of a form, a full step on a view, and a shallow step with its
+feature, have to give, bit for bit, what the network itself gives; and every shallow step has to call the modules that
+are replaced as often as that one did.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from deepcache.errors import FAILURES, UnsupportedUNetError, first_line
@@ -24,9 +27,11 @@ from deepcache.unets.output import Form
 from deepcache.unets.structure import Structure, on_meta, structure_of
 from deepcache.unets.watched.cuts import Cut, cuts_of
 from deepcache.unets.watched.graph import watch
-from deepcache.unets.watched.views import Passage, Results, full_view, shallow_view
+from deepcache.unets.watched.randomness import Randomness
+from deepcache.unets.watched.views import Passage, Results, attribute_set, full_view, shallow_view
 
 _INSTEAD = f"branch={IDLE} caches any network"
+MOST_FORMS = 32  # of calls, by their shapes and options, that are remembered
 
 
 def cuts_for(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Cut, ...]:
@@ -137,7 +142,12 @@ class CutWatchedUNet:
         return Form.of(output)[0].output(tensors)
 
     def _proven(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Proven:
-        return self._known.proven[fingerprint((args, kwargs))]
+        found = self._known.proven.get(fingerprint((args, kwargs)))
+        if found is None:  # dropped, since calls of many other forms came
+            with self._known.turn:
+                self._prove(*_copied((args, kwargs)))
+            found = self._known.proven[fingerprint((args, kwargs))]
+        return found
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Proven | None:
         """Return what is known of a call, unless modules have come or gone since."""
@@ -145,41 +155,76 @@ class CutWatchedUNet:
         return found if found is not None and found.structure is structure_of(self._unet) else None
 
     def _prove(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Feature]:
-        """Run a full step, and a shallow one with its feature; return what the full step gives.
+        """Run the U-Net itself, a full step and a shallow one with its feature; return what the U-Net gives.
 
         Raises:
-            UnsupportedUNetError: the U-Net cannot be cut, or the two steps differ.
+            UnsupportedUNetError: the U-Net cannot be cut, or the steps differ from it.
             DeepCacheError: the U-Net has no such branch.
         """
         cut = self._cut(args, kwargs)
         again, once_more = _copied((args, kwargs)), _copied((args, kwargs))
-        random = torch.get_rng_state()
-        output, feature, results, is_rewritten = _recorded(self._unet, cut, args, kwargs)
-        if is_rewritten:
-            cut = replace(cut, is_rewritten=True)
-            torch.set_rng_state(random)
-            output, feature, results, _ = _recorded(self._unet, cut, *once_more)
-        after = torch.get_rng_state()
-        passage = Passage(feature[0])
-        try:
-            torch.set_rng_state(random)
-            found = shallow_view(self._unet, cut, passage, results).forward(*again[0], **again[1])
-        except FAILURES as error:
-            raise self._refusal(cut, f"raises {first_line(error)!r}") from error
-        finally:
-            torch.set_rng_state(after)
-        if not _are_equal(found, output):
-            raise self._refusal(cut, "gives something else")
-        self._known.proven[fingerprint((args, kwargs))] = _Proven(
-            structure_of(self._unet), cut, results, dict(passage.calls)
-        )
+        random = Randomness(args, kwargs)
+        output = type(self._unet).forward(self._unet, *args, **kwargs)
+        random.finish(is_used=cut.is_random)
+        feature, results = self._recorded(cut, output, random, *again)
+        calls = self._stood_in(cut, output, random, feature, results, *once_more)
+        known = self._known.proven
+        while len(known) >= MOST_FORMS:
+            del known[next(iter(known))]
+        known[fingerprint((args, kwargs))] = _Proven(structure_of(self._unet), cut, results, calls)
         return output, feature
 
-    def _refusal(self, cut: Cut, what: str) -> UnsupportedUNetError:
-        hint = "; it is in training mode, so call its eval() first" if self._unet.training else ""
+    def _recorded(
+        self, cut: Cut, output: Any, random: Randomness, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Feature, Results]:
+        """Run a full step on a view, which has to give the output; return the feature, and what modules gave."""
+        passage, results = Passage(), Results()
+        view = full_view(self._unet, cut, passage, results)
+        try:
+            with random.repeated():
+                found, feature = run_full(view, passage, *args, **kwargs)
+        except FAILURES as error:
+            raise self._refusal(
+                cut, f"a full step on a copy of its outer modules raises {first_line(error)!r}"
+            ) from error
+        if (name := attribute_set(view, self._unet)) is not None:
+            raise self._refusal(cut, f"it sets its attribute {name} in each call, which a copy of it would lose")
+        if not _are_equal(found, output):
+            raise self._refusal(cut, "a full step on a copy of its outer modules gives something else")
+        results.finish()
+        return feature, results
+
+    def _stood_in(
+        self,
+        cut: Cut,
+        output: Any,
+        random: Randomness,
+        feature: Feature,
+        results: Results,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> dict[str, int]:
+        """Run a shallow step with the feature, which has to give the output; return what it called, and how often."""
+        passage = Passage(feature[0])
+        dead = {module for path in (cut.gate, *cut.dead) for module in self._unet.get_submodule(path).modules()}
+        view = shallow_view(self._unet, cut, passage, results)
+        try:
+            with random.repeated(), _called() as called:
+                found = view.forward(*args, **kwargs)
+        except FAILURES as error:
+            raise self._refusal(cut, f"a shallow step with its own feature raises {first_line(error)!r}") from error
+        if not dead.isdisjoint(called):
+            raise self._refusal(cut, "a module that would be left out is called past the network's own attributes")
+        if (name := attribute_set(view, self._unet)) is not None:
+            raise self._refusal(cut, f"it sets its attribute {name} in each call, which a copy of it would lose")
+        if not _are_equal(found, output):
+            raise self._refusal(cut, "a shallow step with its own feature gives something else")
+        return dict(passage.calls)
+
+    def _refusal(self, cut: Cut, why: str) -> UnsupportedUNetError:
+        name, hint = type(self._unet).__name__, "; call its eval() first" if self._unet.training else ""
         return UnsupportedUNetError(
-            f"a {type(self._unet).__name__} cannot be cut at {cut.gate}: a shallow step with the full step's own "
-            f"feature {what}{hint}; take another branch, or branch={IDLE}"
+            f"a {name} cannot be cut at {cut.gate}: {why}{hint}; take another branch, or {_INSTEAD}"
         )
 
     def _cut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cut:
@@ -194,22 +239,32 @@ class CutWatchedUNet:
 
 def _found(unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Cut, ...]:
     """Return the cuts that a call shows on the meta device, or on data if the network does not run there."""
-    with torch.inference_mode(mode=False), torch.random.fork_rng():  # inference tensors do not tell all operations
+    random = Randomness(args, kwargs)
+    with torch.inference_mode(mode=False):  # inference tensors do not tell all operations
         try:
-            meta = pytree.tree_map_only(Tensor, shape_of, (args, kwargs))
-            return cuts_for(on_meta(unet), *meta)
+            meta = pytree.tree_map_only(Tensor, shape_of, _copied((args, kwargs)))
+            found = cuts_for(on_meta(unet), *meta)
+            if found[0].is_random:  # parts of it may run on the CPU
+                random.rewind()
         except FAILURES:
-            return cuts_for(unet, *_copied((args, kwargs)))
+            random.rewind()
+            with random.repeated():
+                found = cuts_for(unet, *_copied((args, kwargs)))
+    return found
 
 
-def _recorded(
-    unet: nn.Module, cut: Cut, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, Feature, Results, bool]:
-    """Run a full step; return its output, the feature, the results of dead modules, and whether the feature changed."""
-    passage, results = Passage(), Results()
-    output, (feature,) = run_full(full_view(unet, cut, passage, results), passage, *args, **kwargs)
-    results.finish()
-    return output, (feature,), results, passage.version is not None and feature._version != passage.version
+@contextmanager
+def _called() -> Iterator[set[nn.Module]]:
+    """Within the block, collect the modules that this thread calls."""
+    found: set[nn.Module] = set()
+    thread = threading.get_ident()
+
+    def note(module: nn.Module, _args: Any) -> None:
+        if threading.get_ident() == thread:
+            found.add(module)
+
+    with register_module_forward_pre_hook(note):
+        yield found
 
 
 def _are_equal(one: Any, other: Any) -> bool:
@@ -222,5 +277,6 @@ def _are_equal(one: Any, other: Any) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """Return arguments with copies of their tensors, so that a network that writes into them changes copies alone."""
-    return pytree.tree_map_only(Tensor, Tensor.clone, value)
+    """Return arguments with copies of their tensors and generators, so that a network changes the copies alone."""
+    copied = pytree.tree_map_only(Tensor, Tensor.clone, value)
+    return pytree.tree_map_only(torch.Generator, torch.Generator.clone_state, copied)

@@ -23,6 +23,7 @@ from deepcache.unets.watched.cuts import Cut
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
           "_forward_hooks_always_called")  # fmt: skip
+_OWN = frozenset(("_modules", *WRAPPED, *_HOOKS))  # attributes that a copy has of its own
 Forward = Callable[..., Any]
 
 
@@ -36,7 +37,10 @@ class Shape:
 
 
 class Results:
-    """What modules returned, without the values of tensors, by their paths; several where one ran repeatedly."""
+    """What modules returned, without the values of tensors, by their paths; several where one ran repeatedly.
+
+    Nothing alive reads a placeholder's values. Those of floats are NaN, so that they would be seen if something did.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, list[tuple[list[Any], pytree.TreeSpec]]] = {}
@@ -49,11 +53,13 @@ class Results:
         self._known.setdefault(path, []).append((shapes, spec))
 
     def finish(self) -> None:
-        """Make the placeholders; all of a type lie in the same memory, since nothing reads their values."""
+        """Make the placeholders; all of a type lie in the same memory."""
         shapes = [x for known in self._known.values() for leaves, _ in known for x in leaves if isinstance(x, Shape)]
         for kind in {(shape.dtype, shape.device) for shape in shapes}:
             most = max(prod(shape.size) for shape in shapes if (shape.dtype, shape.device) == kind)
-            self._memory[kind] = torch.zeros(most, dtype=kind[0], device=kind[1])
+            value = float("nan") if kind[0].is_floating_point or kind[0].is_complex else 0
+            with torch.inference_mode(mode=False):  # so that they can be used with and without gradients
+                self._memory[kind] = torch.full((most,), value, dtype=kind[0], device=kind[1])
         for known in self._known.values():
             known[:] = [([self._placeholder(x) for x in leaves], spec) for leaves, spec in known]
 
@@ -76,19 +82,17 @@ class Passage:
     """What goes on at the gate in one step: the feature that is taken from it, or given in its place.
 
     Attributes:
-        feature: the feature.
-        version: how often the feature's memory had been written into when it was taken.
+        feature: the feature; a copy, since the network may write into its own.
         calls: how often each replaced module was called.
     """
 
     feature: Tensor | None = None
-    version: int | None = None
     calls: dict[str, int] = field(default_factory=dict)
 
 
 def full_view(network: nn.Module, cut: Cut, passage: Passage, results: Results | None = None) -> nn.Module:
     """Return a view that runs everything, takes the feature, and adds what dead modules return to `results`."""
-    changes: dict[str, Forward] = {cut.gate: _taking(network.get_submodule(cut.gate), cut, passage, results)}
+    changes = dict.fromkeys(cut.gates, _taking(network.get_submodule(cut.gate), cut, passage, results))
     if results is not None:
         for path in cut.dead:
             changes[path] = _recording(network.get_submodule(path), path, results)
@@ -98,17 +102,16 @@ def full_view(network: nn.Module, cut: Cut, passage: Passage, results: Results |
 def shallow_view(network: nn.Module, cut: Cut, passage: Passage, results: Results) -> nn.Module:
     """Return a view whose gate returns the passage's feature, and whose dead modules return placeholders."""
     changes: dict[str, Forward] = {path: _standing_in(path, passage, results) for path in cut.dead}
-    return view(network, {**changes, cut.gate: _giving(cut, passage, results)})
+    return view(network, {**changes, **dict.fromkeys(cut.gates, _giving(cut, passage, results))})
 
 
 def _taking(module: nn.Module, cut: Cut, passage: Passage, results: Results | None) -> Forward:
     def forward(*args: Any, **kwargs: Any) -> Any:
         output = module(*args, **kwargs)
         found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)][cut.leaf]
-        passage.feature = found.clone() if cut.is_rewritten else found
+        passage.feature = found.clone()
         if results is not None:
             results.add(cut.gate, output)
-            passage.version = None if found.is_inference() else passage.feature._version
         return output
 
     return forward
@@ -139,7 +142,7 @@ def _giving(cut: Cut, passage: Passage, results: Results) -> Forward:
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         feature = passage.feature
         assert feature is not None
-        leaves[places[cut.leaf]] = feature.clone() if cut.is_rewritten else feature
+        leaves[places[cut.leaf]] = feature.clone()
         return pytree.tree_unflatten(leaves, spec)
 
     return forward
@@ -155,6 +158,17 @@ def view(network: nn.Module, changes: Mapping[str, Forward]) -> nn.Module:
             inner = inner.setdefault(parent, {})
         inner[name] = forward
     return _view(network, tree)
+
+
+def attribute_set(made: nn.Module, network: nn.Module) -> str | None:
+    """Return the path of an attribute that a copied module of a view was given in a call, and that would be lost."""
+    for path, module in made.named_modules():
+        before = vars(network.get_submodule(path))
+        if vars(module) is not before:
+            for name in {*vars(module), *before} - _OWN:
+                if name not in vars(module) or name not in before or vars(module)[name] is not before[name]:
+                    return f"{path}.{name}".lstrip(".")
+    return None
 
 
 def _view(module: nn.Module, tree: Mapping[str, Any]) -> nn.Module:
