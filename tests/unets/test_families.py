@@ -26,8 +26,8 @@ SLOW_MACHINE = 5  # times as long as that is still right
 
 TEXT = """\
 These are watched: [docs/unets.md](unets.md) tells how. For each, at a small size, a full step is the U-Net bit for bit,
-and at every branch a shallow step is the U-Net in which a hook gives the feature; eager and compiled. The shares are
-those of the published sizes. `tox -e families` installs the packages and runs this.
+and at every branch a shallow step is the U-Net in which a hook gives the feature; at branch 0 compiled, too. The shares
+are those of the published sizes. `tox -e families` installs the packages and runs this.
 """
 
 
