@@ -54,10 +54,9 @@ def run(options: Namespace) -> str:
     from deepcache.models.registry import EMBEDDED
     from deepcache.sampling.conditions import conditions_of, prompts_in
     from deepcache.sampling.workload import by_protocol
-    from deepcache.search.tuned import plot, require_matplotlib
+    from deepcache.search.tuned import plot
     from deepcache.search.tuner import tune
 
-    require_matplotlib()
     picture = options.plot or options.out.with_suffix(".png")
     for file in (options.out, picture):
         if not file.parent.is_dir():

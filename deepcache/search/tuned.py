@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcache.errors import DeepCacheError, needs
+from deepcache.errors import DeepCacheError
 from deepcache.files import whole_file
 from deepcache.metrics.registry import METRICS
 from deepcache.metrics.statistics import TAIL, Statistic, bootstrap
@@ -172,16 +172,9 @@ class Tuned:
         return [mark, str(candidate), f"{candidate.macs / 10**9:.4g}", speedup, *found, seeds]
 
 
-def require_matplotlib() -> None:
-    """Refuse to plot where matplotlib is not installed."""
-    with needs("a plot", "bench"):
-        import matplotlib  # noqa: F401
-
-
 def plot(found: Tuned, path: str | Path) -> None:
     """Draw the trials and their front as a PNG: the budget's fidelity over the share of the uncached MACs."""
-    require_matplotlib()
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import
 
     def points(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
         shares = [1 / found.space.speedup(trial.candidate) for trial in trials]
