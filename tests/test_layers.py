@@ -33,7 +33,7 @@ TORCHLESS = ("metrics/registry", "metrics/statistics")  # modules of the metrics
 RESULTS_KNOW = ("results", "errors", "files", *TORCHLESS)
 FAMILIES = ("unets/diffusers",)  # implementations behind the seam of `deepcache/unets/family.py`
 MOST_LINES_A_FILE = 350
-MOST_FILES, MOST_LINES = 100, 11_500  # 11,000, and 500 for the steps that run nothing
+MOST_FILES, MOST_LINES = 100, 11_950  # 11,000, 500 for the steps that run nothing, and 450 for the first look
 
 
 @cache

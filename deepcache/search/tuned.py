@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.files import whole_file
 from deepcache.metrics.registry import METRICS
 from deepcache.metrics.statistics import TAIL, Statistic, bootstrap
-from deepcache.plan import CachePlan
+from deepcache.plan import CachePlan, told
 from deepcache.search.candidates import Candidate, Space, front
 
 SPEEDUP = "speedup"
@@ -142,6 +142,17 @@ class Tuned:
     def save(self, path: str | Path) -> None:
         """Write the plan alone, as `CachePlan.save` does; it is for `scheduler` and `num_steps` of this object."""
         self.plan.save(path)
+
+    def for_machines(self) -> dict[str, Any]:
+        """Return the plan, its solver, and what it promises, by name."""
+        return {
+            "plan": told(self.plan),
+            "scheduler": self.scheduler,
+            "num_steps": self.num_steps,
+            "speedup": self.speedup,
+            self.budget.fidelity: asdict(self.promise),
+            "seeds": list(self.check_seeds),
+        }
 
     def __str__(self) -> str:
         title = f"the best found of at least {self.budget.limit:g} times fewer MACs"
