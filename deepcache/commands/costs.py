@@ -6,8 +6,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from deepcache.commands.options import new
-from deepcache.plan import MOST_STEPS, Interval, order_in, require_whole
+from deepcache.commands.options import new, order_in
+from deepcache.plan import MOST_STEPS, Interval, require_whole
 
 
 def add(commands: Any) -> None:

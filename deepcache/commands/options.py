@@ -6,7 +6,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
-from deepcache.plan import MOST_STEPS
+from deepcache.plan import MOST_STEPS, Order, require_order
 from deepcache.sampling.seeds import whole
 
 MODEL = "a known name, a hub id, a diffusers folder, or a checkpoint"
@@ -23,6 +23,11 @@ def new(commands: Any, name: str, text: str, *examples: str) -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     return found
+
+
+def order_in(text: str) -> Order:
+    """Return the order that an argument names."""
+    return require_order(int(text) if text.isdecimal() else text)
 
 
 def add_solver(command: ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from deepcache.commands.options import MODEL, add_device, add_prompts, add_solver, new
+from deepcache.commands.options import MODEL, add_device, add_prompts, add_solver, new, order_in
 from deepcache.errors import DeepCacheError
-from deepcache.plan import EVERY, Order, order_in
+from deepcache.plan import EVERY, Order
 from deepcache.sampling.seeds import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 BUDGETS = {
