@@ -93,7 +93,7 @@ class Space:
 
     def macs(self, plan: CachePlan) -> int:
         """Return the MACs of a sample by a plan at one of the branches."""
-        return total_macs(plan, self.full, self.shallow.get(plan.branch, 0))  # an uncached plan has no shallow steps
+        return total_macs(plan, self.full, self.shallow[plan.branch] if plan.num_shallow else 0)
 
     def _within(self, solver: Sampling, macs: float, optimal: Optimal) -> Iterator[tuple[str, CachePlan]]:
         """Yield the plans of a solver whose samples take at most so many MACs, each after its kind."""

@@ -60,8 +60,11 @@ def ways(workload: Workload, sampling: Sampling, interval: int, branch: int) -> 
     plan that is recommended for an embedded model, if there is one.
     """
     require_whole("interval", interval, at_least=2)
+    known = plan_path(workload.model, str(sampling.scheduler), sampling.num_steps, workload.guidance_scale)
+    recommended = CachePlan.load(known) if known.is_file() else None
+    branches = (IDLE, branch) if recommended is None else (IDLE, branch, recommended.branch)
     with workload.under(sampling):
-        space = space_of(workload, sampling.num_steps, branches=(IDLE, branch), orders=(DEFAULT_ORDER,), solvers=None)
+        space = space_of(workload, sampling.num_steps, branches=branches, orders=(DEFAULT_ORDER,), solvers=None)
     if branch not in space.branches:
         raise DeepCacheError(f"expected a branch that the U-Net has, got {branch}; take 0")
     calls = space.own_calls
@@ -74,10 +77,9 @@ def ways(workload: Workload, sampling: Sampling, interval: int, branch: int) -> 
         "default": (f"{call})", even),
         "idle steps": (f"deepcache.cached(pipe, interval={idle}, branch=-1)", uniform(calls, idle, IDLE)),
     }
-    known = plan_path(workload.model, str(sampling.scheduler), sampling.num_steps, workload.guidance_scale)
-    if known.is_file():
+    if recommended is not None:
         call = f'deepcache.models.recommended("{workload.model}", "{sampling.scheduler}", {sampling.num_steps})'
-        plans["recommended"] = f"deepcache.cached(pipe, {call})", CachePlan.load(known)
+        plans["recommended"] = f"deepcache.cached(pipe, {call})", recommended
     found = [Way("uncached", f"pipe(..., num_inference_steps={sampling.num_steps})", sampling, space.whole)]
     for name, (how, plan) in plans.items():
         cached = Sampling(sampling.scheduler, sampling.num_steps, plan)

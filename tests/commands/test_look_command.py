@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+from deepcache import models
 from deepcache.__main__ import main
+from deepcache.models.architectures import architecture
 from tests.test_main import mistake
 
 PLANS = ["uncached", "reuse", "default", "idle steps"]
@@ -42,6 +44,8 @@ def test_prompts_of_a_file_stand_above_the_images_and_are_data(capsys, tmp_path)
 def test_the_recommended_plan_is_tried_where_there_is_one(capsys, tmp_path):
     found, page = tried(capsys, tmp_path, "mini-ldm", "--num-steps", "20")
     assert [way["name"] for way in found["ways"][:-1]] == [*PLANS, "recommended"]
+    cost = architecture("mini-ldm").cost()
+    assert found["ways"][-2]["share"] == pytest.approx(1 / cost.ratio(models.recommended("mini-ldm", "ddim", 20)))
     assert "deepcache.models.recommended(&#34;mini-ldm&#34;, &#34;ddim&#34;, 20)" in page
 
 
