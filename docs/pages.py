@@ -51,7 +51,7 @@ def pages() -> dict[str, str]:
     found |= {f"{RESULTS}/{each['folder']}/{name}.md": f"experiments/{name}.md" for name, each in EXPERIMENTS.items()}
     found[f"{RESULTS}/gate/README.md"] = "experiments/gate.md"
     found[f"{RESULTS}/bench"] = "experiments/index.md"
-    return found | {path.relative_to(ROOT).as_posix(): path.name for path in (ROOT / "docs").glob("*.md")}
+    return found | {path.relative_to(ROOT).as_posix(): path.name for path in (ROOT / "docs").glob("*.*")}
 
 
 PAGES = pages()
@@ -69,8 +69,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made, and the pictures of results and cards."""
-    texts = {page: (ROOT / source).read_text() for source, page in PAGES.items() if (ROOT / source).is_file()}
-    texts = {page: text for page, text in texts.items() if files.get_file_from_path(page) is None}
+    made = {page: ROOT / source for source, page in PAGES.items() if not source.startswith("docs/")}
+    texts = {page: path.read_text() for page, path in made.items() if path.is_file()}
     texts |= {f"experiments/{name}.md": experiment(name, **each) for name, each in EXPERIMENTS.items()}
     texts |= {
         "experiments/index.md": overview(),
