@@ -7,10 +7,10 @@ their pages; a link to a file without a page becomes the file's name.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -188,17 +188,12 @@ def undocumented() -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     """Yield the page of the command line, from the help of each command."""
-    overview = helped()
-    yield f"# Command line\n\n```\n{overview}```\n"
-    for name in re.findall(r"^    (\w+) ", overview, re.MULTILINE):
-        yield f"\n## {name}\n\n```\n{helped(name, '--help')}```\n"
+    os.environ["COLUMNS"] = "100"  # the width of the help
+    sys.path.insert(0, str(ROOT))
+    from deepcache.__main__ import parser
 
-
-def helped(*arguments: str) -> str:
-    """Return what the command line prints."""
-    run = [sys.executable, "-m", "deepcache", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PluginError(f"expected help of {' '.join(arguments)}, got: {done.stderr.strip().splitlines()[-1]}")
-    return done.stdout
+    whole = parser()
+    yield f"# Command line\n\n```\n{whole.format_help()}```\n"
+    subparsers = next(each for each in whole._actions if isinstance(each, argparse._SubParsersAction))
+    for name, command in subparsers.choices.items():
+        yield f"\n## {name}\n\n```\n{command.format_help()}```\n"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
-from deepcache.__main__ import main
+from deepcache.__main__ import main, parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
@@ -25,6 +26,19 @@ def test_every_block_of_python_can_be_read():
     assert len(found) > 6
     for name, block in found:
         compile(block, name, "exec")
+
+
+def test_every_command_is_one_of_ours():
+    found = [
+        (path.name, command)
+        for path in PAGES
+        for command in re.findall(r"^(?:\$ )?python -m deepcache (.+)$", path.read_text(), re.MULTILINE)
+        if "..." not in command
+    ]
+    assert len(found) > 20
+    for name, command in found:
+        words = shlex.split(command, comments=True)
+        assert parser().parse_args(words).run, f"{name}: {command}"
 
 
 def test_the_quickstart_runs(tmp_path, monkeypatch):
