@@ -60,7 +60,8 @@ def shares() -> list[float]:
 def draw(found: torch.Tensor) -> Figure:
     """Draw each seed's images above their differences to the uncached image, and the curves beside them."""
     figure = Figure(figsize=(11.5, 5.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    left, right = parts
     axes = left.subplots(2 * len(SEEDS), len(WAYS), squeeze=False)
     for column, ((name, _, _), share, each) in enumerate(zip(WAYS, shares(), found, strict=True)):
         axes[0][column].set_title(f"{name}\n{share:.0%} of the MACs", fontsize=9)
