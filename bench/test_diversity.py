@@ -22,6 +22,7 @@ NEEDS = Needs(("prompted",), lpips=True)
 TABLE = Layout(
     "diversity",
     title="Diversity and variance over seeds (course project, 4.3)",
+    look="Compare a prompt's cached rows with its uncached row: the pairwise distances stay what they were.",
     columns=(
         column("pairwise_perceptual"),
         column("pairwise_mse"),

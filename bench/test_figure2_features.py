@@ -23,6 +23,7 @@ NEEDS = Needs(("prompted", "class_conditional", "unconditional"))
 TABLE = Layout(
     "figure2",
     title="Figure 2: how alike the features of two steps are",
+    look="Compare the last column down a model's up blocks: the higher, the longer a kept feature may serve.",
     columns=(
         Column("similarity_adjacent", "cosine similarity of adjacent steps, mean", 4),
         Column("similarity_lowest", "lowest", 4),

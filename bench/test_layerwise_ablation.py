@@ -23,6 +23,7 @@ NEEDS = Needs(("prompted",))
 TABLE = Layout(
     "layerwise",
     title="Layer-wise ablation (course project, 4.2): every skip at N = 5; at branch -1 none is live",
+    look="Compare MACs with PSNR from branch to branch: a deeper branch costs more on every shallow step.",
     columns=(MACS, SPEEDUP, CLIP, PSNR, FEATURE, Column("peak_bytes", "peak memory (MiB)", 1, scale=2**20)),
     plot=Plot("speedup", "clip_score", "speedup", "CLIP score"),
 )

@@ -49,6 +49,7 @@ def _published() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 TABLE = Layout(
     "macs",
     title="MACs of full and shallow steps, and the share of a full step's time",
+    look="Compare a measured mean with the printed one beneath it; the last columns show whether time goes as MACs do.",
     columns=(
         Column("macs", "mean over the plan (G)", 4, "macs_g", scale=1e9, same=()),
         Column("macs_full", "full step (G)", 4, scale=1e9),

@@ -17,6 +17,7 @@ NEEDS = Needs(())
 TABLE = Layout(
     "macs_layers",
     title="MACs of every stage, and the branch from which on a shallow step runs it",
+    look="Look for the stages with the largest shares: a branch below the last column's number leaves a stage out.",
     columns=(
         Column("macs", "MACs (G)", 4, scale=1e9),
         Column("macs_share", "of a full step (%)", 1, scale=0.01),

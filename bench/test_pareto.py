@@ -25,6 +25,7 @@ NEEDS = Needs(PARTS)
 TABLE = Layout(
     "pareto",
     title="Cost against fidelity: fewer steps, reuse, prediction, tuned plans (from, to: 95% bootstrap over seeds)",
+    look="Compare PSNR between rows of one share of the MACs; “from” and “to” are the ends of a bootstrap interval.",
     columns=(
         Column("share", "MACs, share of the uncached (%)", 1, scale=0.01),
         TOTAL,

@@ -26,6 +26,7 @@ NEEDS = Needs(PARTS)
 TABLE = Layout(
     "pareto_targets",
     title="Cost against fidelity: what was aimed at, and of the prediction that is chosen (from: 95% bootstrap)",
+    look="Compare each gain with the aim in its title; a gain counts where “from” is above 0, too.",
     columns=(
         *(
             column

@@ -27,6 +27,7 @@ NEEDS = Needs(("class_conditional",))
 TABLE = Layout(
     "prediction",
     title="Predicted against reused features: cached against uncached samples of the same seeds",
+    look="Compare the orders of one interval, which cost the same: order 0 is the paper's reuse.",
     columns=(
         TOTAL,
         Column("psnr_db", "PSNR of the mean error (dB)", 1),

@@ -17,6 +17,7 @@ NEEDS = Needs(("prompted",))
 TABLE = Layout(
     "scheduler",
     title="Scheduler ablation (course project, 4.1)",
+    look="Compare PSNR within a solver: which solver, more than the plan, decides how near cached images are.",
     columns=(LATENCY, SPEEDUP, CLIP, PSNR, MEDIAN, TIPPED),
 )
 INTERVAL = 3

@@ -17,6 +17,7 @@ NEEDS = Needs(("class_conditional", "unconditional", "prompted"))
 TABLE = Layout(
     "summary",
     title="Summary: at equal MACs, prediction against reuse and against fewer steps",
+    look="Look at the last column: above 0, prediction is nearer than both fewer steps and reuse at the same MACs.",
     columns=(
         MACS,
         Column("steps_psnr", "fewer steps (dB)", 1),

@@ -28,6 +28,7 @@ NEEDS = Needs(("unconditional", "prompted"), real_images=True)
 TABLE = Layout(
     "table12",
     title="Table 12 and Figure 4: every branch at N = 5",
+    look="Read PSNR against MACs down the branches of a model: each further branch costs more.",
     columns=(*SPEED, FID, CLIP, PSNR, MEDIAN),
     published=of_the_paper(
         "DDPM, CIFAR-10, DDIM 100 steps, quadratic timesteps, N = 5",

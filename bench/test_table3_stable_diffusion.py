@@ -84,6 +84,7 @@ INTERVALS = range(2, 9)
 TABLE = Layout(
     "table3",
     title="Table 3, Tables 13 and 14, Figure 6: text to image against fewer steps and pruned U-Nets",
+    look="Compare rows of about one speedup: fewer steps, a pruned U-Net, and a plan.",
     columns=(*SPEED, CLIP, PSNR, MEDIAN),
     published=(  # rows of PartiPrompts stand beside Table 13, rows of all other prompts beside Table 14
         *_published(PARTI, "1,632 PartiPrompts", "Table 13", prompts="PartiPrompts.tsv", num_samples=1_632),

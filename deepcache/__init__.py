@@ -24,7 +24,7 @@ __all__ = [
     "Cache", "CachePlan", "Calibration", "Cuts", "DeepCacheError", "DeepCacheWarning", "Generation", "Interval",
     "UnsupportedUNetError", "cached", "calibrate", "compat", "cuts", "models", "quadratic", "tune", "uniform",
 ]  # fmt: skip
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__ = lazy(
     __name__,

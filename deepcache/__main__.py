@@ -3,33 +3,77 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
-from deepcache.commands import convert, costs, metrics, results, sample, tune
+from deepcache.commands import convert, costs, look, metrics, results, sample, tune
 from deepcache.errors import DeepCacheError
 
-COMMANDS = (costs, tune, convert, sample, metrics, results)
+NAME = "python -m deepcache"
+_SILENT_S = 2.0
+COMMANDS = (look, costs, tune, convert, sample, metrics, results)  # in the order in which one needs them
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and print its result.
+    """Run a command and print its result; without a command, print what there is.
 
     Returns:
         The exit code: 2 after a user's mistake, which is one line on stderr; else the gate's verdict, or 0.
     """
-    parser = _Parser(prog="python -m deepcache", description="Tools around deepcache.cached.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        print(parser().format_help(), end="")
+        return 0
     try:
-        options = parser.parse_args(arguments)  # an option may be a value of ours, such as an order
-        shown = options.run(options)
+        options = parser().parse_args(words)  # an option may be a value of ours, such as an order
+        options.made_by = shlex.join([*NAME.split(), *words])
+        with clock(words[0], is_shown=sys.stderr.isatty() and not getattr(options, "has_bar", False)):
+            shown = options.run(options)
     except DeepCacheError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(shown)
     return int(getattr(shown, "exit_code", 0))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    found = _Parser(
+        prog=NAME,
+        description="Faster diffusion pipelines without training. The commands, in the order in which one needs them:",
+        epilog=f"Begin with `{NAME} try mini-sd`. `{NAME} COMMAND --help` has examples.",
+    )
+    commands = found.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for command in COMMANDS:
+        command.add(commands)
+    return found
+
+
+@contextmanager
+def clock(name: str, *, is_shown: bool) -> Iterator[None]:
+    """Show on the terminal how long a command has been at work, once that is two seconds."""
+    done, start = threading.Event(), time.monotonic()
+
+    def show() -> None:
+        while not done.wait(1):
+            if (seconds := time.monotonic() - start) >= _SILENT_S:
+                print(f"\r{name}: {seconds:.0f} s", end="", file=sys.stderr, flush=True)
+
+    clock = threading.Thread(target=show, daemon=True)
+    if is_shown:
+        clock.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if is_shown:
+            clock.join()
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -75,14 +75,17 @@ class CachePlan:
 
     @property
     def num_full(self) -> int:
+        """The number of full steps."""
         return len(self.full_steps)
 
     @property
     def num_idle(self) -> int:
+        """The number of steps that run nothing."""
         return self.num_steps - self.num_full if self.branch == IDLE else len(self.idle_steps)
 
     @property
     def num_shallow(self) -> int:
+        """The number of steps that run the outermost stages alone."""
         return self.num_steps - self.num_full - self.num_idle
 
     @property
@@ -91,6 +94,7 @@ class CachePlan:
         return self.branch == IDLE or bool(self.idle_steps)
 
     def is_full(self, step: int, num_steps: int | None = None) -> bool:  # noqa: ARG002 (as `Interval.is_full`)
+        """Return whether a step runs the whole U-Net."""
         return step in self.full_steps
 
     def is_idle(self, step: int) -> bool:
@@ -146,9 +150,11 @@ class Interval:
 
     @property
     def has_idle_steps(self) -> bool:
+        """Whether outputs are predicted, so that the last outputs have to be kept."""
         return self.branch == IDLE
 
     def is_idle(self, step: int) -> bool:  # noqa: ARG002 (as `CachePlan.is_idle`)
+        """Return whether a step that is not full runs nothing."""
         return self.branch == IDLE
 
 
@@ -253,8 +259,7 @@ def _quadratic_steps(
 _KINDS: dict[str, Callable[..., CachePlan]] = {"uniform": uniform, "quadratic": quadratic}
 _REQUIRED = {"uniform": {"interval"}, "quadratic": {"num_full", "center", "power"}}
 _OPTIONAL = {"uniform": {"last_step_full", "shallow_every"}, "quadratic": {"last_step_full", "signed_root"}}
-_FLAGS = {"last_step_full", "signed_root"}
-_DECIMALS = {"center", "power"}
+_FLAGS, _DECIMALS = {"last_step_full", "signed_root"}, {"center", "power"}
 
 
 def parse_plan(text: str, num_steps: int) -> CachePlan | None:
@@ -311,11 +316,6 @@ def _steps(name: str, found: object) -> tuple[int, ...]:
     if not isinstance(found, (tuple, list, range)):
         raise DeepCacheError(f"expected {name} to be a tuple of steps, got {shown(found)}")
     return tuple(require_whole(f"an element of {name}", step, at_least=0) for step in found)
-
-
-def order_in(text: str) -> Order:
-    """Return the order that an argument of a command names."""
-    return require_order(int(text) if text.isdecimal() else text)
 
 
 def highest(order: Order) -> int:

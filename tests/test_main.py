@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import shlex
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from deepcache import uniform
-from deepcache.__main__ import main
+from deepcache.__main__ import clock, main, parser
 from deepcache.costs.explain import explain
 from deepcache.models.architectures import ARCHITECTURES, skeleton
 from deepcache.models.embedded import WEIGHTS
@@ -28,6 +32,37 @@ def mistake(capsys, *arguments: str) -> str:
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     return err
+
+
+COMMANDS = ["try", "explain", "macs", "tune", "convert", "sample", "metrics", "tables", "report", "gate"]
+
+
+def test_without_a_command_the_commands_are_told_in_the_order_of_their_use(capsys):
+    out = run(capsys)
+    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == COMMANDS
+    assert "python -m deepcache try mini-sd" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_an_example_that_parses(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    examples = re.findall(rf"^  python -m deepcache ({command} .*)$", capsys.readouterr().out, re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert parser().parse_args(shlex.split(example)).run
+
+
+def test_a_terminal_sees_how_long_a_silent_command_takes(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("deepcache.__main__._SILENT_S", 0.0)
+    with clock("explain", is_shown=True):
+        while "explain: 0 s" not in terminal.getvalue() and "explain: 1 s" not in terminal.getvalue():
+            time.sleep(0.01)
+    with clock("explain", is_shown=False):
+        pass
+    assert terminal.getvalue().endswith("\r\033[K")
 
 
 def test_macs_prints_table_1s_value(capsys):

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from DeepCache import DeepCacheSDHelper
 from diffusers import DDIMScheduler
 from matplotlib.figure import Figure
 
 from bench.harness.memory import PeakMemory
 from deepcache.cache.caching import cached
+from deepcache.errors import needs
 from deepcache.plan import DEFAULT_ORDER, CachePlan, Order, highest
 from deepcache.unets.calls import Call
 
@@ -155,6 +155,8 @@ class Racer:
 
 @contextmanager
 def _older(pipe: Any, plan: CachePlan) -> Iterator[Any]:
+    with needs("the race", "upstream"):
+        from DeepCache import DeepCacheSDHelper
     helper = DeepCacheSDHelper(pipe=pipe)
     helper.set_params(cache_interval=plan.full_steps[1], cache_branch_id=plan.branch)
     helper.enable()

@@ -6,9 +6,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from deepcache.commands.options import new
+
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("convert", help="write a checkpoint file as a diffusers folder")
+    command = new(commands, "convert", "write a checkpoint file as a diffusers folder", "model.ckpt --out ldm-4-g")
     command.add_argument("checkpoint", type=Path, help="the .ckpt or .safetensors file, e.g. CompVis' cin256-v2")
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the new folder to write")
     command.add_argument("--config", type=Path, metavar="YAML", help="CompVis' configuration (default: cin256-v2's)")

@@ -6,12 +6,23 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from deepcache.plan import MOST_STEPS, Interval, order_in, require_whole
+from deepcache.commands.options import new, order_in
+from deepcache.plan import MOST_STEPS, Interval, require_whole
 
 
 def add(commands: Any) -> None:
     """Add both commands to the command line."""
-    macs = commands.add_parser("macs", help="multiply-accumulates of full and shallow steps, without weights")
+    text = "what a plan costs and can gain on a pipeline, without weights"
+    explain = new(commands, "explain", text, "--model sdxl --interval 3")
+    _add_model(explain)
+    explain.add_argument("--interval", type=int, required=True, help="N: steps 0, N, 2N, ... are full")
+    explain.add_argument("--branch", type=int, default=0, help="the skips 0..BRANCH stay live, none at -1 (default 0)")
+    explain.add_argument("--order", type=order_in, help="order of the prediction: auto (default), 0 (reuse), 1 or 2")
+    explain.add_argument("--last-step-full", action="store_true", help="the last step is full, too")
+    explain.set_defaults(run=run_explain)
+
+    text = "multiply-accumulates of full and shallow steps, without weights"
+    macs = new(commands, "macs", text, "--model ldm-4-g --branch 0 --interval 5 --num-steps 250")
     _add_model(macs)
     macs.add_argument("--branch", type=int, help="the skips 0..BRANCH stay live, none at -1; all branches if not given")
     macs.add_argument("--interval", type=int, help="N: also show the mean over the steps of a uniform plan")
@@ -19,14 +30,6 @@ def add(commands: Any) -> None:
     macs.add_argument("--layer-wise", action="store_true", help="show every stage")
     macs.add_argument("--json", action="store_true", help="print whole numbers of MACs as JSON, for machines")
     macs.set_defaults(run=run_macs)
-
-    explain = commands.add_parser("explain", help="what a plan costs and can gain on a pipeline, without weights")
-    _add_model(explain)
-    explain.add_argument("--interval", type=int, required=True, help="N: steps 0, N, 2N, ... are full")
-    explain.add_argument("--branch", type=int, default=0, help="the skips 0..BRANCH stay live, none at -1 (default 0)")
-    explain.add_argument("--order", type=order_in, help="order of the prediction: auto (default), 0 (reuse), 1 or 2")
-    explain.add_argument("--last-step-full", action="store_true", help="the last step is full, too")
-    explain.set_defaults(run=run_explain)
 
 
 def _add_model(command: ArgumentParser) -> None:

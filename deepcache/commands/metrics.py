@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from deepcache.commands.options import add_device, new
 from deepcache.errors import DeepCacheError
 from deepcache.metrics.registry import METRICS
 
@@ -14,7 +15,8 @@ MINI, INCEPTION = "mini-features", "inception"
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("metrics", help="FID, sFID, IS, precision, recall of samples against real images")
+    text = "FID, sFID, IS, precision, recall of samples against real images"
+    command = new(commands, "metrics", text, "samples --reference VIRTUAL_imagenet256_labeled.npz")
     add = command.add_argument
     add("samples", type=Path, help="a sample store, a folder of images, or an .npz with arr_0 (B, H, W, 3) of uint8")
     add("--reference", type=Path, metavar="REF", help="real images, or the .npz of the ADM suite or --save-statistics")
@@ -25,10 +27,10 @@ def add(commands: Any) -> None:
     add("--clip-weights", type=Path, metavar="FILE", help="the weights of the CLIP model (default: the hub's cache)")
     add("--num-features", type=int, metavar="N", help="images a side for precision and recall, drawn with a fixed seed")
     add("--batch-size", type=int, default=100, help="how many images are measured at once (default 100)")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    add_device(command)
     add("--save-statistics", type=Path, metavar="FILE", help="write the samples' statistics, which --reference takes")
     add("--json", action="store_true", help="print the metrics as JSON")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, has_bar=True)
 
 
 def run(options: Namespace) -> str:

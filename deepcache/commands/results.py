@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from deepcache.commands.options import new
 from deepcache.errors import DeepCacheError
 from deepcache.results import write_report, write_tables
 from deepcache.results.compare import ALLOWANCES, HELP
@@ -17,18 +17,21 @@ RESULTS = "the results file: --benchmark-json FILE, or records.jsonl"
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("tables", help="Markdown, CSV and LaTeX tables from a results file")
+    text = "Markdown, CSV and LaTeX tables from a results file"
+    command = new(commands, "tables", text, "results.json --out tables")
     command.add_argument("results", type=Path, help=RESULTS)
     command.add_argument("--out", type=Path, default=Path("tables"), help="folder to write to (default tables)")
     command.set_defaults(run=run_tables)
 
-    command = commands.add_parser("report", help="one HTML page from a results file: tables, plots, pictures")
+    text = "one HTML page from a results file: tables, plots, pictures"
+    command = new(commands, "report", text, "results.json --out report.html")
     command.add_argument("results", type=Path, help=RESULTS)
     command.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default report.html)")
     command.set_defaults(run=run_report)
 
     text = "compare results with a baseline: exit code 1 on a regression, 2 where something cannot be compared"
-    command = commands.add_parser("gate", help=text)
+    update_example = "--update baseline.json run-1.json run-2.json run-3.json"
+    command = new(commands, "gate", text, "baseline.json results.json", update_example)
     command.add_argument("baseline", type=Path, help="the baseline to compare with; --update writes this file")
     command.add_argument("results", type=Path, help=RESULTS)
     command.add_argument("reruns", type=Path, nargs="*", help="the same run once more, to confirm what looks slower")
@@ -42,8 +45,7 @@ def run_tables(options: Namespace) -> str:
 
 
 def run_report(options: Namespace) -> str:
-    made_by = ["python", "-m", "deepcache", "report", str(options.results), "--out", str(options.out)]
-    return write_report(read(options.results), options.out, shlex.join(made_by))
+    return write_report(read(options.results), options.out, options.made_by)
 
 
 def run_gate(options: Namespace) -> object:

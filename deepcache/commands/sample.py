@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepcache.commands.options import MODEL, add_prompts, add_solver, new
 from deepcache.errors import DeepCacheError
-from deepcache.plan import MOST_STEPS, parse_plan
+from deepcache.plan import parse_plan
 from deepcache.sampling.seeds import MOST_A_BATCH, MOST_A_SHARD, MOST_THREADS, Worker, seeds_of, whole, worker
 
 AUTO = "auto"
@@ -20,17 +21,16 @@ BATCHES = "samples at once; auto (default): the store's own, else the protocol's
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("sample", help="samples of a model into a store: alone, or one of many processes")
+    text = "samples of a model into a store: alone, or as one of many processes"
+    command = new(commands, "sample", text, "--model mini-ldm --plan uniform,interval=3 --seeds 0:100 --out samples")
     add = command.add_argument
-    add("--model", required=True, help="a known name, a hub id, a diffusers folder, or a checkpoint")
+    add("--model", required=True, help=MODEL)
     add("--plan", default="uncached", help=PLANS)
     add("--seeds", type=seeds_of, required=True, metavar="A:B", help="the seeds A, ..., B - 1, one a sample")
     add("--out", type=Path, required=True, metavar="STORE", help="folder to write to, or to continue")
-    add("--scheduler", help="the solver's name (default: the protocol's, as for the next two options)")
-    add("--num-steps", type=whole(at_most=MOST_STEPS), help="steps of the scheduler")
-    add("--guidance-scale", type=float, help="scale of classifier-free guidance; 1 is no guidance")
+    add_solver(command)
     add("--classes", choices=("balanced", "random"), help="seed modulo number of classes (default), or drawn by seed")
-    add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
+    add_prompts(command)
     add("--weights", choices=("trained", "random"), default="trained", help="random: the architecture, for its speed")
     add("--batch-size", type=_batch_size, default=AUTO, help=BATCHES)
     add("--shard-size", type=whole(at_most=MOST_A_SHARD), help="samples a file (default: the store's own, else 250)")
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     threads = "threads of each process on the CPU (default 1, for equal files)"
     add("--threads", type=whole(at_most=MOST_THREADS), default=1, help=threads)
     add("--worker", metavar="RANK/COUNT", help="default: as torchrun, accelerate launch or a Slurm array say")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, has_bar=True)
 
 
 def run(options: Namespace) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from deepcache.commands.options import MODEL, add_device, add_prompts, add_solver, new, order_in
 from deepcache.errors import DeepCacheError
-from deepcache.plan import EVERY, Order, order_in
+from deepcache.plan import EVERY, Order
 from deepcache.sampling.seeds import END_OF_SEEDS, MOST_A_BATCH, MOST_SAMPLES, whole
 
 BUDGETS = {
@@ -20,21 +22,21 @@ BUDGETS = {
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("tune", help="find a plan for a budget of speed or of fidelity")
+    text, steps = "find a plan for a budget of speed or of fidelity", "--num-steps 25 --speedup 2"
+    own = f"--model ./my-pipeline --prompts prompts.txt --scheduler dpm-solver++ {steps} --guidance-scale 5"
+    command = new(commands, "tune", text, "--model mini-ldm --psnr-db 40", own)
     add = command.add_argument
-    add("--model", required=True, help="a known name, a hub id, a diffusers folder, or a checkpoint")
+    add("--model", required=True, help=MODEL)
     budgets = command.add_mutually_exclusive_group(required=True)
     for name, text in BUDGETS.items():
         budgets.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"budget: {text}")
     add("--out", type=Path, default=Path("plan.json"), metavar="FILE", help="file of the plan (default plan.json)")
     add("--plot", type=Path, metavar="FILE", help="PNG of the Pareto front (default: --out's name with .png)")
-    add("--scheduler", help="the solver's name (default: the protocol's, as for the next two options)")
-    add("--num-steps", type=int, help="steps of the scheduler")
-    add("--guidance-scale", type=float, help="scale of classifier-free guidance; 1 is no guidance")
+    add_solver(command)
     add("--solvers", type=_names, metavar="A,B", help="more schedulers to search, with --num-steps and fewer")
     add("--branches", type=_numbers, default=[-1, 0, 1, 2], metavar="B,C", help="branches to search, -1: no stage runs")
     add("--orders", type=_orders, default=list(EVERY), metavar="K,L", help="orders to search (default auto,0,1,2)")
-    add("--prompts", type=Path, metavar="FILE", help="a prompt a line, PartiPrompts' .tsv, or COCO's captions .json")
+    add_prompts(command)
     add("--lpips-weights", type=Path, metavar="FILE", help="with --perceptual: AlexNet's file (default: the cache)")
     add("--clip", metavar="NAME", help="with --clip-loss: mini-clip, or ViT-g-14 (default: as the model's kind needs)")
     add("--clip-weights", type=Path, metavar="FILE", help="weights of --clip (default: the hub's cache)")
@@ -42,8 +44,9 @@ def add(commands: Any) -> None:
     add("--first-seed", type=first, default=1_000_000, help="first seed (default 1000000); evaluate on other seeds")
     add("--num-seeds", type=seeds, default=36, help="a third is searched on, the rest checks (default 36)")
     add("--batch-size", type=whole(at_most=MOST_A_BATCH), default=8, help="samples at once (default 8)")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    command.set_defaults(run=run)
+    add("--json", action="store_true", help="print what was found as JSON, the plan among it")
+    add_device(command)
+    command.set_defaults(run=run, has_bar=True)
 
 
 def run(options: Namespace) -> str:
@@ -54,10 +57,9 @@ def run(options: Namespace) -> str:
     from deepcache.models.registry import EMBEDDED
     from deepcache.sampling.conditions import conditions_of, prompts_in
     from deepcache.sampling.workload import by_protocol
-    from deepcache.search.tuned import plot, require_matplotlib
+    from deepcache.search.tuned import plot
     from deepcache.search.tuner import tune
 
-    require_matplotlib()
     picture = options.plot or options.out.with_suffix(".png")
     for file in (options.out, picture):
         if not file.parent.is_dir():
@@ -83,9 +85,12 @@ def run(options: Namespace) -> str:
             batch_size=workload.batch_size,
             **workload.arguments,
         )
-    print(found)  # printed before anything can fail
+    if not options.json:
+        print(found)  # printed before anything can fail
     found.save(options.out)
     plot(found, picture)
+    if options.json:
+        return json.dumps(found.for_machines(), indent=2)
     words = ["python", "-m", "deepcache", "sample", "--model", options.model, "--plan", str(options.out)]
     words += ["--scheduler", found.scheduler or str(sampling.scheduler), "--num-steps", str(found.num_steps)]
     if workload.guidance_scale is not None:

@@ -104,6 +104,7 @@ class Layout(Closed):
         published: published rows; the first that fits a record stands beneath it.
         plot: the plot of the same records.
         number: the number of the table in the paper; numbered tables come first in a report.
+        look: a sentence that says what to look at in the table.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Layout(Closed):
     published: tuple[Published, ...] = ()
     plot: Plot | None = None
     number: int | None = None
+    look: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):

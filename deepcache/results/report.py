@@ -10,21 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import figures, tables
 from deepcache.results.layout import Layout, Scalar
+from deepcache.results.pages import rendered
 from deepcache.results.record import Record
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("deepcache.results"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 _FACTS = {"model": "models", "extractor": "measured with", "scheduler": "schedulers", "weights": "weights"}
 _AGAIN = ("--benchmark-json", "results.json", "--paper-report", "report.html")  # runs an experiment again
@@ -39,7 +32,8 @@ def page(records: Sequence[Record], made_by: str = "") -> str:
     sections = [_section(layout, mine) for layout, mine in grouped]
     shown = [record for _, mine in grouped for record in mine]
     machine = {name: name for name in _names(record.environment for record in shown)}
-    found = _TEMPLATES.get_template("report.html").render(
+    return rendered(
+        "report.html",
         sections=sections,
         num_rows=len(records),
         facts=_facts(shown, "settings", _FACTS),
@@ -47,7 +41,6 @@ def page(records: Sequence[Record], made_by: str = "") -> str:
         made_by=made_by,
         dash=tables.DASH,
     )
-    return str(found)
 
 
 def _section(layout: Layout, records: Sequence[Record]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Calibration:
 
     @property
     def num_steps(self) -> int:
+        """The number of U-Net calls of a generation."""
         return self.responses.num_steps
 
     def error(self, plan: CachePlan) -> float:

@@ -88,11 +88,12 @@ class Space:
         for share, solver in product(shares, self.calls):
             for kind, plan in self._within(solver, share * self.whole, optimal):
                 sampling = replace(solver, plan=plan)
-                found.setdefault(sampling, Candidate(sampling, kind, self._macs(plan)))
+                found.setdefault(sampling, Candidate(sampling, kind, self.macs(plan)))
         return list(found.values())
 
-    def _macs(self, plan: CachePlan) -> int:
-        return total_macs(plan, self.full, self.shallow.get(plan.branch, 0))  # an uncached plan has no shallow steps
+    def macs(self, plan: CachePlan) -> int:
+        """Return the MACs of a sample by a plan at one of the branches."""
+        return total_macs(plan, self.full, self.shallow[plan.branch] if plan.num_shallow else 0)
 
     def _within(self, solver: Sampling, macs: float, optimal: Optimal) -> Iterator[tuple[str, CachePlan]]:
         """Yield the plans of a solver whose samples take at most so many MACs, each after its kind."""
@@ -123,7 +124,7 @@ class Space:
                 uniform(calls, interval, branch, order, last_step_full=True, shallow_every=every)
                 for interval in range(every + 1, calls)
             )
-            within = next((plan for plan in plans if self._macs(plan) <= macs), None)
+            within = next((plan for plan in plans if self.macs(plan) <= macs), None)
             if within is not None and within.num_full > (order if order != "auto" else 0):
                 yield within
 

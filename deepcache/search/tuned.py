@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcache.errors import DeepCacheError, needs
+from deepcache.errors import DeepCacheError
 from deepcache.files import whole_file
 from deepcache.metrics.registry import METRICS
 from deepcache.metrics.statistics import TAIL, Statistic, bootstrap
-from deepcache.plan import CachePlan
+from deepcache.plan import CachePlan, told
 from deepcache.search.candidates import Candidate, Space, front
 
 SPEEDUP = "speedup"
@@ -143,6 +143,17 @@ class Tuned:
         """Write the plan alone, as `CachePlan.save` does; it is for `scheduler` and `num_steps` of this object."""
         self.plan.save(path)
 
+    def for_machines(self) -> dict[str, Any]:
+        """Return the plan, its solver, and what it promises, by name."""
+        return {
+            "plan": told(self.plan),
+            "scheduler": self.scheduler,
+            "num_steps": self.num_steps,
+            "speedup": self.speedup,
+            self.budget.fidelity: asdict(self.promise),
+            "seeds": list(self.check_seeds),
+        }
+
     def __str__(self) -> str:
         title = f"the best found of at least {self.budget.limit:g} times fewer MACs"
         metric = FIDELITIES[self.budget.fidelity]
@@ -172,16 +183,9 @@ class Tuned:
         return [mark, str(candidate), f"{candidate.macs / 10**9:.4g}", speedup, *found, seeds]
 
 
-def require_matplotlib() -> None:
-    """Refuse to plot where matplotlib is not installed."""
-    with needs("a plot", "bench"):
-        import matplotlib  # noqa: F401
-
-
 def plot(found: Tuned, path: str | Path) -> None:
     """Draw the trials and their front as a PNG: the budget's fidelity over the share of the uncached MACs."""
-    require_matplotlib()
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import
 
     def points(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
         shares = [1 / found.space.speedup(trial.candidate) for trial in trials]

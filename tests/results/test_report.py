@@ -62,6 +62,13 @@ def test_measured_published_and_difference_stand_in_one_group():
     assert {"2.40", "2.65", "-0.25", "-"} <= set(_Page(text).texts)
 
 
+def test_a_table_says_what_to_look_at():
+    record = table1_record("uncached", speedup=1.0)
+    looked = replace(record, table=replace(record.table, look="Look at <FID>."))
+    assert '<p class="hint">Look at &lt;FID&gt;.</p>' in report.page([looked])
+    assert 'class="hint"' not in report.page([record])
+
+
 def test_a_failed_row_is_marked_and_others_are_not():
     texts = _Page(report.page(RECORDS)).texts
     assert texts.count("1 did not pass") == 1

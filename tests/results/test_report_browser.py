@@ -45,6 +45,9 @@ OVERFLOWING = """() => [...document.querySelectorAll("body *")]
   .filter((e) => !e.closest(".scroll, .skip") && e.getBoundingClientRect().right > innerWidth + 1)
   .map((e) => e.outerHTML.slice(0, 200))"""
 
+SIZES = """() => Object.fromEntries([...document.querySelectorAll("table.results")].map((table) =>
+  [table.closest("section").id, [table.parentElement.scrollWidth, table.parentElement.clientWidth]]))"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -109,9 +112,15 @@ def test_nothing_overflows_and_a_wide_table_scrolls_by_itself(opened):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(OVERFLOWING) == []
-        table, region = page.evaluate("""(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(
-            document.querySelector("#table1 .scroll"))""")
-        assert table > region
+    page.set_viewport_size({"width": 400, "height": 800})
+    table, region = page.evaluate(SIZES)["table1"]
+    assert table > region
+
+
+def test_every_column_of_every_table_fits_a_screen_of_1400_pixels(opened, whole):
+    sizes = opened(whole, viewport={"width": 1400, "height": 900}).evaluate(SIZES)
+    assert len(sizes) > 10
+    assert {name: size for name, size in sizes.items() if size[0] > size[1]} == {}
 
 
 def test_the_page_of_all_results_is_silent_and_fits(opened, whole):

@@ -106,6 +106,9 @@ def test_a_speedup_is_kept_exactly_and_the_samples_are_the_nearest_tried(pipe, t
     assert again.value >= nearest[1] - 0.5  # among the three that were nearest on the search's seeds
     assert not set(found.search_seeds) & set(found.check_seeds)
     assert found.chosen.num_seeds == len(found.check_seeds)
+    told = json.loads(json.dumps(found.for_machines()))
+    assert deepcache.CachePlan(**told["plan"]) == found.plan
+    assert told["psnr_db"]["low"] == found.promise.low
 
 
 def test_seeds_of_the_search_do_not_decide_the_promise(pipe, twice_as_fast):
