@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.policy.environment import HORIZON, MOST_STEPS, OBSERVATION, Around
+from bench.policy.environment import HORIZON, MOST_STEPS, OBSERVATION, Around, Array
 from bench.policy.network import PolicyUNet
 
 WEIGHTS = Path(__file__).parent / "policy.safetensors"
@@ -55,15 +56,27 @@ def export(unet: PolicyUNet) -> None:
     save_file({name: value.half().contiguous() for name, value in unet.state_dict().items()}, WEIGHTS)
 
 
+def begun(seeds: range) -> tuple[list[Around], Array]:
+    """Return the environments at the beginning of their episodes, and what is observed there, (B, 6)."""
+    envs = [Around() for _ in seeds]
+    return envs, np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+
+
+def drawn(generators: Sequence[torch.Generator]) -> Tensor:
+    """Return noise for the next actions of each episode, (B, 16, 2)."""
+    return torch.stack([torch.randn(HORIZON, NUM_ACTIONS, generator=each) for each in generators])
+
+
+def seeded(seeds: range) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def successes(policy: Policy, seeds: range) -> list[bool]:
     """Return for each seed whether its episode reaches the goal; all episodes run side by side."""
-    envs = [Around() for _ in seeds]
-    observed = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    (envs, observed), generators = begun(seeds), seeded(seeds)
     found, is_over = [False] * len(envs), [False] * len(envs)
     for _ in tqdm(range(0, MOST_STEPS, EXECUTED), desc="episodes", unit="chunk", disable=None, leave=False):
-        noise = torch.stack([torch.randn(HORIZON, NUM_ACTIONS, generator=each) for each in generators])
-        actions = policy.act(torch.from_numpy(observed), noise).numpy()
+        actions = policy.act(torch.from_numpy(observed), drawn(generators)).numpy()
         for number, env in enumerate(envs):
             for action in actions[number, :EXECUTED]:
                 if not is_over[number]:

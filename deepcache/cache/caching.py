@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from deepcache.cache.generation import ActiveGeneration, Fingerprint, Generation, Kind, Stream
 from deepcache.cache.installing import Installed, install, uninstall
@@ -264,7 +266,8 @@ class Cache:
         """Return where the halves of guidance are: in one call, the sample's batch has them as two equal halves."""
         if self.plan.order != AUTO or active.guidance == 1:
             return Halves.NONE
-        sample = sample_of(args, kwargs, Form.of(output)[1][0])
+        tensor = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+        sample = sample_of(args, kwargs, tensor)
         if len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
             return Halves.TOGETHER
         return Halves.NONE if active.guidance is None else Halves.APART

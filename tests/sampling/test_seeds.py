@@ -72,7 +72,6 @@ def test_seeds_within_bounds_are_taken(seeds):
     [
         ["macs", "--model", "mini-ldm", "--interval", "3", "--num-steps"],
         ["explain", "--model", "mini-ldm", "--interval", "3", "--num-steps"],
-        [*TUNE[:1], "--model", "mini-ddpm", *TUNE[3:], "--num-steps"],
     ],
     ids=lambda words: words[0],
 )
@@ -80,7 +79,15 @@ def test_seeds_within_bounds_are_taken(seeds):
 def test_more_steps_than_any_generation_has_are_refused(capsys, command, steps):
     assert main([*command, str(steps)]) == 2
     line = f"error: expected num_steps to be at most 100,000, got {steps}; take fewer\n"
-    assert capsys.readouterr().err.endswith(line)  # after diffusers' bar, where a model is loaded
+    assert capsys.readouterr().err.endswith(line)
+
+
+@pytest.mark.parametrize("steps", [MOST_STEPS + 1, HUGE])
+def test_more_steps_are_refused_before_a_model_is_loaded(capsys, steps):
+    with pytest.raises(SystemExit) as exit_:
+        main([*TUNE[:1], "--model", "mini-ddpm", *TUNE[3:], "--num-steps", str(steps)])
+    assert exit_.value.code == 2
+    assert f"expected a whole number from 1 to 100,000, got '{steps}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

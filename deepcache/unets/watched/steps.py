@@ -27,9 +27,9 @@ from deepcache.unets.output import Form
 from deepcache.unets.structure import Structure, on_meta, structure_of
 from deepcache.unets.watched.cuts import Cut, cuts_of
 from deepcache.unets.watched.graph import watch
-from deepcache.unets.watched.randomness import Randomness
 from deepcache.unets.watched.views import Passage, Results, attribute_set, full_view, shallow_view
 
+States = dict[torch.device, Tensor]  # of the random generators of some devices
 _INSTEAD = f"branch={IDLE} caches any network"
 MOST_FORMS = 32  # of calls, by their shapes and options, that are remembered
 
@@ -97,6 +97,54 @@ def _other_path(network: nn.Module) -> UnsupportedUNetError:
         f"expected a {type(network).__name__} to call the same modules on every step; it took another path on this "
         f"step; {_INSTEAD}"
     )
+
+
+class Randomness:
+    """The random numbers that a call draws, so that it can be repeated with the same ones."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        self._devices = {torch.device("cpu")} | {each.device for each in tensors if each.device.type == "cuda"}
+        self._before = self._states()
+        self._is_used = True
+
+    def finish(self, *, is_used: bool) -> None:
+        """Say that the call is over, and whether it drew random numbers.
+
+        A call that drew none is repeated without a change of the generators, which other threads may use meanwhile.
+        """
+        after = self._states()
+        self._is_used = is_used and not all(torch.equal(state, after[device]) for device, state in self._before.items())
+
+    def rewind(self) -> None:
+        """Set the generators as they were before the call."""
+        self._set(self._before)
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Within the block, random numbers are those of the call; afterwards the generators are as they were."""
+        if not self._is_used:
+            yield
+            return
+        now = self._states()
+        self._set(self._before)
+        try:
+            yield
+        finally:
+            self._set(now)
+
+    def _states(self) -> States:
+        return {
+            device: torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
+            for device in self._devices
+        }
+
+    def _set(self, states: States) -> None:
+        for device, state in states.items():
+            if device.type == "cpu":
+                torch.set_rng_state(state)
+            else:
+                torch.cuda.set_rng_state(state, device)
 
 
 class CutWatchedUNet:
