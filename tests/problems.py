@@ -29,12 +29,18 @@ from deepcache.models.class_conditional import ClassConditionalPipeline, ClassEm
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
 from deepcache.unets.output import Form
-from tests.topologies import CONTEXT_DIM, PROBLEMS
+from tests.topologies import CONTEXT_DIM, PROBLEMS, blocks
 
 torch.set_num_threads(1)  # on models this small, threads wait for each other
 
 TOKENS, FRAMES = 5, 3
 NAMES = tuple(PROBLEMS)
+TWO_LEVELS = {  # of one layer each: four branches
+    **blocks("DownBlock2D", "CrossAttnDownBlock2D"),
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "attention_head_dim": (1, 2),
+}
 TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
 SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": DDIMScheduler,
@@ -52,6 +58,11 @@ def unet(name: str, *, seed: int = 0, **changes: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind(**{**config, **changes}).eval().requires_grad_(requires_grad=False)
+
+
+def small_unet() -> nn.Module:
+    """One level of two layers, which make three branches: for tests of the steps' order, and of the compiler."""
+    return unet("ddpm-no-mid", block_out_channels=(8,), layers_per_block=2, **blocks("DownBlock2D"))
 
 
 @cache
@@ -118,7 +129,7 @@ def pipeline(scheduler: Any = None, *, seed: int = 0) -> ClassConditionalPipelin
         torch.manual_seed(seed)
         vqvae = VQModel(in_channels=3, block_out_channels=(4,), norm_num_groups=4, latent_channels=4, vq_embed_dim=4)
         embedder = ClassEmbedder(num_classes=3, embedding_dim=CONTEXT_DIM)
-    pipe = ClassConditionalPipeline(vqvae, unet("ldm-4-g"), embedder, scheduler or DDIMScheduler())
+    pipe = ClassConditionalPipeline(vqvae, unet("ldm-4-g", **TWO_LEVELS), embedder, scheduler or DDIMScheduler())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -1,8 +1,7 @@
 """Every reader of a file from elsewhere, run in a process of its own, in bounded time and memory.
 
-`Readers` starts the process, sends it a reader's name and a path, and returns what the reader did with the file.
-`python readers.py TABLE SECONDS` is the process. It may be killed at any time, by the timer of its processor time or by
-the test.
+`Readers` forks the process, which saves the seconds of the imports, sends it a reader's name and a path, and returns
+what the reader did with the file. It may be killed at any time, by the timer of its processor time or by the test.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ import os
 import resource
 import select
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SECONDS = 2.0  # of processor time for a file, so that a busy machine changes nothing
 WAIT_S = 20.0  # of any time, for a reader that waits and does not compute
@@ -24,61 +22,70 @@ LONGEST = 2_000  # characters that a refusal may have
 
 
 class Readers:
-    """The process with the readers of a table, which is started again after it was killed.
+    """A fork of this process with the readers of a table, which is forked again after it was killed.
 
     Args:
-        table: the name of the function below that returns the readers.
+        table: the readers by name.
         seconds: of processor time that a reader may take.
     """
 
-    def __init__(self, table: str = "package", seconds: float = SECONDS) -> None:
+    def __init__(self, table: dict[str, Callable[[Path], Any]], seconds: float = SECONDS) -> None:
         self._table, self._seconds = table, seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._number = 0  # of the fork; 0 while there is none
+        self._asked: IO[str]
+        self._said: IO[str]
 
     def read(self, name: str, path: Path, *, wait_s: float = WAIT_S) -> str:
         """Return what a reader does with a path: "answered", "refused: MESSAGE", or what is wrong with the reader."""
-        process = self._started()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f"{name}\t{path}\n".encode())
-        process.stdin.flush()
-        is_heard, _, _ = select.select([process.stdout], [], [], wait_s)
+        if not self._number:
+            self._start()
+        print(f"{name}\t{path}", file=self._asked, flush=True)
+        is_heard, _, _ = select.select([self._said], [], [], wait_s)
         if not is_heard:
             self.close()
             return f"wrong: it waited for {wait_s} s"
-        said = process.stdout.readline().decode()
-        if said:
+        if said := self._said.readline():
             return said.removesuffix("\n")
-        code = process.wait()
-        self.close()
+        code = self.close()
         return (
             f"wrong: it took more than {self._seconds} s" if code == -signal.SIGPROF else f"wrong: it died with {code}"
         )
 
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-        self._process = None
+    def close(self) -> int:
+        """End the fork, and return its exit code, or minus the signal that killed it."""
+        if not self._number:
+            return 0
+        with suppress(ProcessLookupError):
+            os.kill(self._number, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(self._number, 0)[1])
+        self._number = 0
+        self._asked.close()
+        self._said.close()
+        return code
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            command = [sys.executable, __file__, self._table, str(self._seconds)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-            assert self._process.stdout is not None
-            assert self._process.stdout.readline() == b"ready\n"
-        return self._process
+    def _start(self) -> None:
+        (asked, ask), (hear, say) = os.pipe(), os.pipe()
+        self._number = os.fork()
+        if not self._number:
+            os.close(ask)
+            os.close(hear)
+            nothing = os.open(os.devnull, os.O_RDWR)  # what a library prints must not stand among the tests' output
+            for stream in range(3):
+                os.dup2(nothing, stream)
+            try:
+                serve(self._table, self._seconds, os.fdopen(asked), os.fdopen(say, "w"))
+            finally:
+                os._exit(1)
+        os.close(asked)
+        os.close(say)
+        self._asked, self._said = os.fdopen(ask, "w"), os.fdopen(hear)
 
 
-def serve(readers: dict[str, Callable[[Path], Any]], seconds: float) -> None:
-    """Take a reader's name and a path from each line of stdin, and write what the reader did to a line of stdout."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not stand among the answers
-    print("ready", file=out, flush=True)
-    for line in sys.stdin:
+def serve(readers: dict[str, Callable[[Path], Any]], seconds: float, asked: IO[str], said: IO[str]) -> None:
+    """Take a reader's name and a path from each line, and write a line of what the reader did."""
+    for line in asked:
         name, path = line.rstrip("\n").split("\t", 1)
-        print(outcome(readers[name], Path(path), seconds), file=out, flush=True)
+        print(outcome(readers[name], Path(path), seconds), file=said, flush=True)
 
 
 def outcome(read: Callable[[Path], Any], path: Path, seconds: float) -> str:
@@ -212,7 +219,3 @@ def planted() -> dict[str, Callable[[Path], Any]]:
         "exits": lambda _: os._exit(0),
         "babbles": babble,
     }
-
-
-if __name__ == "__main__":
-    serve({"package": package, "planted": planted}[sys.argv[1]](), float(sys.argv[2]))

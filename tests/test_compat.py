@@ -24,12 +24,12 @@ def _run_with(helper_class: Any, interval: int, branch: int) -> torch.Tensor:
     helper = helper_class(pipe=pipe)
     helper.set_params(cache_interval=interval, cache_branch_id=branch)
     helper.enable()
-    found = denoise(pipe, 5, name=NAME)
+    found = denoise(pipe, 4, name=NAME)
     helper.disable()
     return found
 
 
-@pytest.mark.parametrize(("interval", "branch"), [(1, 0), (2, 0), (3, 4), (2, 11)])
+@pytest.mark.parametrize(("interval", "branch"), [(1, 0), (3, 4), (2, 11)])
 def test_helper_equals_the_older_packages(interval: int, branch: int) -> None:
     ours, theirs = (_run_with(helper, interval, branch) for helper in (DeepCacheSDHelper, DeepCache.DeepCacheSDHelper))
     assert torch.equal(ours, theirs)
@@ -96,8 +96,8 @@ def test_it_stays_enabled_when_the_helper_is_gone(helper_class: Any) -> None:
     pipe = enabled()
     gc.collect()
     with cached(expected := SimpleNamespace(unet=unet(NAME), scheduler=DDIMScheduler()), interval=3, order=0):
-        image = denoise(expected, 5, name=NAME)
-    assert torch.equal(denoise(pipe, 5, name=NAME), image)
+        image = denoise(expected, 4, name=NAME)
+    assert torch.equal(denoise(pipe, 4, name=NAME), image)
 
 
 def test_refused_parameters_leave_the_unet_alone() -> None:
@@ -108,7 +108,7 @@ def test_refused_parameters_leave_the_unet_alone() -> None:
     with pytest.raises(DeepCacheError, match="skip_mode 'uniform', got 'quadratic'"):
         helper.set_params(skip_mode="quadratic")
     helper.set_params(cache_interval=2, cache_branch_id=99)
-    with pytest.raises(DeepCacheError, match=r"expected branch 0\.\.11"):
+    with pytest.raises(DeepCacheError, match=r"expected branch 0\.\.3"):
         helper.enable()
     with pytest.raises(DeepCacheError, match="expected a pipeline"):
         DeepCacheSDHelper().enable()

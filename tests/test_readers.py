@@ -29,7 +29,8 @@ from deepcache.models.embedded import WEIGHTS
 from deepcache.sampling.store import Store
 from tests import compvis
 from tests.examples import RECORDS, entries
-from tests.readers import Readers
+from tests.readers import Readers, package
+from tests.readers import planted as planted_readers
 from tests.stores import MANIFEST, make
 
 ODD = (  # JSON and, mostly, YAML
@@ -68,14 +69,14 @@ HEADERS = tuple(
 
 @pytest.fixture(scope="module")
 def readers() -> Iterator[Readers]:
-    found = Readers()
+    found = Readers(package())
     yield found
     found.close()
 
 
 @pytest.fixture(scope="module")
 def planted() -> Iterator[Readers]:
-    found = Readers("planted", seconds=0.4)
+    found = Readers(planted_readers(), seconds=0.4)
     yield found
     found.close()
 
@@ -246,33 +247,33 @@ def of_json(value: Any, odd: tuple[str, ...] = ODD) -> st.SearchStrategy[bytes]:
 FILES: dict[str, tuple[str, str, st.SearchStrategy[bytes], int]] = {
     "prompts a line each": ("prompts", "prompts.txt", altered_bytes(TEXT), 30),
     "prompts in a table": ("prompts", "prompts.TSV", altered_bytes(TABLE), 30),
-    "COCO's captions": ("prompts", "captions.json", of_json(COCO), 60),
+    "COCO's captions": ("prompts", "captions.json", of_json(COCO), 30),
     "pictures": (
         "picture",
         "a.png",
         st.sampled_from([*PICTURES.values()]).flatmap(altered_bytes),
-        200,
+        100,
     ),
-    "reference": ("reference", "a.npz", altered_arrays(REFERENCE), 100),
-    "damaged reference": ("reference", "a.npz", altered_arrays(REFERENCE).flatmap(altered_bytes), 60),
-    "images as an array": ("reference", "a.npz", altered_arrays({"arr_0": REFERENCE["arr_0"]}), 60),
+    "reference": ("reference", "a.npz", altered_arrays(REFERENCE), 50),
+    "damaged reference": ("reference", "a.npz", altered_arrays(REFERENCE).flatmap(altered_bytes), 30),
+    "images as an array": ("reference", "a.npz", altered_arrays({"arr_0": REFERENCE["arr_0"]}), 30),
     "reference in safetensors": ("reference", "a.safetensors", altered_safetensors(), 40),
-    "checkpoint": ("checkpoint", "a.ckpt", altered_checkpoint(), 120),
-    "safetensors": ("checkpoint", "a.safetensors", altered_safetensors(), 60),
+    "checkpoint": ("checkpoint", "a.ckpt", altered_checkpoint(), 60),
+    "safetensors": ("checkpoint", "a.safetensors", altered_safetensors(), 30),
     "CompVis' YAML": ("yaml", "config.yaml", of_json(YAML, (*ODD, *OF_YAML)), 40),
     "U-Net's configuration": ("architecture", "config.json", of_json(UNET), 30),
     "index of a folder": ("index", "model_index.json", of_json(INDEX), 12),
     "U-Net in a folder": ("part", "unet/config.json", of_json(UNET), 12),
     "scheduler in a folder": ("part", "scheduler/scheduler_config.json", of_json(SCHEDULER), 12),
     "index of networks": ("skeleton", "model_index.json", of_json(INDEX | {"vae": ["diffusers", "AutoencoderKL"]}), 20),
-    "plan": ("plan", "plan.json", of_json(PLAN), 200),
-    "manifest": ("store", "manifest.json", of_json(json.loads(MANIFEST.to_json())), 80),
-    "shard": ("store", "seeds-00000000-00000004.npz", altered_arrays(SHARD), 60),
+    "plan": ("plan", "plan.json", of_json(PLAN), 100),
+    "manifest": ("store", "manifest.json", of_json(json.loads(MANIFEST.to_json())), 40),
+    "shard": ("store", "seeds-00000000-00000004.npz", altered_arrays(SHARD), 30),
     "damaged shard": ("shards", "seeds-00000000-00000004.npz", altered_arrays(SHARD).flatmap(altered_bytes), 40),
-    "records": ("records", "results.json", of_json(RESULTS), 80),
-    "records a line each": ("records", "records.jsonl", of_json(RESULTS["deepcache"][1]), 60),
-    "results at the gate": ("gate", "results.json", of_json(PASSED), 60),
-    "baseline at the gate": ("gate", "baseline.json", of_json(PASSED), 60),
+    "records": ("records", "results.json", of_json(RESULTS), 40),
+    "records a line each": ("records", "records.jsonl", of_json(RESULTS["deepcache"][1]), 30),
+    "results at the gate": ("gate", "results.json", of_json(PASSED), 30),
+    "baseline at the gate": ("gate", "baseline.json", of_json(PASSED), 30),
 }
 
 

@@ -55,10 +55,10 @@ def test_generation_tells_what_it_did() -> None:
     with cached(pipe, plan) as cache:
         latents(pipe, num_steps=8)
     (generation,) = cache.generations
-    (feature,) = full_forward(shared("ldm-4-g"), Cut.of(shared("ldm-4-g"), 2), *inputs("ldm-4-g")[0])[1]
+    (feature,) = full_forward(pipe.unet, Cut.of(pipe.unet, 2), *inputs("ldm-4-g")[0])[1]
     assert (generation.num_steps, generation.num_calls, generation.full_steps) == (8, 8, plan.full_steps)
     assert generation.macs == round(
-        cost(unet("ldm-4-g"), *inputs("ldm-4-g", batch=1)[0][:2], torch.empty(1, 1, CONTEXT_DIM)).mean(plan)
+        cost(pipe.unet, *inputs("ldm-4-g", batch=1)[0][:2], torch.empty(1, 1, CONTEXT_DIM)).mean(plan)
     )
     assert generation.feature_bytes == 4 * feature[0].numel() * torch.float32.itemsize  # two images, guided
     assert all(type(value) is int for value in (generation.macs, generation.feature_bytes))
@@ -88,20 +88,18 @@ def test_generation_outlives_its_unet_and_keeps_it_not_alive(how: str) -> None:
     assert (generation.full_steps, generation.macs) == ((0, 3), expected)
 
 
-LORA = "bk-sdm-tiny"  # few blocks, all with attention
-
-
 def test_earlier_generation_costs_what_its_unet_did_before_lora_came(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle is `cost` on each kind of U-Net; the broken variant takes the structure of the U-Net only once."""
-    bare, adapted = unet(LORA), unet(LORA)
-    (sample, _, context), _ = inputs(LORA)
+    name = "no-mid"
+    bare, adapted = unet(name), unet(name)
+    (sample, _, context), _ = inputs(name)
     lora = LoraConfig(r=2, target_modules=["to_q", "to_k"])
     adapted.add_adapter(lora)
     expected = [cost(each, sample, 1, context).full() for each in (bare, adapted, bare)]
     assert expected[0] != expected[1]
 
     def found() -> list[int]:
-        model = unet(LORA)
+        model = unet(name)
         with cached(model, interval=3) as cache:
             model(sample, TIMESTEPS[0], context)
             for change in (lambda: model.add_adapter(lora), model.disable_adapters):

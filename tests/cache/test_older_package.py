@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from deepcache import cached, uniform
 from tests.cache import test_upstream
 from tests.problems import SCHEDULERS, Aborted, aborting, inputs, unet
+from tests.topologies import blocks
 
 NUM_STEPS = 7
 
@@ -240,11 +241,12 @@ def test_theirs_takes_no_other_batch_within_a_generation() -> None:
 
 def test_calls_apart_share_one_feature_in_theirs() -> None:
     """The calls are conditional and unconditional; in the older package each takes the feature of the other."""
-    (sample, _, context), _ = inputs("sd-1.5")
+    name = "uneven-layers"
+    (sample, _, context), _ = inputs(name)
     contexts = (context, -context)
 
     def images(caches: str, which: tuple[int, ...]) -> list[Tensor]:
-        pipe = _pipe("sd-1.5")
+        pipe = _pipe(name)
         found = [sample, sample]
         pipe.scheduler.set_timesteps(5)
         with ExitStack() as stack:
@@ -260,12 +262,7 @@ def test_calls_apart_share_one_feature_in_theirs() -> None:
         assert [torch.equal(a, b) for a, b in zip(together, alone, strict=True)] == [cache == "ours", True]
 
 
-SMALLEST = {
-    "block_out_channels": (8, 8),
-    "down_block_types": ("DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-}
+SMALLEST = {"block_out_channels": (8,), **blocks("DownBlock2D"), "layers_per_block": 1, "add_attention": False}
 
 
 def test_compiled_theirs_makes_a_graph_for_every_step_and_ours_two() -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from deepcache import Cache, DeepCacheError, cached
-from tests.problems import SCHEDULERS, TIMESTEPS, denoise, inputs, loop, unet
+from tests.problems import SCHEDULERS, TIMESTEPS, denoise, inputs, loop, small_unet
 
 NAMES = ("ddim", "pndm", "heun", "dpm-solver++")
 
@@ -52,7 +52,7 @@ def _used(use: str, cache: Cache) -> Iterator[Cache]:
 @pytest.mark.parametrize("use", USES)
 def test_eight_pipelines_at_once_equal_one_after_the_other(use: str) -> None:
     """Each pipeline has its own scheduler and number of steps, and generates twice."""
-    model, numbers, is_shared = unet("ddpm"), range(8), use != "a block each"
+    model, numbers, is_shared = small_unet(), range(8), use != "a block each"
     pipes = [SimpleNamespace(unet=model, scheduler=SCHEDULERS[NAMES[i % len(NAMES)]]()) for i in numbers]
     how = [{"interval": 2 if is_shared else 2 + i % 2, "order": 1 if is_shared else i % 3} for i in numbers]
 
@@ -82,7 +82,7 @@ def test_eight_pipelines_at_once_equal_one_after_the_other(use: str) -> None:
 
 def test_threads_enter_and_leave_blocks_while_others_generate() -> None:
     """The U-Net is cached from the first thread that enters to the last thread that leaves, whichever these are."""
-    model = unet("ddpm")
+    model = small_unet()
     expected = {}
     for interval in (1, 2, 3, 4):
         with cached(model, interval=interval):
@@ -105,7 +105,7 @@ def test_threads_enter_and_leave_blocks_while_others_generate() -> None:
 
 def test_threads_without_a_block_take_the_enabled_cache_while_others_are_in_blocks() -> None:
     """A server enables a cache for its lifetime, and some of its threads have plans of their own."""
-    model = unet("ddpm")
+    model = small_unet()
     expected = {}
     for interval in (2, 3, 4):
         with cached(model, interval=interval):
@@ -132,7 +132,7 @@ def test_threads_without_a_block_take_the_enabled_cache_while_others_are_in_bloc
 
 
 def test_one_cache_is_used_once_however_many_threads_enable_or_enter_it() -> None:
-    model = unet("ddpm")
+    model = small_unet()
     cache = cached(model, interval=2)
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(lambda _: cache.enable(), range(32), timeout=60)) == {cache}
@@ -153,7 +153,7 @@ def test_one_cache_is_used_once_however_many_threads_enable_or_enter_it() -> Non
 
 
 def test_generations_may_be_read_and_reset_while_other_threads_generate() -> None:
-    model = unet("ddpm")
+    model = small_unet()
     with cached(model, interval=3) as cache, ThreadPoolExecutor(3) as threads:
         expected = loop(model)
         running = [threads.submit(lambda: [loop(model) for _ in range(15)]) for _ in range(3)]
@@ -167,7 +167,7 @@ def test_generations_may_be_read_and_reset_while_other_threads_generate() -> Non
 
 def test_block_may_be_left_while_another_thread_generates() -> None:
     """The generation goes on uncached: from the next step on, the U-Net's own forward runs."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
     expected = [model(sample, t).sample for t in TIMESTEPS]
     with ThreadPoolExecutor(1) as thread:
         with cached(model, interval=9) as cache:
@@ -180,7 +180,7 @@ def test_block_may_be_left_while_another_thread_generates() -> None:
 
 def test_block_may_be_left_while_another_thread_is_in_a_call() -> None:
     """The call is looking at the pipeline's scheduler to find its generation; the call is full."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
     expected = model(sample, TIMESTEPS[0]).sample
     asked, left = threading.Event(), threading.Event()
 
@@ -201,7 +201,7 @@ def test_block_may_be_left_while_another_thread_is_in_a_call() -> None:
 
 def test_thread_without_a_block_is_refused_in_one_line_while_two_are_open() -> None:
     """The library would have to guess a block; if one block is open, that block answers."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
     with ThreadPoolExecutor(1) as thread, cached(model, interval=2) as outer:
         thread.submit(model, sample, TIMESTEPS[0]).result(60)
         with cached(model, interval=3):
@@ -215,7 +215,7 @@ def test_thread_without_a_block_is_refused_in_one_line_while_two_are_open() -> N
 
 def test_thread_that_inherits_the_number_of_an_ended_one_is_in_none_of_its_blocks() -> None:
     """The block was entered by a thread that has ended, and never left."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
     stack, numbers = ExitStack(), []
 
     def enter() -> None:
@@ -255,7 +255,7 @@ def _by_itself(generate: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @pytest.mark.parametrize("use", USES)
 def test_twenty_coroutines_of_one_thread_equal_one_after_the_other(use: str) -> None:
     """All use one tensor of timesteps, so no place tells them apart; each has its own plan, or all have one."""
-    model, (sample, _), is_shared = unet("ddpm"), inputs("ddpm")[0], use != "a block each"
+    model, (sample, _), is_shared = small_unet(), inputs("ddpm")[0], use != "a block each"
 
     def denoising(seed: int) -> Any:
         with ExitStack() as stack:
@@ -284,7 +284,7 @@ def test_twenty_coroutines_of_one_thread_equal_one_after_the_other(use: str) -> 
 
 def test_task_is_in_the_block_that_it_was_made_in() -> None:
     """This holds while a second block is open elsewhere, and for a thread that a task starts by asyncio."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
 
     async def inside(cache: Any) -> int:
         await asyncio.gather(asyncio.create_task(_call(TIMESTEPS[0])), asyncio.to_thread(model, sample, TIMESTEPS[1]))
@@ -305,7 +305,7 @@ def test_task_is_in_the_block_that_it_was_made_in() -> None:
 
 def test_compiled_steps_do_not_mix_threads_where_they_run_eagerly() -> None:
     """torch runs eagerly beyond its limit of recompilations."""
-    model = unet("ddpm")
+    model = small_unet()
     with torch.compiler.set_stance("force_eager"), cached(model, interval=3, compile={"backend": "eager"}):
         _same_in_threads(lambda seed: loop(model, seed=seed))
 

@@ -15,7 +15,7 @@ from deepcache import DeepCacheError, DeepCacheWarning, cached, uniform
 from deepcache.cache.timeline import Place, goes_on, lifetime, matched, num_after, num_left, place
 from deepcache.unets.diffusers.forward import full_forward, shallow_forward
 from deepcache.unets.diffusers.views import Cut
-from tests.problems import SCHEDULERS, denoise, inputs, loop, unet
+from tests.problems import SCHEDULERS, denoise, inputs, loop, small_unet, unet
 
 TIMESTEPS = torch.tensor([900, 600, 300, 100, 50])
 ELEMENTS: dict[str, Callable[[Tensor, int], Any]] = {
@@ -157,7 +157,7 @@ def test_values_go_on_in_one_direction(found: Any, last: Any, direction: int, ex
 @pytest.mark.parametrize("pass_on", [*ELEMENTS.values(), *COPIES.values()], ids=[*ELEMENTS, *COPIES])
 def test_generation_is_the_same_however_its_timesteps_are_passed(pass_on: Callable[[Tensor, int], Any]) -> None:
     """The steps are told by places or counted; the second generation begins because its timesteps are new."""
-    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    pipe, (sample, _) = SimpleNamespace(unet=small_unet(), scheduler=DDIMScheduler()), inputs("ddpm")[0]
 
     def generation(pass_on: Callable[[Tensor, int], Any]) -> Tensor:
         pipe.scheduler.set_timesteps(5)
@@ -178,7 +178,7 @@ def test_generation_is_the_same_however_its_timesteps_are_passed(pass_on: Callab
 @pytest.mark.parametrize("view", VIEWS_OF_COPIES)
 def test_views_of_copies_are_generations_of_one_step_each_and_warned_of(view: str, is_bare: bool) -> None:  # noqa: FBT001
     """Each timestep lies in a memory of its own, like the only step of a generation: right, but nothing is cached."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
     owner = model if is_bare else SimpleNamespace(unet=model, scheduler=SimpleNamespace(timesteps=TIMESTEPS))
     expected = [model(sample, t).sample for t in TIMESTEPS]
     with (
@@ -194,7 +194,7 @@ def test_views_of_copies_are_generations_of_one_step_each_and_warned_of(view: st
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
 def test_stopped_loop_begins_anew_on_the_same_timesteps(num_steps: int) -> None:
     """An earlier place tells that a generation begins; after a first step alone nothing tells it: reset is needed."""
-    model = unet("ddpm")
+    model = small_unet()
     with cached(model, interval=3):
         expected = loop(model, TIMESTEPS, seed=1)
     with cached(model, interval=3) as cache:
@@ -209,7 +209,7 @@ def test_stopped_loop_begins_anew_on_the_same_timesteps(num_steps: int) -> None:
 
 def test_timestep_that_is_repeated_to_measure_it_is_refused_and_keeps_one_feature() -> None:
     """A loop to warm up does this; with a reset before each call, each call is a generation."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
     with cached(model, interval=3) as cache:
         model(sample, TIMESTEPS[0])
         with pytest.raises(DeepCacheError, match="expected at most 1 U-Net calls at one timestep"):
@@ -222,7 +222,7 @@ def test_timestep_that_is_repeated_to_measure_it_is_refused_and_keeps_one_featur
 
 def test_calls_of_a_pipelines_step_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepcache.cache.generation.MOST_CALLS", 4)
-    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    pipe, (sample, _) = SimpleNamespace(unet=small_unet(), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     with cached(pipe, interval=3):
         for _ in range(4):
             pipe.unet(sample, pipe.scheduler.timesteps[0])
@@ -232,7 +232,7 @@ def test_calls_of_a_pipelines_step_are_bounded(monkeypatch: pytest.MonkeyPatch) 
 
 def test_step_of_fewer_calls_than_the_one_before_is_refused() -> None:
     """After a call to warm up, a pipeline's loop looks like a generation whose first step has two calls."""
-    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    pipe, (sample, _) = SimpleNamespace(unet=small_unet(), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     pipe.scheduler.set_timesteps(5)
     with cached(pipe, interval=3) as cache:
         pipe.unet(sample, pipe.scheduler.timesteps[0])
@@ -246,14 +246,12 @@ def test_step_of_fewer_calls_than_the_one_before_is_refused() -> None:
             pipe.unet(sample, t)
 
 
-@pytest.mark.parametrize("is_bare", [True, False], ids=["bare U-Net", "pipeline"])
 @pytest.mark.parametrize("pass_on", ALL.values(), ids=ALL)
 def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
     pass_on: Callable[[Tensor, int], Any],
-    is_bare: bool,  # noqa: FBT001
 ) -> None:
-    """There is neither a reset nor a new tensor of timesteps between the generations."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    """There is neither a reset nor a new tensor of timesteps between the generations, of a bare U-Net or a pipeline."""
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
 
     def generation(seed: int, pass_on: Callable[[Tensor, int], Any]) -> Tensor:
         image = sample * seed
@@ -265,11 +263,11 @@ def test_generations_of_a_number_of_steps_that_is_told_follow_each_other(
     for seed in (1, 2):
         with cached(model, interval=3):
             expected.append(generation(seed, ELEMENTS["index"]))
-    owner = model if is_bare else SimpleNamespace(unet=model, scheduler=DDIMScheduler())
-    with cached(owner, interval=3, num_steps=5) as cache:
-        found = [generation(seed, pass_on) for seed in (1, 2)]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert [g.full_steps for g in cache.generations] == [(0, 3)] * 2
+    for owner in (model, SimpleNamespace(unet=model, scheduler=DDIMScheduler())):
+        with cached(owner, interval=3, num_steps=5) as cache:
+            found = [generation(seed, pass_on) for seed in (1, 2)]
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        assert [g.full_steps for g in cache.generations] == [(0, 3)] * 2
 
 
 @pytest.mark.parametrize("told", [{"interval": 3, "num_steps": 5}, {"plan": uniform(5, 3)}], ids=["told", "planned"])
@@ -278,7 +276,7 @@ def test_second_generation_of_numbers_without_a_reset_is_refused(
     copy: Callable[[Tensor, int], Any], told: dict[str, Any]
 ) -> None:
     """The generation before was stopped."""
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
     with cached(model, **told) as cache:
         for i in range(3):
             model(sample, copy(TIMESTEPS, i))
@@ -293,7 +291,7 @@ def test_second_generation_of_numbers_without_a_reset_is_refused(
 
 
 def test_copy_on_a_device_has_to_be_told() -> None:
-    model, (sample, _) = unet("ddpm"), inputs("ddpm")[0]
+    model, (sample, _) = small_unet(), inputs("ddpm")[0]
     with (
         cached(model, interval=3),
         pytest.raises(DeepCacheError, match=r"copy on a device that does not go on.*say num_steps"),
@@ -303,7 +301,7 @@ def test_copy_on_a_device_has_to_be_told() -> None:
 
 def test_number_that_is_none_of_the_pipelines_timesteps_is_refused() -> None:
     """The timesteps are another pipeline's, or a sampler computes them from the scheduler's."""
-    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    pipe, (sample, _) = SimpleNamespace(unet=small_unet(), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     pipe.scheduler.set_timesteps(5)
     with (
         cached(pipe, interval=3),
@@ -332,7 +330,7 @@ def test_what_no_generation_can_have_is_refused(told: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_generations_of_one_step_beside_a_pipelines_own_are_right_or_refused(mode: Any) -> None:
     """Another pipeline on the same U-Net has them; in inference mode torch does not tell views."""
-    pipe, (sample, _) = SimpleNamespace(unet=unet("ddpm"), scheduler=DDIMScheduler()), inputs("ddpm")[0]
+    pipe, (sample, _) = SimpleNamespace(unet=small_unet(), scheduler=DDIMScheduler()), inputs("ddpm")[0]
     samples = [sample * scale for scale in (1, 2, 3)]
     alone = [pipe.unet(each, 999).sample for each in samples]
     with cached(pipe, interval=3) as cache, mode():
@@ -354,7 +352,7 @@ class _Skipping:
     """The pipeline makes two U-Net calls for three timesteps."""
 
     def __init__(self) -> None:
-        self.unet, self.scheduler = unet("ddpm"), DDIMScheduler()
+        self.unet, self.scheduler = small_unet(), DDIMScheduler()
 
     def run(self) -> Tensor:
         (sample, _) = inputs("ddpm")[0]
@@ -388,7 +386,7 @@ def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_numbe
 
 def test_pipelines_on_one_unet_have_generations_of_their_own() -> None:
     """The pipelines run one after the other in the block of the first."""
-    pipes = [SimpleNamespace(unet=unet("ddpm"), scheduler=SCHEDULERS[name]()) for name in ("ddim", "heun", "plms")]
+    pipes = [SimpleNamespace(unet=small_unet(), scheduler=SCHEDULERS[name]()) for name in ("ddim", "heun", "plms")]
     expected = []
     for seed, pipe in enumerate(pipes):
         with cached(pipe, interval=3, order=1):

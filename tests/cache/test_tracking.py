@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deepcache import DeepCacheError, cached
 from tests.cache.test_timeline import ALL, COPIES
-from tests.problems import inputs, unet
+from tests.problems import inputs, small_unet
 
 SCHEDULES = {"long": [900, 600, 300, 100, 50], "short": [999, 600, 100], "one step": [999], "rising": [50, 300, 900]}
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
@@ -62,7 +62,7 @@ def _run(model: Any, loop: Loop, timesteps: Tensor, pass_on: Callable[[Tensor, i
 @cache
 def _model() -> Any:
     """One U-Net serves all blocks, since each block leaves the U-Net as it was."""
-    return unet("ddpm")
+    return small_unet()
 
 
 @cache

@@ -21,13 +21,19 @@ from torch import Tensor
 
 from deepcache import CachePlan, cached, uniform
 from tests.problems import SCHEDULERS, denoise, inputs, num_branches, unet
+from tests.topologies import blocks
 
 NAME, NUM_STEPS = "sd-1.5", 7
-BRANCHES = range(num_branches(NAME))
+LEVELS = {  # the first, one of the two in the middle, and the last
+    **blocks("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "block_out_channels": (8, 16, 16),
+}
+BRANCHES = range(9)
 
 
 def _pipe(scheduler: str, name: str = NAME) -> SimpleNamespace:
-    return SimpleNamespace(unet=unet(name), scheduler=SCHEDULERS[scheduler]())
+    model = unet(name, **LEVELS) if name == NAME else unet(name)
+    return SimpleNamespace(unet=model, scheduler=SCHEDULERS[scheduler]())
 
 
 def _num_calls(scheduler: str) -> int:
@@ -117,8 +123,9 @@ def test_interval_one_of_both_is_uncached(scheduler: str) -> None:
 
 def test_another_branch_is_told_apart() -> None:
     """Test of the test: neighbouring branches differ, so equality at every branch means the same numbering."""
-    model = SimpleNamespace(unet=unet(NAME), scheduler=SCHEDULERS["ddim"]())
-    outputs = [_ours(model, lambda pipe: denoise(pipe, 2, name=NAME), interval=2, branch=branch) for branch in BRANCHES]
+    outputs = [
+        _ours(_pipe("ddim"), lambda pipe: denoise(pipe, 2, name=NAME), interval=2, branch=branch) for branch in BRANCHES
+    ]
     assert not any(torch.equal(a, b) for i, a in enumerate(outputs) for b in outputs[:i])
 
 
@@ -155,7 +162,7 @@ def test_residuals_of_a_controlnet_equal_upstream() -> None:
     (first, _, context), _ = inputs(NAME)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = ControlNetModel.from_unet(unet(NAME)).eval().requires_grad_(requires_grad=False)
+        net = ControlNetModel.from_unet(_pipe("ddim").unet).eval().requires_grad_(requires_grad=False)
         for parameter in net.parameters():  # its last convolutions begin as zeros
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
         condition = torch.randn(2, 3, 64, 64)

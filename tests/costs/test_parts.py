@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,12 +17,19 @@ from deepcache.costs.parts import decoder_macs, text_encoder_macs
 from deepcache.models.architectures import skeleton
 
 CLIP = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@cache
+def stable() -> Any:
+    return skeleton("sd-1.5")[0]
+
+
 ENCODERS: dict[str, Any] = {
     "clip": lambda: CLIPTextModel(CLIPTextConfig(**CLIP)),
     "clip-eager": lambda: CLIPTextModel(CLIPTextConfig(**CLIP, attn_implementation="eager")),
     "clip-projection": lambda: CLIPTextModelWithProjection(CLIPTextConfig(**CLIP, projection_dim=6)),
     "t5": lambda: T5EncoderModel(T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)),
-    "sd-1.5": lambda: skeleton("sd-1.5")[0].text_encoder,
+    "sd-1.5": lambda: stable().text_encoder,
 }
 LEVELS = {"block_out_channels": (4, 8), "norm_num_groups": 4, "latent_channels": 4}
 BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
@@ -34,7 +42,7 @@ DECODERS: dict[str, Any] = {
         num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1),
     ),
-    "sd-1.5": lambda: skeleton("sd-1.5")[0].vae,
+    "sd-1.5": lambda: stable().vae,
 }
 
 
@@ -62,7 +70,7 @@ def half_of_flops_and_the_rest(network: nn.Module, run: Any) -> int:
     return counter.get_total_flops() // 2 + sum(rest)
 
 
-@pytest.mark.parametrize("tokens", [1, 7, 77])
+@pytest.mark.parametrize("tokens", [1, 77])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_text_encoders_macs_are_half_of_torchs_flops_and_biases_and_norms(name: str, tokens: int) -> None:
     encoder = ENCODERS[name]().to("meta").eval()
@@ -101,6 +109,5 @@ def test_without_attention_products_a_text_encoder_would_cost_too_little(monkeyp
 
 def test_stable_diffusions_networks_have_the_published_sizes() -> None:
     """Stored values: the number of parameters of the released weights."""
-    networks, _ = skeleton("sd-1.5")
     sizes = {"unet": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863}
-    assert {name: getattr(networks, name).num_parameters() for name in sizes} == sizes
+    assert {name: getattr(stable(), name).num_parameters() for name in sizes} == sizes

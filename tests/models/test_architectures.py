@@ -74,7 +74,7 @@ def test_a_prompted_model_runs_through_and_is_cached():
     tokens = pipe.tokenizer("a red sneaker", padding="max_length").input_ids
     assert len(tokens) == 77
     assert max(tokens) < pipe.text_encoder.config.vocab_size
-    arguments = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "pt"}
+    arguments = {"height": 32, "width": 32, "num_inference_steps": 2, "output_type": "pt"}
     with cached(pipe, interval=3) as cache:
         images = pipe("a red sneaker", generator=torch.Generator().manual_seed(0), **arguments).images
     assert images.isfinite().all()

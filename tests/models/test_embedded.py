@@ -33,10 +33,6 @@ def extractor():
     return models.load_extractor()
 
 
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_every_embedded_model_gives_images(name):
     images = sample(models.load(name), range(2), batch_size=2, progress=False, num_inference_steps=2)
@@ -51,30 +47,22 @@ def test_mini_clip_scores_an_image():
     assert 0 <= score <= 100  # and so finite
 
 
-def test_mini_ldm_is_a_diffusers_pipeline_that_gives_images(pipe):
-    images = pipe(
-        class_labels=[3, 7], num_inference_steps=2, guidance_scale=1.5, generator=generators(0, 1), output_type="pt"
-    ).images
-    assert images.shape == (2, 3, 32, 32)
-    assert 0 <= images.min() < images.max() <= 1
-
-
 def test_mini_ldm_has_nine_skips_so_that_branches_mean_something(pipe):
     assert nest(pipe.unet).num_branches == 9
 
 
 def test_mini_ldm_draws_what_is_asked_for(pipe, extractor):
-    images = sample(pipe, range(50), batch_size=50, progress=False, num_inference_steps=15, guidance_scale=1.5)
+    images = sample(pipe, range(50), batch_size=50, progress=False, num_inference_steps=8, guidance_scale=1.5)
     # the card promises 0.85 of 1,000 samples over 100 steps; four standard errors of 50 samples are 0.2
     assert as_asked(extract(MiniExtractor(extractor), images), labels_of(range(50), 10)) >= 0.65
 
 
 def test_caching_an_embedded_model_changes_little_at_interval_two(pipe):
-    arguments = {"batch_size": 8, "progress": False, "num_inference_steps": 30, "guidance_scale": 1.5}
-    uncached = sample(pipe, range(8), **arguments)
+    arguments = {"batch_size": 4, "progress": False, "num_inference_steps": 20, "guidance_scale": 1.5}
+    uncached = sample(pipe, range(4), **arguments)
     with deepcache.cached(pipe, interval=2, branch=0) as cache:
-        cached = sample(pipe, range(8), **arguments)
-    assert cache.generations[0].full_steps == tuple(range(0, 30, 2))
+        cached = sample(pipe, range(4), **arguments)
+    assert cache.generations[0].full_steps == tuple(range(0, 20, 2))
     assert 0 < (cached - uncached).square().mean() < 10**-2  # 20 dB: the same images
 
 

@@ -21,14 +21,15 @@ from tests import compvis
 NOTHING = 10  # the last of the tiny configuration's 11 classes
 VARIANTS: dict[str, dict[str, Any]] = {
     "cin256-v2's layout": {},
-    "heads of 16 channels": {"unet": {"num_heads": -1, "num_head_channels": 16}},
-    "two heads": {"unet": {"num_heads": 2}},
-    "attention at all rates": {"unet": {"attention_resolutions": [1, 2, 4]}},
+    "heads of 16 channels, attention at all rates and on pixels": {
+        "unet": {"num_heads": -1, "num_head_channels": 16, "attention_resolutions": [1, 2, 4]},
+        "autoencoder": {"attn_resolutions": [16], "num_res_blocks": 2},
+    },
     "attention in the middle alone": {"unet": {"attention_resolutions": []}, "autoencoder": {"attn_resolutions": []}},
-    "two transformer blocks": {"unet": {"transformer_depth": 2}},
-    "one resnet a level": {"unet": {"num_res_blocks": 1}},
-    "attention on pixels": {"autoencoder": {"attn_resolutions": [16], "num_res_blocks": 2}},
-    "three levels of pixels": {"autoencoder": {"ch_mult": [1, 1, 2], "attn_resolutions": [4], "resolution": 16}},
+    "two heads, two transformer blocks, one resnet a level, three levels of pixels": {
+        "unet": {"num_heads": 2, "transformer_depth": 2, "num_res_blocks": 1},
+        "autoencoder": {"ch_mult": [1, 1, 2], "attn_resolutions": [4], "resolution": 16},
+    },
 }
 TOLERANCE = 1e-4  # of float32 through some forty layers; the smallest mistake below makes ten times as much
 # A weight of each kind, and the comparison that must notice it
@@ -137,7 +138,7 @@ def test_the_comparison_notices_another_number_of_heads(state, expected):
 
 def test_guided_samples_are_those_of_compvis_sampler(pipe, found, state):
     labels, latents = [3, 7], random(2, 4, 8, 8)
-    for num_steps, scale in ((4, 1.5), (5, 1.0), (1, 3.0)):
+    for num_steps, scale in ((4, 1.5), (2, 1.0), (1, 3.0)):
         ours = pipe(labels, num_steps, scale, latents=latents, output_type="latent").images
         theirs = compvis.sampled(state, found, torch.tensor(labels), latents, num_steps, scale, NOTHING)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -190,12 +191,11 @@ def test_what_only_the_training_needs_is_left_out(tmp_path, found, state, pipe):
     assert all(torch.equal(a, b) for a, b in zip(other.unet.parameters(), pipe.unet.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_weights_have_the_dtype_that_was_asked_for(tmp_path, found, state, dtype):
+def test_the_weights_have_the_dtype_that_was_asked_for(tmp_path, found, state):
     half = {name: value.half() if name != "alphas_cumprod" else value for name, value in state.items()}
-    pipe = load_ldm(*compvis.written(tmp_path, found, half), dtype=dtype)
+    pipe = load_ldm(*compvis.written(tmp_path, found, half), dtype=torch.bfloat16)
     parts = (pipe.unet, pipe.vqvae, pipe.class_embedder)
-    assert {weight.dtype for part in parts for weight in part.parameters()} == {dtype}
+    assert {weight.dtype for part in parts for weight in part.parameters()} == {torch.bfloat16}
 
 
 def test_the_loaded_unet_is_cached(pipe):

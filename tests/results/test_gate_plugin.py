@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
+from deepcache.__main__ import main
 from deepcache.results.layout import Layout
 from deepcache.results.record import Record, read
 
@@ -53,7 +53,6 @@ def bench(pytester):
     def make(
         first: str,
         *options: str,
-        subprocess: bool = False,
         fails: str = "False",
         marked: str = "False",
         gate: bool = True,
@@ -62,8 +61,7 @@ def bench(pytester):
             (pytester.path / row).unlink(missing_ok=True)
         pytester.makepyfile(BENCH.replace("FIRST", first).replace("FAILS", fails).replace("MARKED", marked))
         (pytester.path / "base.json").write_text(json.dumps({"deepcache": [r.as_dict() for r in BASELINE]}))
-        run = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
-        return run(*(["--paper-gate", "base.json"] if gate else []), *options)
+        return pytester.runpytest_inprocess(*(["--paper-gate", "base.json"] if gate else []), *options)
 
     return make
 
@@ -146,14 +144,14 @@ def test_what_cannot_be_compared_ends_the_session_with_2_unless_allowed(bench):
 
 def test_an_allowance_is_one_of_the_list_and_needs_a_gate(pytester, bench):
     assert bench("macs=[10]", "--paper-gate-allow", "weather").ret == pytest.ExitCode.USAGE_ERROR
-    result = pytester.runpytest_subprocess("--paper-gate-allow", "speed")
+    result = pytester.runpytest_inprocess("--paper-gate-allow", "speed")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --paper-gate-allow: expected --paper-gate BASELINE beside it*"])
 
 
 @pytest.mark.parametrize(("first", "code"), [("speedup=[0.1]", 0), ("macs=[11]", 1)])
 def test_workers_leave_the_gate_to_the_controller_and_their_times_out(pytester, bench, first, code):
-    result = bench(first, "-n", "2", "-p", "no:benchmark", "--paper-gate-allow", "speed", subprocess=True)
+    result = bench(first, "-n", "1", "-p", "no:benchmark", "--paper-gate-allow", "speed")
     assert result.ret == code
     result.assert_outcomes(passed=2)
     assert result.stdout.str().count("gate: 2 records compared") == 1
@@ -166,7 +164,7 @@ def test_the_record_of_a_re_run_stands_in_pytest_benchmarks_json(pytester, bench
     pytester.makepyfile(test_timed="def test_timed(benchmark):\n    benchmark.pedantic(lambda: None)\n")
     assert bench("speedup=[1.0, 2.0], shallow_share=[0.3, 0.3]", "--benchmark-json", "results.json").ret == 0
     assert [r.metrics.get("speedup") for r in read(pytester.path / "results.json")] == [2.0, None]
-    assert pytester.run(sys.executable, "-m", "deepcache", "gate", "base.json", "results.json").ret == 0
+    assert main(["gate", "base.json", "results.json"]) == 0
 
 
 def test_what_fails_twice_is_a_regression(pytester, bench):
@@ -217,18 +215,19 @@ def test_a_row_that_fails_is_run_once_more_and_then_as_often_as_reruns_says(pyte
     assert bench(values, "--reruns", "1", fails="num_runs('first') < 4").ret == 1
 
 
-def test_a_run_that_passed_by_reruns_passes_the_gates_command(pytester, bench):
+def test_a_run_that_passed_by_reruns_passes_the_gates_command(pytester, bench, capsys):
     """The session is not gated itself: pytest-rerunfailures runs the failed row."""
     values = "speedup=[2.0, 2.0, 2.0], shallow_share=[0.3, 0.3, 0.3]"
     result = bench(values, "--reruns", "2", "--paper-tables", "out", fails=FAILS_TWICE, gate=False)
     assert (result.ret, num_runs(pytester, "first")) == (0, 3)
     found = read(pytester.path / "out/records.jsonl")
     assert [(r.label, r.outcome) for r in found] == [("first", "passed"), ("last", "passed")]
-    command = pytester.run(sys.executable, "-m", "deepcache", "gate", "base.json", "out/records.jsonl")
-    assert (command.ret, command.outlines) == (0, ["gate: 2 records compared, 0 regressions"])
+    capsys.readouterr()
+    assert main(["gate", "base.json", "out/records.jsonl"]) == 0
+    assert capsys.readouterr().out == "gate: 2 records compared, 0 regressions\n"
 
 
-def test_a_run_that_fails_to_the_last_rerun_fails_the_gates_command(pytester, bench):
+def test_a_run_that_fails_to_the_last_rerun_fails_the_gates_command(bench, capsys):
     bench(
         "speedup=[2.0, 2.0], shallow_share=[0.3, 0.3]",
         "--reruns",
@@ -238,8 +237,9 @@ def test_a_run_that_fails_to_the_last_rerun_fails_the_gates_command(pytester, be
         fails="True",
         gate=False,
     )
-    command = pytester.run(sys.executable, "-m", "deepcache", "gate", "base.json", "out/records.jsonl")
-    assert (command.ret, command.outlines[1:]) == (1, ["regression: table1 / first (mini): failed"])
+    capsys.readouterr()
+    assert main(["gate", "base.json", "out/records.jsonl"]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == ["regression: table1 / first (mini): failed"]
 
 
 def test_collecting_alone_gates_nothing(bench):
@@ -251,7 +251,7 @@ def test_a_baseline_that_cannot_be_read_is_one_line(pytester, text):
     pytester.makepyfile("def test_it(): pass")
     if text is not None:
         (pytester.path / "base.json").write_text(text)
-    result = pytester.runpytest_subprocess("--paper-gate", "base.json")
+    result = pytester.runpytest_inprocess("--paper-gate", "base.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.stderr.str().strip().startswith("ERROR: --paper-gate: ")
     assert result.stderr.str().strip().count("\n") == 0

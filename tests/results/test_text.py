@@ -52,7 +52,7 @@ def built(names: list[str]):
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4, unique_by=plain))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_cells_of_csv_come_back_whole_and_none_is_a_formula(names):
     """Oracle: the csv module."""
     shown, table, _ = built(names)
@@ -87,7 +87,7 @@ def as_read(text: str) -> str:
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4, unique_by=plain))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_markdown_table_has_its_rows_and_columns_and_no_html(names):
     """Oracle: a split of rows by GitHub's rule, and the standard library's parser of HTML."""
     shown, table, notes = built(names)
@@ -119,7 +119,7 @@ COMMANDS = {
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4, unique_by=plain))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_latex_has_no_command_but_the_tables_own_and_its_comments_stay_lines(names):
     """Oracle: TeX's rules of lines and control sequences."""
     _, table, notes = built(names)
@@ -151,7 +151,7 @@ class Tags(HTMLParser):
 
 
 @given(TEXTS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_a_page_has_the_same_elements_whatever_the_names_and_shows_them(name):
     """Oracle: the standard library's parser of HTML."""
     pages = []

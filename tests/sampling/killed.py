@@ -17,27 +17,18 @@ from pathlib import Path
 from typing import IO, Any
 from unittest.mock import patch
 
-import torch
-
 from deepcache.errors import DeepCacheError
-from deepcache.plan import uniform
 from deepcache.sampling import shards as shard_files
-from deepcache.sampling.conditions import conditions_of
-from deepcache.sampling.filling import fill
 from deepcache.sampling.seeds import Worker
 from deepcache.sampling.store import Store
-from deepcache.sampling.workload import Sampling, Workload
-from tests.problems import pipeline
-from tests.stores import hashes
+from tests.stores import hashes, make, manifest
 
-SEEDS, KILLS, WORKERS, SLOW_S = range(40), 20, 2, 0.05
+SEEDS, KILLS, WORKERS, SLOW_S = range(40), 20, 2, 0.02
 REFUSED = 2  # a worker's exit code
-SAMPLING = Sampling("ddim", 3, uniform(3, 2))
 
 
-def work(pipe: Any, folder: Path, worker: Worker) -> None:
-    """Fill a store as `python -m deepcache sample` does, on a disk that is slow."""
-    workload = Workload(pipe, conditions_of(pipe), 2, {"guidance_scale": 1.5}, model="tiny")
+def work(folder: Path, worker: Worker) -> None:
+    """Fill a store with made-up samples, which need no model, on a disk that is slow."""
 
     class Slow(zipfile.ZipFile):
         def __init__(self, *arguments: Any) -> None:
@@ -45,26 +36,25 @@ def work(pipe: Any, folder: Path, worker: Worker) -> None:
             super().__init__(*arguments)
 
     with patch.object(zipfile, "ZipFile", Slow):
-        store = Store.create(folder, workload.manifest(SAMPLING, shard_size=2))
-        fill(store, workload, SAMPLING, SEEDS, worker=worker, name=str(worker))
+        Store.create(folder, manifest(shard_size=2)).fill(SEEDS, make, worker)
 
 
-def start(pipe: Any, folder: Path, worker: Worker) -> int:
+def start(folder: Path, worker: Worker) -> int:
     """Start a worker by a fork, which saves the seconds of importing torch."""
     if number := os.fork():
         return number
     try:
-        work(pipe, folder, worker)
+        work(folder, worker)
     except DeepCacheError:
         os._exit(REFUSED)
     os._exit(0)
 
 
-def disturbed(pipe: Any, folder: Path, life_s: float) -> dict[str, Any]:
+def disturbed(folder: Path, life_s: float) -> dict[str, Any]:
     """Kill living workers after random times, at least 20 times, then let all finish; stop when a worker refuses."""
     rng, kills, left = random.Random(0), 0, 0
     while True:
-        numbers = [start(pipe, folder, Worker(rank, WORKERS)) for rank in range(WORKERS)]
+        numbers = [start(folder, Worker(rank, WORKERS)) for rank in range(WORKERS)]
         for number in numbers if kills < KILLS else ():
             time.sleep(rng.uniform(0, life_s))
             os.kill(number, signal.SIGKILL)
@@ -90,26 +80,24 @@ def in_place(path: Path) -> IO[bytes]:
     raise AssertionError
 
 
-def is_found_out(pipe: Any, folder: Path) -> bool:
+def is_found_out(folder: Path) -> bool:
     """Return whether a worker refuses the file that a killed worker has left in its place."""
     with patch.object(shard_files, "whole_file", in_place):
-        assert ended(start(pipe, folder, Worker())) == -signal.SIGKILL
-    return ended(start(pipe, folder, Worker())) == REFUSED
+        assert ended(start(folder, Worker())) == -signal.SIGKILL
+    return ended(start(folder, Worker())) == REFUSED
 
 
 def main(folder: Path) -> dict[str, Any]:
-    torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
-    pipe = pipeline()
     begin = time.monotonic()
-    work(pipe, folder / "alone", Worker())
+    work(folder / "alone", Worker())
     life_s = 3 * (time.monotonic() - begin) / len(SEEDS)  # in which a worker finishes a file or two
     expected = hashes(folder / "alone")
-    honest = disturbed(pipe, folder / "killed", life_s)
+    honest = disturbed(folder / "killed", life_s)
     return {
         "files": len(expected),
         "is_equal": honest.pop("hashes") == expected,
         **honest,
-        "broken_is_refused": is_found_out(pipe, folder / "broken"),
+        "broken_is_refused": is_found_out(folder / "broken"),
     }
 
 

@@ -37,7 +37,7 @@ PROMISED = {  # the names of the scores, which other files read
     "mini-sd": {"guidance", "garment_as_asked", "colour_as_asked", "background_as_asked", "clip_score"}
     | {"autoencoder_psnr_db", "all_as_asked", "by_guidance"},
     **dict.fromkeys(
-        ("mini-bk-base", "mini-bk-tiny"),
+        ("mini-bk-tiny",),
         {"guidance", "garment_as_asked", "colour_as_asked", "background_as_asked", "clip_score"}
         | {"all_as_asked", "parameters", "macs", "macs_share_of_mini_sd"},
     ),

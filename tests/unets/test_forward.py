@@ -37,7 +37,7 @@ def test_full_and_shallow_step_on_same_inputs_equal_forward_at_every_branch(name
     assert_laws_of_kernel(shared(name), range(num_branches(name)), args, kwargs)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*ONE_A_FAMILY, "sd-1.5", "bk-sdm-small", "ddpm-resnet-samplers", "uneven-layers"])
 def test_no_deep_stage_runs_on_a_shallow_step(name: str) -> None:  # law 6
     """Every live module runs as often as on a full step: once."""
     model, (args, kwargs) = unet(name), inputs(name, batch=1)
@@ -49,7 +49,7 @@ def test_no_deep_stage_runs_on_a_shallow_step(name: str) -> None:  # law 6
     once = dict(calls)
     assert set(once.values()) == {1}
     assert {stage for stage, _ in once} == {s.name for s in (*found.down, found.mid, *found.up) if s.modules}
-    for branch in sorted({0, 1, num_branches(name) // 2, num_branches(name) - 1}):
+    for branch in sorted({0, num_branches(name) // 2, num_branches(name) - 1}):
         cut = Cut.of(model, branch)
         calls.clear()
         _, feature = full_forward(model, cut, *args, **kwargs)
@@ -145,14 +145,20 @@ def test_every_form_of_timestep_equals_forward(name: str, form: str) -> None:
     assert_laws_of_kernel(shared(name), (1,), args, kwargs)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("name", [*ONE_A_FAMILY, "ddpm-fourier", "deepfloyd-if"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.bfloat16) for name in (*ONE_A_FAMILY, "ddpm-fourier", "deepfloyd-if")),
+        *((name, torch.float64) for name in ("ddpm-fourier", "timestep-cond", "svd")),
+    ],
+    ids=str,
+)
 def test_other_types_equal_forward(name: str, dtype: torch.dtype) -> None:
     args, kwargs = _cast(inputs(name, size=(4, 4)), dtype)
     assert_laws_of_kernel(unet(name).to(dtype), (0, 1), args, kwargs)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_A_FAMILY)
 def test_kernel_leaves_its_arguments_as_they_were(name: str) -> None:
     args, kwargs = inputs(name, size=(4, 4))
     model, cut = shared(name), Cut.of(shared(name), 0)
