@@ -1,7 +1,8 @@
 """This module samples and draws the points of cost against fidelity, for a model, a solver and its number of steps.
 
-Some seeds choose and other seeds score: the choosing seeds decide which point of a curve is taken at a cost, and all
-records are measured on the scoring seeds.
+Some seeds choose and other seeds score: the choosing seeds decide which point of a curve is taken at a cost. All
+records are measured on the scoring seeds; a point that nothing could choose, since a cheaper one of its curve is nearer,
+is not scored.
 """
 
 from __future__ import annotations
@@ -118,10 +119,12 @@ def panel(workload: Workload, solver: str, num_steps: int) -> Panel:
     first: Named = {"curve": "uncached"}, "uncached", uncached
     for named in (first, *_runs(workload, uncached)):
         runs.setdefault(named[-1], named)  # two curves may meet in a plan
-    with tqdm(
-        runs.values(), desc=f"{workload.model}, {solver} {num_steps}", unit="run", disable=None, leave=False
-    ) as bar:
-        points = tuple(_point(workload, uncached, *named) for named in bar)
+    name = f"{workload.model}, {solver} {num_steps}"
+    with tqdm(runs.values(), desc=f"{name}, choosing", unit="run", disable=None, leave=False) as bar:
+        trials = [_trial(workload, uncached, *named) for named in bar]
+    kept = [trial for trial in trials if _is_scored(trial, trials)]
+    with tqdm(kept, desc=f"{name}, scoring", unit="run", disable=None, leave=False) as bar:
+        points = tuple(_scored(workload, uncached, trial) for trial in bar)
     return Panel(workload, uncached, scoring(workload), points)
 
 
@@ -284,11 +287,25 @@ def solution(workload: Workload, seeds: range) -> Samples:
     return workload.samples(run, seeds, f"{workload.model}, solution")
 
 
-def _point(workload: Workload, uncached: Run, key: dict[str, Scalar], name: str, run: Run) -> Sampled:
-    seeds = scoring(workload)
+def _trial(workload: Workload, uncached: Run, key: dict[str, Scalar], name: str, run: Run) -> Sampled:
+    """Return a point that is measured on the choosing seeds alone."""
+    decided = _compared(workload, uncached, run, choosing(workload), name)
+    means = {metric: statistics.fmean(each) for metric, each in decided.items()}
+    return Sampled(key, name, _share(workload, run, uncached), {}, {}, means, run)
+
+
+def _is_scored(trial: Sampled, trials: Sequence[Sampled]) -> bool:
+    """Say whether a point may be taken at a cost, or stands in a table at its interval."""
+    is_shown = trial.curve == "uncached" or "interval" in trial.key
+    return is_shown or chosen(trials, (trial.curve,), trial.share) is trial
+
+
+def _scored(workload: Workload, uncached: Run, trial: Sampled) -> Sampled:
+    """Measure a point on the scoring seeds, too."""
+    seeds, run, name = scoring(workload), trial.run, trial.name
     samples, base = (workload.samples(each, seeds, name) for each in (run, uncached))
     per_seed = _compared(workload, uncached, run, seeds, name)
-    found = costs(workload, run, uncached, samples.cache) | {"share": _share(workload, run, uncached)}
+    found = costs(workload, run, uncached, samples.cache) | {"share": trial.share}
     found |= _with_interval("solved_db", np.median, per_seed["solved_db"])
     if run != uncached:
         each = per_seed["psnr_db"]
@@ -299,9 +316,7 @@ def _point(workload: Workload, uncached: Run, key: dict[str, Scalar], name: str,
         lost = [before - after for before, after in zip(base.clip_scores, samples.clip_scores, strict=True)]
         found |= _with_interval("clip_loss", np.mean, lost) if run != uncached else {}
         per_seed["clip_score"] = samples.clip_scores
-    decided = _compared(workload, uncached, run, choosing(workload), name)
-    means = {metric: statistics.fmean(each) for metric, each in decided.items()}
-    return Sampled(key, name, found["share"], found, per_seed, means, run)
+    return replace(trial, metrics=found, per_seed=per_seed)
 
 
 def _compared(workload: Workload, uncached: Run, run: Run, seeds: range, name: str) -> dict[str, list[float]]:
