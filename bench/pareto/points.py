@@ -1,8 +1,8 @@
 """This module samples and draws the points of cost against fidelity, for a model, a solver and its number of steps.
 
 Some seeds choose and other seeds score: the choosing seeds decide which point of a curve is taken at a cost. All
-records are measured on the scoring seeds; a point that nothing could choose, since a cheaper one of its curve is nearer,
-is not scored.
+records are measured on the scoring seeds. A point is not scored if a cheaper one of its curve is nearer, since nothing
+could choose it.
 """
 
 from __future__ import annotations
