@@ -82,8 +82,9 @@ def verdict(
 def of_scheduler(name: str, pipeline: str, option: str | None = None) -> str:
     if not takes(name, option):
         return NOTHING
-    num_steps = NUM_STEPS if name == "PNDMScheduler" else FEWER_STEPS
-    return verdict(workload(pipeline, scheduler(name, option)), num_steps=num_steps)
+    intervals = (2, 3) if (pipeline, option) == ("text2img", None) else (2,)
+    num_steps = NUM_STEPS if option is None or name == "PNDMScheduler" else FEWER_STEPS
+    return verdict(workload(pipeline, scheduler(name, option)), intervals, num_steps)
 
 
 def of_option(name: str, option: str) -> str:
@@ -99,7 +100,7 @@ def of_pipeline(name: str, way: str) -> str:
 
 
 def _plain(work: Workload) -> str:
-    return verdict(work, num_steps=6)
+    return verdict(work, (2, 3), 6)
 
 
 def _unguided(work: Workload) -> str:
@@ -234,11 +235,19 @@ def of_whole(name: str, branch: str) -> str:
     return EXACT
 
 
+@cache
 def of_input(option: str, family: str) -> str:
-    """Return the cell of an optional input on the first U-Net of a family that it is tried on, or on its plain one."""
-    known = [name for name in (*_TRIED.get(option, ()), *_ONE_A_FAMILY) if PROBLEMS[name][0].__name__ == family]
+    """Return the cell of an optional input on the U-Nets of a family that it is tried on, at least one."""
+    known = [name for name in UNETS if PROBLEMS[name][0].__name__ == family]
+    tried = [name for name in _TRIED.get(option, ()) if name in known] or [n for n in _ONE_A_FAMILY if n in known]
+    cells = {_of_input(option, name) for name in tried} - {NOTHING}
+    assert len(cells) <= 1, f"{option} of {family}: {cells}"
+    return cells.pop() if cells else NOTHING
+
+
+def _of_input(option: str, name: str) -> str:
     try:
-        call, other = INPUTS[option](known[0]), INPUTS[option](known[0], seed=1)
+        call, other = INPUTS[option](name), INPUTS[option](name, seed=1)
         is_noticed = not torch.equal(_output(call), _output(other))
     except Warning:
         raise

@@ -149,8 +149,8 @@ TABLES = (
     ),
     Table(
         "Pipelines",
-        "Interval 1 gives what the pipeline gives without a cache, and with interval 2 the mid block runs on steps 0, "
-        "2, 4, ... alone. Guidance that a callback turns off midway shrinks the batch: that step is full, "
+        "Interval 1 gives what the pipeline gives without a cache, and with intervals 2 and 3 the mid block runs on "
+        "steps 0, N, 2N, ... alone. Guidance that a callback turns off midway shrinks the batch: that step is full, "
         "too. After a generation that was interrupted, the next one is as it would have been.",
         "pipeline",
         NAMES,

@@ -253,8 +253,10 @@ class Interleaved(RuleBasedStateMachine):
     def fail_in_a_step(self, at: int, call: int) -> None:
         """Fail in a U-Net call, as out of memory does; the next call begins this generation anew, and no other one."""
         live = self._pick(at)
+        self.live.remove(live)  # another error ends it
         with aborting(self.model, call % live.num_calls):
             self._on(live.lane, lambda: live.denoising.send(Step(())))
+        self.live.append(live)
         live.resets += (self._innermost(live.lane)[0],)
 
     @precondition(lambda self: any(live.lane == "main" for live in self.live))

@@ -123,7 +123,7 @@ def test_unet_compiled_in_place_is_cached_too() -> None:
 
 
 def test_pipeline_with_a_compiled_unet() -> None:
-    """What the pipeline asks of its U-Net is asked of the wrapper; the tests above trace."""
+    """The pipeline reads its U-Net's attributes through torch.compile's wrapper, so nothing has to be traced here."""
     pipe = pipeline()
     with cached(pipe, interval=2):
         image = latents(pipe)

@@ -135,7 +135,7 @@ def test_text_is_legible(opened):
 
 
 def test_sorting_keeps_the_lines_of_a_row_together(opened):
-    """By a click, then by the keyboard."""
+    """A click sorts the table, and then the keyboard does."""
     page = opened()
     button = page.locator("#table1 .results th button", has_text="sFID")
     groups = """[...document.querySelectorAll("#table1 .results tbody")].map((group) =>

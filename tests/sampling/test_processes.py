@@ -54,7 +54,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("launcher", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
 def test_a_launcher_starts_as_many_workers_as_it_is_asked_for(tmp_path, launcher):
-    """What a worker does with its number is the same whoever started it: the test of a Slurm array."""
+    """A launcher has to start the workers; the test of a Slurm array shows what a worker does with its number."""
     script = tmp_path / "worker.py"
     script.write_text("from deepcache.sampling.seeds import worker; print(repr(worker()), flush=True)")
     done = run(*launcher.split(), str(script))

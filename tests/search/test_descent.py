@@ -47,7 +47,7 @@ def require_nearer(workload: Workload, start: CachePlan, most: int, *, of_steps:
 
 @pytest.mark.parametrize(("branch", "most"), [(-1, 8), (0, 5)])
 def test_images_come_nearer_for_the_same_cost(workload, branch, most):
-    """From crowded full steps, of which there are better ones for any samples."""
+    """The search begins with crowded full steps; other steps are better for any samples."""
     require_nearer(workload, CachePlan(STEPS, (0, 1, 2), branch, order=0), most)
 
 
