@@ -1,4 +1,4 @@
-"""Cost is set against fidelity (beyond the paper) for fewer steps, reuse, prediction, and plans of `deepcache.tune`.
+"""Cost is set against fidelity (beyond the paper) for fewer steps, reuse, prediction, idle steps and `deepcache.tune`.
 
 `pytest bench` leaves this file out, since it takes as long as all others together: name the file, as `tox -e pareto`
 does, or pass `--all`.
@@ -18,13 +18,14 @@ from bench.harness.requirements import Needs
 from bench.harness.workload import Workload
 from bench.pareto import aims
 from bench.pareto import points as pareto
+from bench.pareto.points import Panel
 from deepcache.results.layout import Column, Layout
 
 PARTS = ("class_conditional", "unconditional", "prompted")
 NEEDS = Needs(PARTS)
 TABLE = Layout(
     "pareto",
-    title="Cost against fidelity: fewer steps, reuse, prediction, tuned plans (from, to: 95% bootstrap over seeds)",
+    title="Cost against fidelity: fewer steps, reuse, prediction, idle steps, tuned plans (from, to: 95% over seeds)",
     look="Compare PSNR between rows of one share of the MACs; “from” and “to” are the ends of a bootstrap interval.",
     columns=(
         Column("share", "MACs, share of the uncached (%)", 1, scale=0.01),
@@ -67,22 +68,37 @@ def test_pareto(
 ) -> None:
     model = workload(part)
     panel = pareto.panel(model, solver, pareto.steps_of(model, num_steps))
+    _record(record, panel)
+    if judge(model, when=num_steps == 50):
+        gain = aims.gain(panel.points, 2, np.median)
+        assert gain is not None
+        assert gain.value >= GAIN_AT_INTERVAL_2_DB
+
+
+@pytest.mark.usefixtures("judge")
+@pytest.mark.parametrize(("solver", "num_steps"), pareto.STRONG_PANELS, ids="{}".format)
+def test_pareto_under_strong_guidance(
+    record: Callable[..., None], workload: Callable[[str], Workload], solver: str, num_steps: int
+) -> None:
+    model = pareto.strongly_guided(workload("prompted"))
+    _record(record, pareto.panel(model, solver, pareto.steps_of(model, num_steps)))
+
+
+def _record(record: Callable[..., None], panel: Panel) -> None:
+    """Record every point of a panel."""
     for point in panel.points:
         record(
             table=TABLE,
-            key={"model": model.model, **panel.key, **point.key},
-            label=f"{model.model}, {panel.name}, {point.name}",
+            key={"model": panel.workload.model, **panel.key, **point.key},
+            label=f"{panel.workload.model}, {panel.name}, {point.name}",
             settings={
-                **describe(model, point.run, panel.uncached, panel.seeds),
+                **describe(panel.workload, point.run, panel.uncached, panel.seeds),
                 "curve": point.curve,
                 "panel": panel.name,
                 "point": point.name,
+                **({"plan": point.run.cache_plan.to_json()} if point.run.plan else {}),
                 **{f"choosing_{metric}": round(value, 4) for metric, value in point.choosing.items()},
             },
             metrics=point.metrics,
             per_seed=point.per_seed,
         )
-    if judge(model, when=num_steps == 50):
-        gain = aims.gain(panel.points, 2, np.median)
-        assert gain is not None
-        assert gain.value >= GAIN_AT_INTERVAL_2_DB

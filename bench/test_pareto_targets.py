@@ -99,7 +99,7 @@ def test_pictures(record: Callable[..., None], workload: Callable[[str], Workloa
             picture(
                 f"pareto-{model.model}-{'uncached' if metric == 'psnr_median_db' else 'solution'}",
                 f"{model.model}: {title} over the share of the uncached MACs, a panel a solver and number of steps, "
-                "with bootstrap intervals: fewer steps, reuse, prediction of orders 1 and 2, optimal and tuned plans.",
+                "with bootstrap intervals: fewer steps, reuse, prediction, idle, mixed and tuned plans.",
                 figure(rows, metric, title),
             )
             for metric, title in AXES.items()

@@ -13,9 +13,20 @@ from deepcache.metrics.statistics import Statistic, bootstrap
 from deepcache.results.layout import Scalar
 
 FEWER, REUSE = "fewer steps", "order 0"
-PREDICTED = ("order 1", "order 2", "optimal", "tuned", "fewer steps, order 1")
+PREDICTED = (
+    "order 1",
+    "order 2",
+    "order auto",
+    "fewer steps, order 1",
+    "idle",
+    "idle over fewer steps",
+    "idle, searched",
+    "mixed",
+    "tuned",
+)
+TARGETS = {0.15: 15, 0.25: 22, 0.33: 24, 0.4: 26, 0.5: 27, 0.6: 27, 0.7: 27}  # at a share, panels that are to lead
 COSTS = np.linspace(0.25, 0.7, 46)  # the shares of the uncached MACs at which leads are compared
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 _WHOLE_STEP = 0.01  # the share of the uncached MACs by which fewer steps may cost more, since their number is whole
 
 
@@ -59,7 +70,7 @@ def reuse(points: Sequence[Point], interval: int) -> Point | None:
 
 def chosen(points: Sequence[Point], curves: Sequence[str], share: float, metric: str = "psnr_db") -> Point | None:
     """Return the point on some curves that the choosing seeds prefer within a share of the MACs, or None."""
-    most = share + (_WHOLE_STEP if tuple(curves) == (FEWER,) else _ROUNDING)
+    most = share + (_WHOLE_STEP if tuple(curves) == (FEWER,) else ROUNDING)
     within = [point for point in points if point.curve in curves and point.share <= most]
     return max(within, key=lambda point: point.choosing[metric], default=None)
 
@@ -107,6 +118,11 @@ def lead(points: Sequence[Point], share: float, metric: str = "psnr_db") -> floa
     if best is None or fewer is None:
         return None if best is fewer else float("inf" if best else "-inf")
     return float(np.median(best.per_seed[metric]) - np.median(fewer.per_seed[metric]))
+
+
+def num_nearer(panels: Sequence[Sequence[Point]], share: float) -> int:
+    """Count the panels whose chosen prediction is nearer than the chosen fewer steps at a cost."""
+    return sum((lead(points, share) or 0) > 0 for points in panels)
 
 
 def least_lead(points: Sequence[Point], metric: str) -> float | None:

@@ -8,31 +8,25 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench.pareto.aims import chosen, reuse
-from bench.pareto.equal_cost import NEAREST, Recorded, panels
+from bench.pareto.aims import PREDICTED, chosen, reuse
+from bench.pareto.equal_cost import NEAREST, PANEL, Recorded, panels
 from deepcache.models.embedded import PLANS, plan_path
 from deepcache.plan import CachePlan
 
 INTERVAL = 3  # a recommended plan costs no more than reuse at this interval
-OF_ALL_STEPS = ("order 1", "order 2", "optimal", "tuned")
 
 
 def main(results: Path) -> None:
     PLANS.mkdir(exist_ok=True)
     for (model, panel), points in panels(results).items():
         base = reuse(points, INTERVAL)
-        best = None if base is None else chosen(points, OF_ALL_STEPS, base.share)
+        own = [each for each in points if each.record.settings["num_steps"] == each.record.key["uncached_steps"]]
+        best = None if base is None else chosen(own, PREDICTED, base.share)
         if isinstance(best, Recorded):
-            scheduler, steps = panel.split()
-            _plan(best).save(plan_path(model, scheduler, int(steps)))
+            solver, steps, guidance = (best.record.key.get(name) for name in PANEL[1:])
+            path = plan_path(model, str(solver), int(str(steps)), None if guidance is None else float(str(guidance)))
+            CachePlan.from_json(str(best.record.settings["plan"])).save(path)
             print(f"{model}, {panel}: {best.name}, {best.metrics[NEAREST]:.1f} dB")
-
-
-def _plan(point: Recorded) -> CachePlan:
-    settings = {name: str(value) for name, value in point.record.settings.items()}
-    full_steps = tuple(map(int, settings["full_steps"].split()))
-    num_steps = int(point.metrics["num_full"] + point.metrics["num_shallow"])
-    return CachePlan(num_steps, full_steps, int(settings["branch"]), int(settings["order"]))
 
 
 if __name__ == "__main__":

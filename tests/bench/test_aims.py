@@ -7,10 +7,23 @@ import math
 import numpy as np
 import pytest
 
-from bench.pareto.aims import FEWER, PREDICTED, Point, chosen, gain, lead, least_lead, prediction, psnr_of_mean, reuse
-from bench.pareto.equal_cost import at_any_cost, at_equal_cost, nearer, panels
+from bench.pareto.aims import (
+    FEWER,
+    PREDICTED,
+    Point,
+    chosen,
+    gain,
+    lead,
+    least_lead,
+    num_nearer,
+    prediction,
+    psnr_of_mean,
+    reuse,
+)
+from bench.pareto.equal_cost import Recorded, at_any_cost, at_equal_cost, by_kind, kind_of, nearer, panels
 from bench.pareto.recommend import main as recommend
 from deepcache import CachePlan
+from deepcache.plan import IDLE
 from deepcache.results.layout import Layout
 from deepcache.results.record import Record
 
@@ -26,7 +39,8 @@ LUCKY = point("order 1", 0.5, chosen_by=35, scored=[60.0, 60.0, 60.0], interval=
 STEADY = point("order 2", 0.5, chosen_by=40, scored=[40.0, 42.0, 44.0], interval=3)
 DEAR = point("tuned", 0.51, chosen_by=70, scored=[70.0, 70.0, 70.0])
 STEPS = point("fewer steps", 0.505, chosen_by=38, scored=[37.0, 38.0, 39.0], steps=25)
-POINTS = [REUSE, LUCKY, STEADY, DEAR, STEPS]
+DEFAULT = point("order auto", 0.5, chosen_by=33, scored=[36.0, 36.0, 36.0], interval=3)
+POINTS = [REUSE, LUCKY, STEADY, DEAR, STEPS, DEFAULT]
 
 
 def test_the_choosing_seeds_choose_and_the_others_score() -> None:
@@ -53,29 +67,59 @@ def test_the_lead_is_over_the_fewer_steps_that_are_chosen() -> None:
     assert least_lead([STEPS, DEAR], "psnr_db") is None  # at 0.5 there are fewer steps and no prediction
 
 
+def test_a_panel_leads_where_its_chosen_prediction_is_nearer() -> None:
+    behind = [STEADY, point("fewer steps", 0.5, chosen_by=50, scored=[50.0, 50.0, 50.0], steps=25)]
+    assert num_nearer([POINTS, behind, [STEPS], [STEADY]], 0.5) == 2  # POINTS, and STEADY alone
+    assert num_nearer([POINTS], 0.3) == 0
+
+
 def test_the_mean_is_of_squared_errors() -> None:
     """Exact: the mean of errors of 20 and 40 dB."""
     assert psnr_of_mean(np.array([20.0, 40.0]), axis=0) == pytest.approx(-10 * math.log10((0.01 + 0.0001) / 2))
 
 
+PLANS = {
+    "reuse": CachePlan(50, (0, 25), order=0),
+    "predicted shallow": CachePlan(50, (0, 25), order=1),
+    "idle": CachePlan(50, (0, 25), IDLE, 0),
+    "mixed": CachePlan(50, (0, 25), 0, 1, (3,)),
+}
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_a_plan_is_shown_under_its_kind_whatever_its_curve(kind: str) -> None:
+    one = recorded(STEADY, PLANS[kind])
+    assert kind_of(one) == kind
+    row = by_kind(("mini-sd", "plms 50"), [one, recorded(DEAR, PLANS[kind]), recorded(STEPS, None)], 0.5)
+    shown = {kind: f"{one.metrics['psnr_median_db']:.1f}", "fewer steps": "38.0"}  # DEAR costs more than half
+    assert {name: row[name] for name in ("fewer steps", *PLANS)} == {**dict.fromkeys(PLANS, "-"), **shown}
+
+
+def recorded(one: Point, plan: CachePlan | None) -> Recorded:
+    settings = {} if plan is None else {"plan": plan.to_json()}
+    found = Record(Layout("pareto"), one.key, settings, one.metrics, {}, "passed", one.per_seed)
+    return Recorded(one.key, one.name, one.share, one.metrics, one.per_seed, one.choosing, found)
+
+
 def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
     lines = []
     for one in POINTS:
-        settings = {"model": "mini-sd", "point": one.name, "branch": 1, "order": 2}
-        settings |= {"choosing_psnr_db": one.choosing["psnr_db"], "full_steps": "0 2"}
+        plan = CachePlan(50, (0, 2), 1, 2, (3,)).to_json()
+        settings = {"model": "mini-sd", "point": one.name, "num_steps": 50, "plan": plan}
+        settings |= {"choosing_psnr_db": one.choosing["psnr_db"]}
         metrics = {"share": one.share, "num_full": 2, "num_shallow": 2, **one.metrics}
         key = {"model": "mini-sd", "solver": "plms", "uncached_steps": 50, **one.key}
         lines.append(Record(Layout("pareto"), key, settings, metrics, {}, "passed", one.per_seed))
     monkeypatch.setattr("bench.pareto.equal_cost.read", lambda _: lines)
     monkeypatch.setattr("bench.pareto.recommend.PLANS", tmp_path)
-    monkeypatch.setattr("bench.pareto.recommend.plan_path", lambda *name: tmp_path / "-".join(map(str, name)))
+    monkeypatch.setattr("bench.pareto.recommend.plan_path", lambda *name: tmp_path / "-".join(map(str, name[:3])))
     (points,) = panels(tmp_path).values()
     row = at_equal_cost(("mini-sd", "plms 50"), points, 3)
-    shown = {"fewer steps": "38.0", "reuse": "32.0", "order 1": "60.0", "order 2": "42.0", "chosen": "42.0"}
+    shown = {"fewer steps": "38.0", "reuse": "32.0", "default, its MACs (%)": "36.0, 50", "chosen": "42.0"}
     assert shown.items() <= row.items()
     assert row["what it is"] == "order 2, N=3"
     assert nearer([points], 3) == (1, 1)
-    assert [each["50%"] for each in at_any_cost([points])] == [1, 0, 0, 1]
+    assert [each["50%"] for each in at_any_cost([points])] == [1, 27, 1, 0, 0, 0, 0, 0]
     recommend(tmp_path)
-    plan = CachePlan.load(tmp_path / "mini-sd-plms-50")
-    assert (plan.num_steps, plan.full_steps, plan.branch, plan.order) == (4, (0, 2), 1, 2)
+    recommended = CachePlan.load(tmp_path / "mini-sd-plms-50")
+    assert recommended == CachePlan(50, (0, 2), 1, 2, (3,))
