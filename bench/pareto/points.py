@@ -358,7 +358,7 @@ def figure(rows: Sequence[Sequence[Panel]], metric: str, title: str) -> Figure:
     found.supxlabel("MACs of a sample, share of the uncached")
     found.supylabel(title)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    found.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    found.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
     return found
 
 
