@@ -1,8 +1,9 @@
 """A robot's diffusion policy (beyond the paper): how often it succeeds where its U-Net is cached.
 
 The U-Net is of a class of its own, which deepcache watches. Every method runs the same 200 episodes from the same
-noise; the expert succeeds in all of them. Beside the successes stands how far the first actions are from those of the
-uncached policy, which tells the methods apart where all of them succeed.
+noise. Beside the successes stands how far the first actions are from those of the uncached policy, which tells the
+methods apart where all of them succeed, as the expert does. `pytest bench` leaves this file out, since it takes some ten
+minutes: name it, or pass `--all`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ TABLE = Layout(
         Column("action_error", "distance of the first actions (% of full speed)", 2, scale=0.01),
     ),
 )
-SEEDS = range(FIRST_SEED, FIRST_SEED + 200)  # the policy was trained on other episodes
+NUM_EPISODES = 200  # the policy was trained on others
 METHODS: dict[str, Interval | int | None] = {  # a plan, or the number of steps without one
     "uncached": None,
     **{f"N={n}, reuse": Interval(n, 0, 0) for n in (2, 3, 5, 10)},
@@ -53,6 +54,7 @@ METHODS: dict[str, Interval | int | None] = {  # a plan, or the number of steps 
 }
 # A trained policy follows its expert nearly always; caching every second step must not change that.
 SUCCESS, LOST_AT_INTERVAL_2 = 0.9, 0.03
+pytestmark = pytest.mark.named_alone
 TIMED = 32  # robots that act side by side where time is measured
 
 
@@ -62,21 +64,32 @@ def policy() -> Policy:
 
 
 @pytest.fixture(scope="module")
-def uncached(policy: Policy) -> tuple[list[bool], Tensor]:
+def seeds(pytestconfig: pytest.Config) -> range:
+    """Return the episodes' seeds; `--num-samples` asks for fewer."""
+    return range(FIRST_SEED, FIRST_SEED + (pytestconfig.getoption("num_samples") or NUM_EPISODES))
+
+
+@pytest.fixture(scope="module")
+def uncached(policy: Policy, seeds: range) -> tuple[list[bool], Tensor]:
     """Return the successes and the first actions."""
-    return successes(policy, SEEDS), _first_actions(policy)
+    return successes(policy, seeds), _first_actions(policy, seeds)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_policy(
-    record: Callable[..., None], policy: Policy, uncached: tuple[list[bool], Tensor], method: str, benchmark: Any
+    record: Callable[..., None],
+    policy: Policy,
+    seeds: range,
+    uncached: tuple[list[bool], Tensor],
+    method: str,
+    benchmark: Any,
 ) -> None:
     how = METHODS[method]
     run = replace(policy, num_steps=how) if isinstance(how, int) else policy
     plan = how if isinstance(how, Interval) else None
     block = nullcontext() if plan is None else deepcache.cached(run, plan)
     with block:
-        found, actions = uncached if method == "uncached" else (successes(run, SEEDS), _first_actions(run))
+        found, actions = uncached if method == "uncached" else (successes(run, seeds), _first_actions(run, seeds))
     each = np.array(found, dtype=np.float64)
     low, high = bootstrap(np.mean, each)
     times = _interleaved(policy, run, plan, benchmark) if benchmark.enabled else {}
@@ -88,8 +101,8 @@ def test_policy(
             "model": "policy",
             "extractor": "none",
             "num_steps": run.num_steps,
-            "num_samples": len(SEEDS),
-            "first_seed": SEEDS.start,
+            "num_samples": len(seeds),
+            "first_seed": seeds.start,
             **({} if plan is None else {"interval": plan.interval, "branch": plan.branch, "order": plan.order}),
         },
         metrics={
@@ -103,13 +116,13 @@ def test_policy(
     )
     if method == "uncached":
         assert each.mean() >= SUCCESS
-    if method == "N=2, order 1":
+    if method == "N=2, order 1" and len(seeds) == NUM_EPISODES:
         assert each.mean() >= np.mean(uncached[0]) - LOST_AT_INTERVAL_2
 
 
-def _first_actions(policy: Policy) -> Tensor:
+def _first_actions(policy: Policy, seeds: range) -> Tensor:
     """Return the first actions of each episode, which begins alike for all methods."""
-    return policy.act(torch.from_numpy(begun(SEEDS)[1]), drawn(seeded(SEEDS)))
+    return policy.act(torch.from_numpy(begun(seeds)[1]), drawn(seeded(seeds)))
 
 
 def _share(policy: Policy, run: Policy, plan: Interval | None) -> float:
