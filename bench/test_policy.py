@@ -2,8 +2,8 @@
 
 The U-Net is of a class of its own, which deepcache watches. Every method runs the same 200 episodes from the same
 noise. Beside the successes stands how far the first actions are from those of the uncached policy, which tells the
-methods apart where all of them succeed, as the expert does. `pytest bench` leaves this file out, since it takes some ten
-minutes: name it, or pass `--all`.
+methods apart where all of them succeed, as the expert does. `pytest bench` leaves this file out, since it takes some
+ten minutes: name it, or pass `--all`.
 """
 
 from __future__ import annotations
