@@ -64,15 +64,15 @@ def clock(name: str, *, is_shown: bool) -> Iterator[None]:
             if (seconds := time.monotonic() - start) >= _SILENT_S:
                 print(f"\r{name}: {seconds:.0f} s", end="", file=sys.stderr, flush=True)
 
-    clock = threading.Thread(target=show, daemon=True)
+    shower = threading.Thread(target=show, daemon=True)
     if is_shown:
-        clock.start()
+        shower.start()
     try:
         yield
     finally:
         done.set()
         if is_shown:
-            clock.join()
+            shower.join()
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 

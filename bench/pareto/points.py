@@ -93,7 +93,7 @@ class Panel:
 
     @property
     def has_own_guidance(self) -> bool:
-        """Whether the guidance scale is another than the protocol's."""
+        """Say whether the guidance scale differs from the protocol's."""
         return self.workload.guidance_scale != self.workload.protocol.guidance_scale
 
     @property

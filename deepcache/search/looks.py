@@ -33,7 +33,7 @@ class Way:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a way costs, and how near its images are to the uncached images of the same seeds."""
+    """A look tells what a way costs, and how near its images are to the uncached images of the same seeds."""
 
     way: Way
     share: float  # of the uncached MACs, 0..1

@@ -41,7 +41,7 @@ TABLE_3_BK = {"bk-sdm-base": 223.81, "bk-sdm-small": 217.78, "bk-sdm-tiny": 205.
 # 0.12 = 0.8 * 0.151 more, the upsampler to 16 x 16 that the published rows 3 to 5 and 8 to 11 do count.
 TABLE_12 = {0: 1.60, 1: 2.24, 2: 3.01, 3: 3.89, 4: 4.58, 5: 5.31, 8: 5.88, 9: 5.95, 10: 5.99, 11: 6.03}
 
-# What is no module is not counted: filters without weights
+# Filters without weights are no modules, and are not counted
 NOT_ALL_COUNTED = ("ncsn++", "ncsn++-deep-attention")
 # A small U-Net for each kind of layer that has products: what else they consist of does not change the count
 COUNTED = (

@@ -1,4 +1,4 @@
-"""Which family cuts a U-Net: diffusers' classes of known blocks are known, and every other network is watched."""
+"""One family cuts diffusers' U-Nets of known blocks, and another one watches every other network."""
 
 from __future__ import annotations
 

@@ -32,7 +32,6 @@ class Cut:
         leaf: which tensor of that result it is.
         dead: the paths of the other modules that do not run on a shallow step, without those inside of them.
         saved: the share of the multiplications that a shallow step saves, 0..1.
-        products: the multiplications of a shallow step, on the watched inputs.
         is_random: whether a full step draws random numbers.
     """
 
@@ -41,7 +40,6 @@ class Cut:
     leaf: int
     dead: tuple[str, ...]
     saved: float
-    products: int
     is_random: bool
 
     @property
@@ -94,12 +92,11 @@ def _candidates(network: nn.Module, graph: Graph) -> Iterator[_Candidate]:
             seen.add(maker)
             dead = _dead(graph, live, call)
             idle = frozenset(number for each in (*dead, call) for number in each.operations)
-            products = total - sum(graph.products[number] for number in idle)
-            saved = 1 - products / total if total else 0.0
+            saved = sum(graph.products[number] for number in idle) / total if total else 0.0
             if saved >= LEAST:
                 top = tuple(path for each in dead for path in paths.get(each.module, ()))
                 gate, *others = paths[call.module]
-                cut = Cut(gate, tuple(others), leaf, top, saved, products, graph.is_random)
+                cut = Cut(gate, tuple(others), leaf, top, saved, graph.is_random)
                 yield _Candidate(cut, kept, idle)
 
 

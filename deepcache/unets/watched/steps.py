@@ -58,7 +58,7 @@ def cuts_for(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 @dataclass(frozen=True)
 class _Proven:
-    """What is known of calls of one shape: where they are cut, what dead modules return, and what a step calls."""
+    """A proof for calls of one form holds their cut, what dead modules return, and which modules a step calls."""
 
     structure: Structure
     cut: Cut
@@ -68,7 +68,7 @@ class _Proven:
 
 @dataclass
 class _Known:
-    """What a U-Net's calls have shown so far."""
+    """The cuts and the proofs that a U-Net's calls have given so far are kept here."""
 
     cuts: dict[Any, tuple[Structure, tuple[Cut, ...]]] = field(default_factory=dict)  # by the form of a call
     proven: dict[Any, _Proven] = field(default_factory=dict)  # by the fingerprint of a call
@@ -170,10 +170,12 @@ class CutWatchedUNet:
 
     def full_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         with self._known.turn:
-            if self._find(args, kwargs) is None:
+            found = self._find(args, kwargs)
+            if found is None:
                 self._prove(*_copied((args, kwargs)))
+                found = self._proven(args, kwargs)
         passage = Passage()
-        return (full_view(self._unet, self._proven(args, kwargs).cut, passage), passage, *args), kwargs
+        return (full_view(self._unet, found.cut, passage), passage, *args), kwargs
 
     def shallow_call(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         found = self._proven(args, kwargs)
@@ -228,17 +230,9 @@ class CutWatchedUNet:
         """Run a full step on a view, which has to give the output; return the feature, and what modules gave."""
         passage, results = Passage(), Results()
         view = full_view(self._unet, cut, passage, results)
-        try:
-            with random.repeated():
-                found, feature = run_full(view, passage, *args, **kwargs)
-        except FAILURES as error:
-            raise self._refusal(
-                cut, f"a full step on a copy of its outer modules raises {first_line(error)!r}"
-            ) from error
-        if (name := attribute_set(view, self._unet)) is not None:
-            raise self._refusal(cut, f"it sets its attribute {name} in each call, which a copy of it would lose")
-        if not _are_equal(found, output):
-            raise self._refusal(cut, "a full step on a copy of its outer modules gives something else")
+        with self._refusing(cut, what := "a full step on a copy of its outer modules"), random.repeated():
+            found, feature = run_full(view, passage, *args, **kwargs)
+        self._require_alike(cut, view, what, found, output)
         results.finish()
         return feature, results
 
@@ -256,18 +250,28 @@ class CutWatchedUNet:
         passage = Passage(feature[0])
         dead = {module for path in (cut.gate, *cut.dead) for module in self._unet.get_submodule(path).modules()}
         view = shallow_view(self._unet, cut, passage, results)
-        try:
-            with random.repeated(), _called() as called:
-                found = view.forward(*args, **kwargs)
-        except FAILURES as error:
-            raise self._refusal(cut, f"a shallow step with its own feature raises {first_line(error)!r}") from error
+        what = "a shallow step with its own feature"
+        with self._refusing(cut, what), random.repeated(), _called() as called:
+            found = view.forward(*args, **kwargs)
         if not dead.isdisjoint(called):
             raise self._refusal(cut, "a module that would be left out is called past the network's own attributes")
+        self._require_alike(cut, view, what, found, output)
+        return dict(passage.calls)
+
+    @contextmanager
+    def _refusing(self, cut: Cut, what: str) -> Iterator[None]:
+        """Within the block, refuse the cut where the network raises."""
+        try:
+            yield
+        except FAILURES as error:
+            raise self._refusal(cut, f"{what} raises {first_line(error)!r}") from error
+
+    def _require_alike(self, cut: Cut, view: nn.Module, what: str, found: Any, output: Any) -> None:
+        """Refuse the cut if a step on a view keeps something in a copied module, or gives another output."""
         if (name := attribute_set(view, self._unet)) is not None:
             raise self._refusal(cut, f"it sets its attribute {name} in each call, which a copy of it would lose")
         if not _are_equal(found, output):
-            raise self._refusal(cut, "a shallow step with its own feature gives something else")
-        return dict(passage.calls)
+            raise self._refusal(cut, f"{what} gives something else")
 
     def _refusal(self, cut: Cut, why: str) -> UnsupportedUNetError:
         name, hint = type(self._unet).__name__, "; call its eval() first" if self._unet.training else ""

@@ -37,7 +37,7 @@ class Shape:
 
 
 class Results:
-    """What modules returned, without the values of tensors, by their paths; several where one ran repeatedly.
+    """The outputs of modules are kept by path, without the values of tensors; several where a module ran repeatedly.
 
     Nothing alive reads a placeholder's values. Those of floats are NaN, so that they would be seen if something did.
     """
@@ -79,7 +79,7 @@ class Results:
 
 @dataclass
 class Passage:
-    """What goes on at the gate in one step: the feature that is taken from it, or given in its place.
+    """A passage is one step at the gate: the feature is taken from it, or given in its place.
 
     Attributes:
         feature: the feature; a copy, since the network may write into its own.
