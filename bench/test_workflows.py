@@ -22,7 +22,7 @@ from bench.harness.columns import CLIP, LATENCY, PSNR, SPEEDUP
 from bench.harness.laws import SAME_IMAGE_DB, Judge, assert_clip_score_is_kept
 from bench.harness.measure import NOT_MEASURED, describe
 from bench.harness.requirements import Needs
-from bench.harness.timing import Timing
+from bench.harness.timing import Timing, rounds_of, take_turns
 from bench.harness.workload import Run, Workload
 from deepcache.metrics.clip_score import clip_scores
 from deepcache.metrics.fidelity import drift_of_errors, squared_errors
@@ -97,7 +97,7 @@ def test_workflow(
 
     benchmark.group = f"workflows, {name}"
     beside = None if order is None else lambda: images_of(uncached, timing.uncached_s)
-    benchmark.pedantic(images_of, args=(run, timing.cached_s), setup=beside, rounds=rounds)
+    take_turns(benchmark, rounds, lambda: images_of(run, timing.cached_s), beside)
     images, before = found[run], found[uncached]
     metrics: dict[str, float] = {}
     if benchmark.enabled:
@@ -106,8 +106,7 @@ def test_workflow(
         metrics["clip_score"] = statistics.fmean(clip_scores(prompted.clip, images, prompts).tolist())
         if order is not None:
             metrics |= drift_of_errors(squared_errors(images, before))
-    rounds_of = f"median of {rounds} interleaved rounds of {len(prompts)} images"
-    timed = rounds_of if benchmark.enabled else NOT_MEASURED
+    timed = rounds_of(rounds, f"{len(prompts)} images") if benchmark.enabled else NOT_MEASURED
     extra: dict[str, str | float] = {"workflow": name, "method": method, "timing": timed}
     extra |= {"interval": 1 if order is None else INTERVAL} | ({} if name == "text2img" else {"strength": STRENGTH})
     settings = {**describe(workflow, run, uncached, seeds), **extra}

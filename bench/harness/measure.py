@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench.harness.timing import Timing, interleaved
+from bench.harness.timing import Timing, interleaved, rounds_of
 from bench.harness.workload import Run, Samples, Workload
 from deepcache.cache.caching import Cache
 from deepcache.metrics.fidelity import Errors, drift, psnr_of, quality, squared_errors
@@ -135,7 +135,7 @@ class Measure:
         if timing is None:
             return NOT_MEASURED
         count = workload.timed_images
-        return f"median of {self.rounds} interleaved rounds of {count} images, decoding included"
+        return rounds_of(self.rounds, f"{count} images, decoding included")
 
     @staticmethod
     def change(samples: Samples, uncached: Samples) -> dict[str, float]:

@@ -1,10 +1,12 @@
-"""This module times a run and the uncached run in interleaved rounds, so that a slower machine slows both."""
+"""This module times a run and the uncached run in turns, so that a slower machine slows both."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from tqdm import tqdm
@@ -17,7 +19,7 @@ from deepcache.sampling.samples import is_out_of_memory
 
 @dataclass
 class Timing:
-    """The times of interleaved rounds.
+    """The times of rounds that take turns.
 
     Attributes:
         uncached_s: seconds of each uncached round; empty where the run itself is the uncached one.
@@ -31,15 +33,33 @@ class Timing:
 
     @property
     def speedup(self) -> float:
-        """The median over rounds of uncached over cached seconds; 1 where the run itself is the uncached one."""
-        uncached_s = self.uncached_s or self.cached_s
-        return statistics.median(u / c for u, c in zip(uncached_s, self.cached_s, strict=True))
+        """The median of uncached over cached seconds; 1 where the run itself is the uncached one.
+
+        An uncached round is divided by the mean of the two cached rounds around it, so that a machine that becomes
+        steadily slower changes nothing.
+        """
+        around = [statistics.fmean(pair) for pair in pairwise(self.cached_s)] or self.cached_s
+        ratios = [uncached / cached for uncached, cached in zip(self.uncached_s, around, strict=bool(self.uncached_s))]
+        return statistics.median(ratios or [1])
+
+
+def take_turns(benchmark: Any, rounds: int, cached: Callable[[], Any], uncached: Callable[[], Any] | None) -> None:
+    """Run `cached` as the rounds of a benchmark and `uncached`, if any, between each two, or before the only one."""
+    begun, rounds = 0, rounds if benchmark.enabled else 1
+
+    def between() -> None:
+        nonlocal begun
+        begun += 1
+        if uncached is not None and (begun > 1 or rounds == 1):
+            uncached()
+
+    benchmark.pedantic(cached, setup=between, rounds=rounds)
 
 
 def interleaved(
     benchmark: Any, rounds: int, workload: Workload, run: Run, base: Workload, uncached: Run
 ) -> Timing | None:
-    """Time rounds in turns: `uncached` of `base` as the benchmark's setup, `run` of `workload` as its target.
+    """Time `run` of `workload` as a benchmark of some rounds, and `uncached` of `base` in turn with it.
 
     Returns:
         The times; None where pytest-benchmark is disabled.
@@ -60,8 +80,13 @@ def interleaved(
 
     is_alone = base is workload and uncached == run
     with tqdm(total=rounds, desc="timing", unit="round", disable=None, leave=False) as bar:
-        benchmark.pedantic(cached_round, setup=None if is_alone else uncached_round, rounds=rounds)
+        take_turns(benchmark, rounds, cached_round, None if is_alone else uncached_round)
     return timing
+
+
+def rounds_of(rounds: int, what: str) -> str:
+    """Return how times were taken, in words, for the settings of a row."""
+    return f"median of {rounds} rounds of {what}, in turn with uncached ones"
 
 
 def seconds(workload: Workload, run: Run) -> tuple[float, Cache | None]:
