@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import threading
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     if not words:
-        print(parser().format_help(), end="")
+        write(parser().format_help().rstrip())
         return 0
     try:
         options = parser().parse_args(words)  # an option may be a value of ours, such as an order
@@ -37,8 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
     except DeepCacheError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(shown)
+    write(str(shown))
     return int(getattr(shown, "exit_code", 0))
+
+
+def write(text: str) -> None:
+    """Print a text; that its reader ends early, as `head` does, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end
 
 
 def parser() -> argparse.ArgumentParser:

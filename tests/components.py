@@ -112,6 +112,10 @@ def controlnet() -> Any:
     return random(ControlNetModel(**config, conditioning_embedding_out_channels=(4,)))
 
 
+def controlnet_xl() -> Any:
+    return random(ControlNetModel.from_unet(unet_xl(), conditioning_embedding_out_channels=(4,)))
+
+
 def adapter() -> Any:
     return random(T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=1))
 

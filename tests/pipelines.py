@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, LCMScheduler, UNetControlNetXSModel
+from peft import LoraConfig
 from torch import Tensor
 
 from deepcache.models.class_conditional import ClassConditionalPipeline, ClassEmbedder
@@ -163,12 +164,19 @@ def _consistent() -> Workload:
     return Workload(pipe, {"prompt_embeds": text()["prompt_embeds"]}, parts=1)
 
 
-def _xl(kind: str = "StableDiffusionXLPipeline", **conditions: Any) -> Workload:
+def _xl(kind: str = "StableDiffusionXLPipeline", more: Mapping[str, Any] | None = None, **conditions: Any) -> Workload:
     absent = small.no("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-    made = {"vae": small.vae(), "unet": small.unet_xl(), "scheduler": EulerDiscreteScheduler()}
+    made = {"vae": small.vae(), "unet": small.unet_xl(), "scheduler": EulerDiscreteScheduler(), **(more or {})}
     return Workload(
         getattr(diffusers, kind)(**absent, **made, add_watermarker=False), {**small.text_xl(), **conditions}
     )
+
+
+def _xl_controlled() -> Workload:
+    """Return SDXL with a ControlNet and a LoRA in its U-Net."""
+    work = _xl("StableDiffusionXLControlNetPipeline", {"controlnet": small.controlnet_xl()}, image=image())
+    work.pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "conv1"], init_lora_weights=False))
+    return work
 
 
 def _svd() -> Workload:
@@ -229,6 +237,7 @@ _BUILDERS: dict[str, Callable[[], Workload]] = {
     "SDXL img2img": lambda: _xl("StableDiffusionXLImg2ImgPipeline", image=image(), strength=0.8),
     "SDXL base": partial(_xl, denoising_end=0.6),
     "SDXL refiner": lambda: _xl("StableDiffusionXLImg2ImgPipeline", image=noise(1, 4, 8, 8), denoising_start=0.4),
+    "SDXL ControlNet, LoRA": _xl_controlled,
     "SVD": _svd,
     "AnimateDiff": lambda: _video(
         "AnimateDiffPipeline", small.unet_of_motion(), small.no("motion_adapter"), _TWO_VIDEOS

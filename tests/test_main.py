@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +116,24 @@ def test_explain_and_macs_know_idle_steps(capsys):
     found = json.loads(run(capsys, *asked))
     (line,) = found["branches"]
     assert (line["branch"], line["shallow"], line["num_full"], line["macs_ratio"]) == (-1, 0, 5, 4.0)
+
+
+def test_explain_for_machines_tells_what_the_page_tells(capsys):
+    asked = ["explain", "--model", "mini-sd", "--interval", "3", "--num-steps", "30"]
+    found, page = json.loads(run(capsys, *asked, "--json")), run(capsys, *asked)
+    assert found["plan"] == {"num_steps": 30, "full_steps": list(range(0, 30, 3)), "branch": 0, "order": "auto"}
+    assert found["mean"] * 30 == pytest.approx(found["full"] * 10 + found["shallow"] * 20, abs=30)
+    for speedup in (found["unet_bound"], *found["bound"].values()):
+        assert f"{speedup:.2f}" in page
+    assert {*found["parts"]} == {"text_encoder", "vae decoder"}
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    command = [sys.executable, "-m", "deepcache", "macs", "--model", "mini-ddpm"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        running.stdout.close()  # as `| head -0` does
+        said = running.stderr.read()
+    assert (running.returncode, said) == (0, "")
 
 
 def test_explain_counts_the_decoder_of_the_embedded_model(capsys):

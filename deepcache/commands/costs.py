@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
     explain.add_argument("--branch", type=int, default=0, help="the skips 0..BRANCH stay live, none at -1 (default 0)")
     explain.add_argument("--order", type=order_in, help="order of the prediction: auto (default), 0 (reuse), 1 or 2")
     explain.add_argument("--last-step-full", action="store_true", help="the last step is full, too")
+    explain.add_argument("--json", action="store_true", help="print the figures as JSON, for machines")
     explain.set_defaults(run=run_explain)
 
     text = "multiply-accumulates of full and shallow steps, without weights"
@@ -40,7 +41,7 @@ def _add_model(command: ArgumentParser) -> None:
 
 
 def run_macs(options: Namespace) -> str:
-    from deepcache.costs.explain import Profile
+    from deepcache.costs.profile import Profile
     from deepcache.models.architectures import architecture
 
     require_whole("num_steps", options.num_steps, at_least=1, at_most=MOST_STEPS)
@@ -57,4 +58,5 @@ def run_explain(options: Namespace) -> str:
     order = {} if options.order is None else {"order": options.order}
     plan = Interval(options.interval, options.branch, last_step_full=options.last_step_full, **order)
     pipeline, context_tokens = skeleton(options.model)
-    return str(explain(pipeline, plan, options.num_steps, name=options.model, context_tokens=context_tokens))
+    found = explain(pipeline, plan, options.num_steps, name=options.model, context_tokens=context_tokens)
+    return json.dumps(found.for_machines(), indent=2) if options.json else str(found)

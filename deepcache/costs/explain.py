@@ -1,4 +1,4 @@
-"""`explain` works out what a plan costs on a pipeline before anything runs; `macs` and `explain` print such pages."""
+"""`explain` works out what a plan costs on a pipeline before anything runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from deepcache.cache.tracking import reason
-from deepcache.costs.macs import EVERYTHING, Convention, Cost, counted
+from deepcache.costs.macs import EVERYTHING, Cost, counted
 from deepcache.costs.parts import Part, num_tokens, parts, pixels_a_side
+from deepcache.costs.profile import Plans, giga_of, opening, step
 from deepcache.errors import DeepCacheError, guessed, one_line
-from deepcache.plan import IDLE, CachePlan, Interval, highest, uniform
+from deepcache.plan import IDLE, CachePlan, Interval, highest, told, uniform
 from deepcache.unets.calls import Call, named, one_sample, parameters
 from deepcache.unets.family import Stage
 from deepcache.unets.output import Form
@@ -26,9 +27,6 @@ from deepcache.unets.registry import cut, family_of, nest_of
 from deepcache.unets.structure import on_meta
 
 LOW_BOUND = 1.1  # a speedup that the overhead of caching may well eat
-Plans = dict[int, CachePlan | None]  # by branch; None for no plan
-_GIGA = 10**9
-_SHOWN = 16  # full steps that a line lists
 _WIDTH = 100  # characters of a line
 
 
@@ -189,21 +187,45 @@ class Explanation:
             found.append(f"order {order} takes {order + 1} full steps to come into force; this plan has {num_full}")
         return tuple(filter(None, found))
 
+    def for_machines(self) -> dict[str, Any]:
+        """Return the plan and all figures by name: whole MACs and bytes of one sample, and bounds on the speedup."""
+        plan, kinds = self.plan, {"without_guidance": False, "with_guidance": True}
+        guided = dict(list(kinds.items())[: 1 + self.may_guide])
+        return {
+            "model": self.name,
+            "unet": self.unet,
+            "sample": list(self.sample),
+            "context_tokens": self.context_tokens,
+            "plan": told(plan),
+            "full": self.full,
+            "shallow": self.cost.shallow(plan.branch, EVERYTHING),
+            "mean": round(self.cost.mean(plan, EVERYTHING)),
+            "feature_bytes": self.feature_bytes,
+            "parts": {part.name: part.macs for part in self.parts},
+            "not_counted": list(self.uncounted),
+            "bound": {kind: self.bound(guided=each) for kind, each in guided.items()},
+            "unet_bound": self.bound(whole=False),
+            "warnings": list(self.warnings),
+        }
+
     def __str__(self) -> str:
-        plan, giga = self.plan, partial(_giga, largest=self.full)
+        plan, giga = self.plan, partial(giga_of, largest=self.full)
         sample, *features = (" x ".join(map(str, shape)) for shape in (self.sample[1:], *self.feature))
         branches = range(IDLE, self.cost.num_branches)
         plans: Plans = {branch: replace(plan, branch=branch, idle_steps=()) for branch in branches}
-        counted = " count everything: convolutions, linear layers, norms and attention products"
+        title, counted = (
+            f"{self.name}: {self.unet}, sample {sample}",
+            " count everything: convolutions, linear layers, norms and attention products",
+        )
         kept = f"order {plan.order} keeps {self.feature_bytes // self.bytes_each}, each {', '.join(features)} a sample"
         warned = (wrap(f"warning: {line}", _WIDTH, subsequent_indent=" " * len("warning: ")) for line in self.warnings)
         lines = [
-            *_opening(self, f": {self.unet}, sample {sample}", counted, plans, EVERYTHING, giga, plan.branch),
-            _step("full step", giga(self.full)),
+            *opening(title, self.context_tokens, self.cost, counted, plans, EVERYTHING, giga, plan.branch),
+            step("full step", giga(self.full)),
             *self._between(giga),
-            _step("mean of all steps", giga(self.cost.mean(plan, EVERYTHING))),
-            _step("features", f"{self.feature_bytes / 2**20:,.2f} MiB", kept),
-            _step("", "", "of the U-Net's output" if plan.branch == IDLE else f"taken {self.enters}"),
+            step("mean of all steps", giga(self.cost.mean(plan, EVERYTHING))),
+            step("features", f"{self.feature_bytes / 2**20:,.2f} MiB", kept),
+            step("", "", "of the U-Net's output" if plan.branch == IDLE else f"taken {self.enters}"),
             "",
             *self._images(),
             *chain(*warned),
@@ -214,9 +236,9 @@ class Explanation:
         """Tell what runs on the steps that are not full."""
         plan = self.plan
         if plan.num_shallow:
-            yield _step("shallow step", giga(self.cost.shallow(plan.branch, EVERYTHING)), f"at branch {plan.branch}")
+            yield step("shallow step", giga(self.cost.shallow(plan.branch, EVERYTHING)), f"at branch {plan.branch}")
         if plan.num_idle:
-            yield _step("idle step", giga(0), "no module runs, so that noise which a solver adds is not seen")
+            yield step("idle step", giga(0), "no module runs, so that noise which a solver adds is not seen")
 
     def _images(self) -> Iterator[str]:
         """Tell the MACs of one image and the bounds on the speedup, without and with guidance."""
@@ -226,7 +248,7 @@ class Explanation:
             return f"{title:<52}" + "".join(f"{cell(guided):>20}" for guided in kinds)
 
         def macs(title: str, of_image: Callable[..., int | Fraction]) -> str:
-            return row(title, lambda guided: _giga(of_image(guided=guided), self.full))
+            return row(title, lambda guided: giga_of(of_image(guided=guided), self.full))
 
         def bound(title: str, *, whole: bool) -> str:
             return row(title, lambda guided: f"{self.bound(whole=whole, guided=guided):.2f}")
@@ -248,98 +270,3 @@ class Explanation:
         if self.may_guide:
             encoders = ", and the text encoders run twice" * any(part.is_guided for part in self.parts)
             yield f"With guidance every step runs the U-Net on two samples{encoders}."
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The MACs of a model's steps: at all branches if none is given, and of no plan without an interval."""
-
-    name: str
-    cost: Cost
-    convention: Convention
-    context_tokens: int
-    num_steps: int
-    interval: int | None = None
-    branch: int | None = None
-
-    @property
-    def plans(self) -> Plans:
-        """The plan of each branch that is told; None without an interval."""
-        branches = range(IDLE, self.cost.num_branches) if self.branch is None else [self.branch]
-        plan = None if self.interval is None else uniform(self.num_steps, self.interval)
-        return {branch: plan and replace(plan, branch=branch) for branch in branches}
-
-    def for_machines(self) -> dict[str, Any]:
-        """Return all figures as whole MACs, by name; those that end in `_with_attention` count everything."""
-        cost, convention, branches = self.cost, self.convention, []
-        conventions = {"": convention, "_with_attention": EVERYTHING}
-        for branch, plan in self.plans.items():
-            line: dict[str, Any] = {"branch": branch}
-            line |= {f"shallow{end}": cost.shallow(branch, each) for end, each in conventions.items()}
-            if plan is not None:
-                line |= {f"mean{end}": round(cost.mean(plan, each)) for end, each in conventions.items()}
-                line |= {"num_full": plan.num_full, "macs_ratio": cost.ratio(plan)}
-            branches.append(line)
-        return {
-            "model": self.name,
-            "convention": str(convention),
-            "context_tokens": self.context_tokens,
-            "num_steps": self.num_steps,
-            "interval": self.interval,
-            **{f"full{end}": cost.full(each) for end, each in conventions.items()},
-            "branches": branches,
-            "stages": [{"stage": s.name, "macs": s.total(convention), "attention": s.attention} for s in cost.stages],
-        }
-
-    def page(self, *, layer_wise: bool = False) -> str:
-        """Return the page, with a table of all stages if `layer_wise`."""
-        giga = partial(_giga, largest=self.cost.full(EVERYTHING))
-        lines = [
-            *_opening(self, "", f": {self.convention}", self.plans, self.convention, giga),
-            _step("full step", giga(self.cost.full(self.convention)), "counted as above"),
-            _step("full step", giga(self.cost.full(EVERYTHING)), "everything counted, as for the speedup"),
-        ]
-        if layer_wise:
-            lines += ["", f"{'stage':<28}{'MACs':>12}{'attention products':>22}"]
-            for stage in self.cost.stages:
-                lines.append(f"{stage.name:<28}{giga(stage.total(self.convention)):>12}{giga(stage.attention):>22}")
-        return "\n".join(line.rstrip() for line in lines)
-
-
-def _opening(
-    page: Explanation | Profile,
-    title: str,
-    counted: str,
-    plans: Plans,
-    convention: Convention,
-    giga: Callable[[int | Fraction], str],
-    marked: int | None = None,
-) -> Iterator[str]:
-    """Yield how both pages begin: a title, the full steps, what MACs count, and the table of branches."""
-    cost, plan = page.cost, next(iter(plans.values()))
-    tokens = f", {page.context_tokens} context token{'s' * (page.context_tokens > 1)}" if page.context_tokens else ""
-    yield f"{page.name}{title}{tokens}"
-    if plan is not None:
-        steps = plan.full_steps
-        listed = [*steps[: _SHOWN - 2], "...", steps[-1]] if len(steps) > _SHOWN else steps
-        yield f"{plan.num_steps} steps, of which {plan.num_full} are full: {', '.join(map(str, listed))}"
-    yield f"MACs{counted}"
-    yield ""
-    titles = f"{'shallow step':>14}{'of full':>9}" + ("" if plan is None else f"{'mean':>14}{'speedup':>10}")
-    yield f"  branch  {'adds the stages':<42}{titles}"
-    for branch, each in plans.items():
-        shallow, full = cost.shallow(branch, convention), cost.full(convention)
-        names = ("no stage runs", "") if branch == IDLE else (cost.down[branch].name, cost.up[branch].name)
-        stages = f"{names[0]:<27}{names[1]:<15}"
-        line = f"{'>' if branch == marked else ' '} {branch:>6}  {stages}{giga(shallow):>14}{shallow / full:>9.1%}"
-        yield line if each is None else f"{line}{giga(cost.mean(each, convention)):>14}{cost.ratio(each):>10.2f}"
-    yield ""
-
-
-def _step(title: str, figure: str, text: str = "") -> str:
-    return f"{title:<20}{figure:>16}   {text}"
-
-
-def _giga(macs: int | Fraction, largest: int) -> str:
-    """Write MACs in G with two decimals, or with four where the largest figure of the page is below 1 G."""
-    return f"{float(Fraction(macs) / _GIGA):,.{2 if largest >= _GIGA else 4}f} G"

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from deepcache.results.figures import picture
-from deepcache.results.pages import rendered
+from deepcache.results.report import rendered
 from deepcache.results.text import plain
 
 FAR_DB = 20.0  # below it an image is another one

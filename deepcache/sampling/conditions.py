@@ -63,6 +63,8 @@ def conditions_of(pipe: Any, *, classes: str | None = None, prompts: Sequence[st
     for asked, given, is_taken in (("classes", classes, is_labelled), ("prompts", prompts, is_prompted)):
         if given is not None and not is_taken:
             raise DeepCacheError(f"expected a model with {asked}, which {name} has not; leave them out")
+    if classes not in (None, "balanced", "random"):
+        raise DeepCacheError(f"expected classes to be balanced or random, got {classes!r}")
     if is_labelled:
         count, labels = pipe.class_embedder.config.num_classes, random_labels_of if classes == "random" else labels_of
         rule = f"{classes or 'balanced'} classes of {count}"

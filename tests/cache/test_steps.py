@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -206,6 +207,38 @@ def test_change_of_the_unet_within_a_compiled_block_is_seen() -> None:
         _adapt(model)
         assert torch.equal(_generate(model, name), adapted)
     assert [generation.full_steps for generation in cache.generations] == [(0, 3, 6)] * 3
+
+
+def test_lora_is_fused_weighed_and_taken_away_within_a_block_as_before_it() -> None:
+    """Law 9; the oracle is an eager block around a U-Net that was changed in the same way before it."""
+    name, config = "sdxl", LoraConfig(r=2, target_modules=["to_q", "conv1"], init_lora_weights=False)
+    changes: dict[str, Callable[[Any], Any]] = {
+        "fused": lambda model: model.fuse_lora(lora_scale=0.5),
+        "unfused": lambda model: model.unfuse_lora(),
+        "weighed": lambda model: model.set_adapters(["default"], [0.25]),
+        "disabled": lambda model: model.disable_adapters(),
+        "enabled": lambda model: model.enable_adapters(),
+        "deleted": lambda model: model.delete_adapters("default"),
+    }
+
+    def adapted() -> Any:
+        model = unet(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model.add_adapter(config)
+        return model
+
+    eager, compiled, oracle, images = adapted(), adapted(), adapted(), []
+    how = {"interval": INTERVAL, "branch": 1}
+    with cached(eager, **how), cached(compiled, **how, compile={"backend": "eager"}):
+        for change in changes.values():
+            for model in (eager, compiled, oracle):
+                change(model)
+            with cached(oracle, **how):
+                images.append(_generate(oracle, name))
+            assert torch.equal(_generate(eager, name), images[-1])
+            assert torch.equal(_generate(compiled, name), images[-1])
+    assert not any(torch.equal(*pair) for pair in pairwise(images))  # each change is seen in the image
 
 
 def test_views_that_are_made_once_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,8 @@ def test_conditions_that_a_model_does_not_take_are_refused():
             conditions_of(pipe, classes="random")
     with pytest.raises(DeepCacheError, match="expected a model with prompts"):
         conditions_of(LABELLED, prompts=["a"])
+    with pytest.raises(DeepCacheError, match="expected classes to be balanced or random, got 'ballanced'"):
+        conditions_of(LABELLED, classes="ballanced")
 
 
 def test_captions_of_garments_are_for_the_embedded_models_alone():
