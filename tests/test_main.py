@@ -129,7 +129,7 @@ def test_explain_for_machines_tells_what_the_page_tells(capsys):
 
 
 def test_a_reader_that_ends_early_is_no_error():
-    command = [sys.executable, "-m", "deepcache", "macs", "--model", "mini-ddpm"]
+    command = [sys.executable, "-m", "deepcache"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         running.stdout.close()  # as `| head -0` does
         said = running.stderr.read()

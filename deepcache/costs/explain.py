@@ -189,23 +189,15 @@ class Explanation:
 
     def for_machines(self) -> dict[str, Any]:
         """Return the plan and all figures by name: whole MACs and bytes of one sample, and bounds on the speedup."""
-        plan, kinds = self.plan, {"without_guidance": False, "with_guidance": True}
-        guided = dict(list(kinds.items())[: 1 + self.may_guide])
-        return {
-            "model": self.name,
-            "unet": self.unet,
-            "sample": list(self.sample),
-            "context_tokens": self.context_tokens,
-            "plan": told(plan),
-            "full": self.full,
-            "shallow": self.cost.shallow(plan.branch, EVERYTHING),
-            "mean": round(self.cost.mean(plan, EVERYTHING)),
-            "feature_bytes": self.feature_bytes,
+        as_they_are = ("name", "unet", "sample", "context_tokens", "full", "feature_bytes", "uncounted", "warnings")
+        kinds = {"without_guidance": False, "with_guidance": True} if self.may_guide else {"without_guidance": False}
+        return {name: getattr(self, name) for name in as_they_are} | {
+            "plan": told(self.plan),
+            "shallow": self.cost.shallow(self.plan.branch, EVERYTHING),
+            "mean": round(self.cost.mean(self.plan, EVERYTHING)),
             "parts": {part.name: part.macs for part in self.parts},
-            "not_counted": list(self.uncounted),
-            "bound": {kind: self.bound(guided=each) for kind, each in guided.items()},
+            "bound": {kind: self.bound(guided=guided) for kind, guided in kinds.items()},
             "unet_bound": self.bound(whole=False),
-            "warnings": list(self.warnings),
         }
 
     def __str__(self) -> str:

@@ -22,20 +22,12 @@ _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 _FACTS = {"model": "models", "extractor": "measured with", "scheduler": "schedulers", "weights": "weights"}
 _AGAIN = ("--benchmark-json", "results.json", "--paper-report", "report.html")  # runs an experiment again
 _MACHINE = {"device": "device", "num_threads": "num threads"}  # settings that stand with the environment
-_TEMPLATES = Environment(
-    loader=PackageLoader("deepcache.results"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_STRICT = {"autoescape": True, "undefined": StrictUndefined}
+_TEMPLATES = Environment(loader=PackageLoader("deepcache.results"), trim_blocks=True, lstrip_blocks=True, **_STRICT)
 
 
 def rendered(template: str, **values: object) -> str:
-    """Return a page of HTML from the name of its template and the template's values, whose texts are escaped.
-
-    The page needs no other file and loads nothing.
-    """
+    """Return a page of HTML, which needs no other file, from a template and its values, whose texts are escaped."""
     return str(_TEMPLATES.get_template(template).render(**values))
 
 

@@ -19,9 +19,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from deepcache import CachePlan, DeepCacheError, UnsupportedUNetError, cached, models, uniform
 from deepcache.cache.tracking import warn_if_it_cannot_pay
-from deepcache.costs.explain import Explanation, Profile, explain
+from deepcache.costs.explain import Explanation, explain
 from deepcache.costs.macs import EVERYTHING, PAPER, Cost, cost
 from deepcache.costs.parts import decoder_macs, num_tokens, text_encoder_macs
+from deepcache.costs.profile import Profile
 from deepcache.errors import DeepCacheWarning
 from deepcache.models.architectures import skeleton
 from deepcache.plan import Interval
