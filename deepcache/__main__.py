@@ -28,8 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     if not words:
-        write(parser().format_help().rstrip())
-        return 0
+        return write(parser().format_help().rstrip())
     try:
         options = parser().parse_args(words)  # an option may be a value of ours, such as an order
         options.made_by = shlex.join([*NAME.split(), *words])
@@ -38,16 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     except DeepCacheError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write(str(shown))
-    return int(getattr(shown, "exit_code", 0))
+    return write(str(shown), int(getattr(shown, "exit_code", 0)))
 
 
-def write(text: str) -> None:
-    """Print a text; that its reader ends early, as `head` does, is no error."""
+def write(text: str, code: int = 0) -> int:
+    """Print a text and return the exit code; that its reader ends early, as `head` does, is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -90,7 +90,7 @@ class CachePlan:
 
     @property
     def has_idle_steps(self) -> bool:
-        """Whether outputs are predicted, so that the last outputs have to be kept."""
+        """Outputs are predicted, so that the last outputs have to be kept."""
         return self.branch == IDLE or bool(self.idle_steps)
 
     def is_full(self, step: int, num_steps: int | None = None) -> bool:  # noqa: ARG002 (as `Interval.is_full`)
@@ -150,7 +150,7 @@ class Interval:
 
     @property
     def has_idle_steps(self) -> bool:
-        """Whether outputs are predicted, so that the last outputs have to be kept."""
+        """Outputs are predicted, so that the last outputs have to be kept."""
         return self.branch == IDLE
 
     def is_idle(self, step: int) -> bool:  # noqa: ARG002 (as `CachePlan.is_idle`)

@@ -28,6 +28,7 @@ from deepcache.unets.structure import on_meta
 
 LOW_BOUND = 1.1  # a speedup that the overhead of caching may well eat
 _WIDTH = 100  # characters of a line
+_KINDS = ("without_guidance", "with_guidance")
 
 
 def explain(
@@ -85,10 +86,11 @@ def explain(
             args, kwargs = one_sample(*call)
         twin = on_meta(unet)
         output, feature = cut(twin, chosen.branch).full(*args, **kwargs)
-        cost = counted(twin, args, kwargs)
+        nest = nest_of(twin, (args, kwargs))
+        cost = counted(twin, args, kwargs, nest)
     if is_idle:
         _, feature = Form.of(output)
-    enters = "the output" if is_idle else _entered(twin, nest_of(twin, (args, kwargs)).up[chosen.branch])
+    enters = "the output" if is_idle else _entered(twin, nest.up[chosen.branch])
     given = named(unet, args, kwargs)
     sample = tuple(next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
     context = given.get("encoder_hidden_states")
@@ -190,13 +192,12 @@ class Explanation:
     def for_machines(self) -> dict[str, Any]:
         """Return the plan and all figures by name: whole MACs and bytes of one sample, and bounds on the speedup."""
         as_they_are = ("name", "unet", "sample", "context_tokens", "full", "feature_bytes", "uncounted", "warnings")
-        kinds = {"without_guidance": False, "with_guidance": True} if self.may_guide else {"without_guidance": False}
         return {name: getattr(self, name) for name in as_they_are} | {
             "plan": told(self.plan),
             "shallow": self.cost.shallow(self.plan.branch, EVERYTHING),
             "mean": round(self.cost.mean(self.plan, EVERYTHING)),
             "parts": {part.name: part.macs for part in self.parts},
-            "bound": {kind: self.bound(guided=guided) for kind, guided in kinds.items()},
+            "bound": {_KINDS[guided]: self.bound(guided=guided) for guided in (False, True)[: 1 + self.may_guide]},
             "unet_bound": self.bound(whole=False),
         }
 

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from deepcache.plan import IDLE, CachePlan
 from deepcache.unets.calls import one_sample
-from deepcache.unets.family import Stage, require_branch
+from deepcache.unets.family import Nest, Stage, require_branch
 from deepcache.unets.registry import nest_of
 from deepcache.unets.structure import on_meta
 
@@ -122,11 +122,11 @@ def cost(unet: Any, *args: Any, **kwargs: Any) -> Cost:
     return counted(on_meta(unet), *one_sample(args, kwargs))
 
 
-def counted(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
-    """Count the MACs of a U-Net on the meta device, for a call of one sample on the meta device."""
+def counted(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], nest: Nest[Stage] | None = None) -> Cost:
+    """Count the MACs of a U-Net on the meta device, for a call of one sample on the meta device, by its stages."""
     with torch.no_grad(), counting(twin) as (counts, products):
         twin(*args, **kwargs)
-    nest = nest_of(twin, (args, kwargs))
+    nest = nest or nest_of(twin, (args, kwargs))
     stages = (*nest.down, nest.mid, *nest.up)
     stage_of = {layer: stage for stage in stages for module in stage.modules for layer in module.modules()}
 

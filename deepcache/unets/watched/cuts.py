@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from torch import nn
 
@@ -77,6 +78,7 @@ def _candidates(network: nn.Module, graph: Graph) -> Iterator[_Candidate]:
         inner for each in network.modules() if isinstance(each, _FUSED) for inner in each.modules() if inner is not each
     }
     seen: set[int] = set()
+    in_turn = sorted(graph.calls, key=lambda each: (each.start, -each.stop, each.depth))  # outer ones first
     for call in sorted(graph.calls, key=lambda each: each.depth):  # the outermost module that hands a result on
         if times[call.module] > 1 or call.module not in paths or call.module in fused:
             continue
@@ -90,7 +92,7 @@ def _candidates(network: nn.Module, graph: Graph) -> Iterator[_Candidate]:
             if not any(graph.products[number] for number in kept):  # the sample is handed on as it came
                 continue
             seen.add(maker)
-            dead = _dead(graph, live, call)
+            dead = _dead(in_turn, live, call)
             idle = frozenset(number for each in (*dead, call) for number in each.operations)
             saved = sum(graph.products[number] for number in idle) / total if total else 0.0
             if saved >= LEAST:
@@ -100,13 +102,14 @@ def _candidates(network: nn.Module, graph: Graph) -> Iterator[_Candidate]:
                 yield _Candidate(cut, kept, idle)
 
 
-def _dead(graph: Graph, live: set[int], gate: ModuleCall) -> list[ModuleCall]:
+def _dead(in_turn: Sequence[ModuleCall], live: set[int], gate: ModuleCall) -> list[ModuleCall]:
     """Return the outermost calls, other than the gate and those around it, of modules that run nothing alive."""
-    alive = {call.module for call in graph.calls if not call.operations or not live.isdisjoint(call.operations)}
-    alive |= {call.module for call in graph.calls if call.start <= gate.start and gate.stop <= call.stop}
+    num_live = [0, *accumulate(number in live for number in range(max(call.stop for call in in_turn)))]
+    alive = {call.module for call in in_turn if not call.operations or num_live[call.start] < num_live[call.stop]}
+    alive |= {call.module for call in in_turn if call.start <= gate.start and gate.stop <= call.stop}
     found: list[ModuleCall] = []
     end = -1
-    for call in sorted(graph.calls, key=lambda each: (each.start, -each.stop, each.depth)):
+    for call in in_turn:
         if call is gate:
             end = call.stop
         elif call.start >= end and call.module not in alive:
