@@ -23,7 +23,7 @@ class Timing:
 
     Attributes:
         uncached_s: seconds of each uncached round; empty where the run itself is the uncached one.
-        cached_s: seconds of each round of the run.
+        cached_s: seconds of each round of the run, in turns that are equally long.
         cache: what the cache did in the last round.
     """
 
@@ -35,31 +35,46 @@ class Timing:
     def speedup(self) -> float:
         """The median of uncached over cached seconds; 1 where the run itself is the uncached one.
 
-        An uncached round is divided by the mean of the two cached rounds around it, so that a machine that becomes
+        An uncached round is divided by the median of the two cached turns around it, so that a machine that becomes
         steadily slower changes nothing.
         """
-        around = [statistics.fmean(pair) for pair in pairwise(self.cached_s)] or self.cached_s
-        ratios = [uncached / cached for uncached, cached in zip(self.uncached_s, around, strict=bool(self.uncached_s))]
-        return statistics.median(ratios or [1])
+        if not self.uncached_s:
+            return 1.0
+        each = len(self.cached_s) // (len(self.uncached_s) + (len(self.cached_s) > 1))
+        turns = [self.cached_s[start : start + each] for start in range(0, len(self.cached_s), each)]
+        around = [one + other for one, other in pairwise(turns)] or turns
+        ratios = [uncached / statistics.median(of) for uncached, of in zip(self.uncached_s, around, strict=True)]
+        return statistics.median(ratios)
 
 
-def take_turns(benchmark: Any, rounds: int, cached: Callable[[], Any], uncached: Callable[[], Any] | None) -> None:
-    """Run `cached` as the rounds of a benchmark and `uncached`, if any, between each two, or before the only one."""
-    begun, rounds = 0, rounds if benchmark.enabled else 1
+def take_turns(
+    benchmark: Any, turns: int, cached: Callable[[], Any], uncached: Callable[[], Any] | None, *, each: int = 1
+) -> None:
+    """Run `cached` as the rounds of a benchmark, in turns with `uncached`, if any.
+
+    Args:
+        benchmark: pytest-benchmark's fixture; one round is run where it is disabled.
+        turns: the number of turns of `cached`; `uncached` runs between each two of them, or before the only one.
+        cached, uncached: what is run.
+        each: the number of rounds in a turn of `cached`; several make up for rounds that are short.
+    """
+    begun, turns, each = 0, *((turns, each) if benchmark.enabled else (1, 1))
 
     def between() -> None:
         nonlocal begun
-        begun += 1
-        if uncached is not None and (begun > 1 or rounds == 1):
+        if uncached is not None and begun % each == 0 and (begun > 0 or turns == 1):
             uncached()
+        begun += 1
 
-    benchmark.pedantic(cached, setup=between, rounds=rounds)
+    benchmark.pedantic(cached, setup=between, rounds=turns * each)
 
 
 def interleaved(
     benchmark: Any, rounds: int, workload: Workload, run: Run, base: Workload, uncached: Run
 ) -> Timing | None:
-    """Time `run` of `workload` as a benchmark of some rounds, and `uncached` of `base` in turn with it.
+    """Time `run` of `workload` in some turns, and `uncached` of `base` between them.
+
+    A plan with few MACs has several rounds in a turn, which together take about half as long as an uncached round.
 
     Returns:
         The times; None where pytest-benchmark is disabled.
@@ -79,14 +94,15 @@ def interleaved(
         bar.update()
 
     is_alone = base is workload and uncached == run
-    with tqdm(total=rounds, desc="timing", unit="round", disable=None, leave=False) as bar:
-        take_turns(benchmark, rounds, cached_round, None if is_alone else uncached_round)
+    each = 1 if run.plan is None else max(1, round(workload.cost.ratio(run.cache_plan) / 2))
+    with tqdm(total=rounds * each, desc="timing", unit="round", disable=None, leave=False) as bar:
+        take_turns(benchmark, rounds, cached_round, None if is_alone else uncached_round, each=each)
     return timing
 
 
 def rounds_of(rounds: int, what: str) -> str:
     """Return how times were taken, in words, for the settings of a row."""
-    return f"median of {rounds} rounds of {what}, in turn with uncached ones"
+    return f"median of {rounds} turns of rounds of {what}, uncached rounds between them"
 
 
 def seconds(workload: Workload, run: Run) -> tuple[float, Cache | None]:

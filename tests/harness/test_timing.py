@@ -23,13 +23,20 @@ class Rounds:
 
 
 @pytest.mark.parametrize(
-    ("clock", "rounds", "turns"),
-    [(Rounds(), 1, "uc"), (Rounds(), 2, "cuc"), (Rounds(), 3, "cucuc"), (Rounds(enabled=False), 3, "uc")],
+    ("clock", "turns", "each", "expected"),
+    [
+        (Rounds(), 1, 1, "uc"),
+        (Rounds(), 2, 1, "cuc"),
+        (Rounds(), 3, 1, "cucuc"),
+        (Rounds(), 1, 2, "ucc"),
+        (Rounds(), 2, 3, "cccuccc"),
+        (Rounds(enabled=False), 3, 2, "uc"),
+    ],
 )
-def test_an_uncached_round_stands_between_each_two_cached_ones(clock: Rounds, rounds: int, turns: str) -> None:
+def test_an_uncached_round_stands_between_each_two_turns(clock: Rounds, turns: int, each: int, expected: str) -> None:
     done: list[str] = []
-    take_turns(clock, rounds, lambda: done.append("c"), lambda: done.append("u"))
-    assert "".join(done) == turns
+    take_turns(clock, turns, lambda: done.append("c"), lambda: done.append("u"), each=each)
+    assert "".join(done) == expected
 
 
 def test_the_uncached_run_alone_takes_no_turns() -> None:
@@ -39,8 +46,9 @@ def test_the_uncached_run_alone_takes_no_turns() -> None:
     assert Timing(cached_s=[1.0, 2.0, 3.0]).speedup == 1
 
 
-@pytest.mark.parametrize("rounds", [2, 3, 6])
-def test_a_machine_that_becomes_steadily_slower_changes_no_speedup(rounds: int) -> None:
+@pytest.mark.parametrize("each", [1, 2, 3])
+@pytest.mark.parametrize("turns", [2, 3, 6])
+def test_a_machine_that_becomes_steadily_slower_changes_no_speedup(turns: int, each: int) -> None:
     timing, now = Timing(), 0.0
 
     def taken(seconds: float) -> float:
@@ -50,9 +58,10 @@ def test_a_machine_that_becomes_steadily_slower_changes_no_speedup(rounds: int) 
 
     take_turns(
         Rounds(),
-        rounds,
+        turns,
         lambda: timing.cached_s.append(taken(1)),
         lambda: timing.uncached_s.append(taken(3)),
+        each=each,
     )
     assert timing.speedup == pytest.approx(3)
 
