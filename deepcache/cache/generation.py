@@ -149,6 +149,7 @@ class ActiveGeneration:
     stride: int  # the distance in memory from one of the scheduler's timesteps to the next, in elements
     timesteps: Tensor | None  # the scheduler's, which identify the generation if the calls get numbers or copies
     guidance: float | None  # the strength of guidance, 1 without guidance; None if unknown
+    adds_noise: bool  # whether the solver adds noise on every step
     length: int | None  # the steps of the whole schedule, of which a generation may run the last ones; None if unknown
     alive: StorageWeakRef | None  # expires with the tensor whose elements the calls get; None for numbers and copies
     step: int = -1  # that of the last call; -1 before the first call
@@ -267,7 +268,8 @@ class ActiveGeneration:
 
     def setting(self, halves: Halves) -> Setting:
         """Return what order "auto" goes by."""
-        return Setting(1.0 if halves is Halves.NONE else self.guidance, self.length, halves)
+        guidance = 1.0 if halves is Halves.NONE else self.guidance
+        return Setting(guidance, self.length, halves, self.adds_noise)
 
     def pair(self) -> None:
         """Let the two calls of a step whose halves of guidance are apart predict together, once both have run."""

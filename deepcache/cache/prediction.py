@@ -13,7 +13,8 @@ and the longer the interval, the less a polynomial says of its end. So order "au
 of all steps that lies between the two newest nodes. The order is 2 up to a reach of 0.2, and 1 up to 0.45. Beyond that,
 the mean of the halves and their difference are extrapolated only where order 1 would have predicted the newest node
 clearly better than order 0 did, for each sample; else they are reused. Where there is no such proof yet, the mean is
-extrapolated if the interval is short. docs/prediction.md has the measurements.
+extrapolated if the interval is short. Noise that a solver adds on every step is in the features, too, and a polynomial
+extrapolates it: there the order is 0. docs/prediction.md has the measurements.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Setting:
     guidance: float | None = 1.0  # 1 without guidance; None if unknown
     num_steps: int | None = None  # None if unknown
     halves: Halves = Halves.NONE
+    adds_noise: bool = False  # whether the solver adds noise on every step
 
     def share(self, nodes: Sequence[Node]) -> float:
         """Return the share of all steps that lies between the two newest nodes; infinity if it is unknown."""
@@ -105,8 +107,8 @@ def predictor(nodes: Sequence[Node], order: Order, setting: Setting) -> Predicto
     """
     if order != "auto":
         return Polynomial.through(nodes[: order + 1])
-    if len(nodes) == 1:
-        return Polynomial.through(nodes)
+    if len(nodes) == 1 or setting.adds_noise:
+        return Polynomial.through(nodes[:1])
     reach = setting.reach(nodes)
     for highest, limit in REACHES:
         if reach <= limit + _ROUNDING:

@@ -30,7 +30,15 @@ from deepcache.cache.timeline import (
 from deepcache.errors import DeepCacheError, warn
 from deepcache.plan import CachePlan, Interval, require_whole
 from deepcache.unets.family import UNet
-from deepcache.unets.pipelines import Owner, guidance_of, is_transformer, num_calls, scheduler_of, skips_timesteps
+from deepcache.unets.pipelines import (
+    Owner,
+    adds_noise,
+    guidance_of,
+    is_transformer,
+    num_calls,
+    scheduler_of,
+    skips_timesteps,
+)
 from deepcache.unets.structure import structure_of
 
 MOST_REMEMBERED = 1000  # generations
@@ -199,6 +207,7 @@ class Tracker:
             stride=stride_of(schedule),
             timesteps=schedule if found is None else None,
             guidance=guidance_of(self._owner),
+            adds_noise=adds_noise(self._owner),
             length=num_steps if schedule is None or num_left(found, schedule) is None else len(schedule),
             alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
         )

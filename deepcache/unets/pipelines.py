@@ -29,6 +29,22 @@ _REFUSED = {
         COPIERS, "calls its U-Net more than once a step with copies of the timestep, so that a step cannot be told"
     ),
 }
+# Parts of the names of schedulers that add noise on every step, beside those whose `algorithm_type` begins with "sde"
+NOISY = (
+    *(
+        "Ancestral",
+        "CMStochastic",
+        "CogVideoXDPM",
+        "CosineDPM",
+        "DDPM",
+        "KarrasVe",
+        "LCM",
+        "RePaint",
+        "SASolver",
+        "SCM",
+    ),
+    *("SDE", "ScoreSde", "TCD", "UnCLIP"),
+)
 SKIPPERS = ("RePaintPipeline",)  # pipelines that call the U-Net only at a timestep below the one before
 
 
@@ -96,7 +112,8 @@ def is_transformer(owner: Any) -> bool:
 
 def scheduler_of(owner: Any) -> Any:
     """Return the scheduler of a pipeline, or of a robot's policy, which calls it `noise_scheduler`; None without."""
-    return getattr(owner, "scheduler", None) or getattr(owner, "noise_scheduler", None)
+    own = getattr(owner, "scheduler", None)  # whose length may be unknown, and so its truth
+    return getattr(owner, "noise_scheduler", None) if own is None else own
 
 
 def guidance_of(owner: Any) -> float | None:
@@ -105,6 +122,15 @@ def guidance_of(owner: Any) -> float | None:
         return float(torch.as_tensor(owner.guidance_scale).max()) if owner.do_classifier_free_guidance else 1.0
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a pipeline that was never called has no value
         return None
+
+
+def adds_noise(owner: Any) -> bool:
+    """Return whether the solver of a pipeline or policy adds noise on every step, as far as its class tells."""
+    scheduler = scheduler_of(owner)
+    config = getattr(scheduler, "config", None)
+    if str(getattr(config, "algorithm_type", "")).startswith("sde") or getattr(config, "stochastic_sampling", False):
+        return True
+    return any(name in type(scheduler).__name__ for name in NOISY)
 
 
 def _unwrapped(module: Any) -> Any:

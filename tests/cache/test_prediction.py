@@ -173,6 +173,13 @@ def test_auto_takes_the_highest_order_within_reach(
         assert len(found.nodes) == degree + 1
 
 
+def test_auto_reuses_where_the_solver_adds_noise() -> None:
+    nodes = _line([4.0], [2.0], [1.0])
+    for guidance, num_steps in ((1.0, 100), (7.5, 10), (None, None)):
+        found = predictor(nodes, "auto", Setting(guidance, num_steps, adds_noise=True))
+        assert torch.equal(found(nodes[0].step + 1, nodes[0].timestep - 1)[0], nodes[0].feature[0])
+
+
 def test_too_few_nodes_give_a_lower_order() -> None:
     setting = Setting(1.0, 100)
     kept = [len(predictor(_line(*[[1.0]] * count), "auto", setting).nodes) for count in (1, 2, 3)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from deepcache import cached
 from deepcache.cache.timeline import Place
+from deepcache.unets.pipelines import adds_noise
 from tests.cells import EXACT, NOTHING, of_option, verdict
 from tests.pipelines import classes, counted, options, scheduler, takes, workload
 from tests.support import documented
@@ -52,6 +55,37 @@ def test_generation_has_a_step_for_each_timestep(name: str) -> None:
     generation = cache.generations[-1]
     assert generation.num_steps == len(ran) == len(work.pipe.scheduler.timesteps)
     assert generation.full_steps == tuple(range(0, len(ran), 3))
+
+
+def _stepped(name: str, option: str | None, seed: int) -> torch.Tensor:
+    """Return where three steps of a scheduler lead, whose noise, if any, is drawn from a seed."""
+    made, sample = scheduler(name, option), torch.ones(1, 3, 8, 8)
+    if hasattr(made, "noise_sampler_seed"):
+        made.noise_sampler_seed = seed
+    made.set_timesteps(6)
+    drawn = {"generator": torch.Generator().manual_seed(seed)}
+    kwargs = drawn if "generator" in inspect.signature(made.step).parameters else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for t in made.timesteps[:3]:
+            sample = made.step(made.scale_model_input(sample, t) / 2, t, sample, **kwargs).prev_sample
+    return sample
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_reuses_where_the_solver_adds_noise_and_predicts_elsewhere(name: str) -> None:
+    """The oracle is the scheduler: with noise, another seed leads elsewhere."""
+    for option in [None, *({"SDE"} & {*options(name)})]:
+        if not takes(name, option):
+            continue
+        is_noisy = not torch.equal(_stepped(name, option, 0), _stepped(name, option, 1))
+        assert adds_noise(SimpleNamespace(scheduler=scheduler(name, option))) == is_noisy
+    work = workload("text2img", scheduler(name))
+    found = []
+    for order in ("auto", 0):
+        with cached(work.pipe, interval=2, order=order):
+            found.append(work.run(10, guided=False))
+    assert torch.equal(*found) == adds_noise(work.pipe)
 
 
 @pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "PNDMScheduler"])
