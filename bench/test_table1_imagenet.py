@@ -56,6 +56,9 @@ TABLE = Layout(
 # A shallow step runs the same kernels as a full one, on its outermost stages. 0.85 of the MACs ratio leaves room for
 # the scheduler, guidance and decoding, which caching does not shorten, and for a noisy machine.
 SPEEDUP_OF_MACS_RATIO = 0.85
+# The share of the uncached time that caching does not shorten; it limits plans of few MACs. At N = 5 with shallow steps
+# both rules ask for the same speedup.
+REST = 0.08
 # MACs of mini-ldm's U-Net on one latent: a full step, and a shallow step at branch 0 (stored values, worked out when
 # the model was made; `python -m deepcache macs --model mini-ldm --json`). A plan's mean is exact arithmetic on them.
 FULL_MACS = 69_158_096
@@ -209,8 +212,8 @@ def _row(
         and macs_rule_time(class_conditional)
         and judge(class_conditional)
     ):
-        speedup, bound = found.timing.speedup, class_conditional.cost.ratio(run.cache_plan)
-        assert speedup >= SPEEDUP_OF_MACS_RATIO * bound
+        speedup, ratio = found.timing.speedup, class_conditional.cost.ratio(run.cache_plan)
+        assert speedup >= min(SPEEDUP_OF_MACS_RATIO * ratio, (1 + REST) / (1 / ratio + REST))
     return run, found
 
 
