@@ -45,11 +45,11 @@ TABLE = Layout(
         MEDIAN,
         Column("psnr_decile_db", "worst decile (dB)", 1),
         Column("num_tipped", "tipped seeds", 0),
-        Column("gain_db", "over order 0, median (dB)", 1),
+        Column("gain_db", "gain (dB)", 1),
         Column("gain_db_low", "from", 1),
         Column("gain_db_high", "to", 1),
-        Column("gain_decile_db", "over order 0, worst decile (dB)", 1),
-        Column("more_tipped", "more tipped than by order 0", 0),
+        Column("gain_decile_db", "gain, worst decile (dB)", 1),
+        Column("more_tipped", "more tipped", 0),
     ),
 )
 
