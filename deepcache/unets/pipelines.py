@@ -31,19 +31,20 @@ _REFUSED = {
 }
 # Parts of the names of schedulers that add noise on every step, beside those whose `algorithm_type` begins with "sde"
 NOISY = (
-    *(
-        "Ancestral",
-        "CMStochastic",
-        "CogVideoXDPM",
-        "CosineDPM",
-        "DDPM",
-        "KarrasVe",
-        "LCM",
-        "RePaint",
-        "SASolver",
-        "SCM",
-    ),
-    *("SDE", "ScoreSde", "TCD", "UnCLIP"),
+    "Ancestral",
+    "CMStochastic",
+    "CogVideoXDPM",
+    "CosineDPM",
+    "DDPM",
+    "KarrasVe",
+    "LCM",
+    "RePaint",
+    "SASolver",
+    "SCM",
+    "SDE",
+    "ScoreSde",
+    "TCD",
+    "UnCLIP",
 )
 SKIPPERS = ("RePaintPipeline",)  # pipelines that call the U-Net only at a timestep below the one before
 

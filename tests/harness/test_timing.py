@@ -11,7 +11,7 @@ from bench.harness.timing import Timing, take_turns
 
 
 class Rounds:
-    """What pytest-benchmark's fixture does with rounds."""
+    """A stand-in for pytest-benchmark's fixture: each round runs `setup`, then `target`."""
 
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
