@@ -32,11 +32,16 @@ CASES = [  # package, what to do, command
     *((package, BENCH, ("tables", "results.jsonl")) for package in ("pandas", "tabulate")),
     ("pandas", BENCH, ("report", "results.jsonl")),
 ]
+FIRST = [  # commands that a plain install runs
+    "try mini-ddpm --num-steps 10 --num-images 2 --out look.html",
+    "explain --model mini-ddpm --num-steps 10 --interval 3",
+    "tune --model mini-ddpm --num-steps 4 --speedup 1.5 --num-seeds 12 --branches=-1 --orders 1 --out plan.json",
+]
 # One process imports what a plain install brings; a fork of it runs each command, and another one the README's example.
 RUN = """
 import contextlib, io, json, os, sys, traceback
 
-cases, absent, example = json.loads(sys.argv[1])
+first, cases, absent, example = json.loads(sys.argv[1])
 sys.modules |= dict.fromkeys(absent)
 
 from deepcache.search import tuner
@@ -57,6 +62,11 @@ def run(package, command):
     return main(command)
 
 
+def run_plainly(command):
+    from deepcache.__main__ import main
+    return main(command)
+
+
 def answer(act, *arguments):
     out, said = io.StringIO(), io.StringIO()
     try:
@@ -66,7 +76,8 @@ def answer(act, *arguments):
         return None, out.getvalue(), traceback.format_exc()
 
 
-for act, *arguments in [(run_twice,), *((run, package, command) for package, _, command in cases)]:
+acts = [(run_plainly, command) for command in first] + [(run, package, command) for package, _, command in cases]
+for act, *arguments in [(run_twice,), *acts]:
     read, write = os.pipe()
     if not os.fork():
         os.write(write, json.dumps(answer(act, *arguments)).encode())
@@ -127,9 +138,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> list[Answer]:
-    """What the README's example and then each case answered."""
+    """What the README's example answered, then the first commands, and then each case."""
     (example, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    given = json.dumps([CASES, absent_from_a_plain_install(), example])
+    given = json.dumps([[command.split() for command in FIRST], CASES, absent_from_a_plain_install(), example])
     done = subprocess.run([sys.executable, "-c", RUN, given], cwd=folder, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -144,10 +155,17 @@ def test_first_example_of_the_readme_runs_twice_on_what_a_plain_install_brings(
     assert (folder / "sneaker.png").is_file()
 
 
+@pytest.mark.parametrize("number", range(len(FIRST)), ids=[command.split()[0] for command in FIRST])
+def test_first_commands_run_on_what_a_plain_install_brings(number: int, answers: list[Answer]) -> None:
+    code, out, said = answers[1 + number]
+    assert code == 0, said
+    assert out
+
+
 @pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{package} for {' '.join(c)}" for package, _, c in CASES])
 def test_package_that_is_missing_is_one_line_that_says_what_to_install(case: int, answers: list[Answer]) -> None:
     package, install, _ = CASES[case]
-    code, _, said = answers[1 + case]
+    code, _, said = answers[1 + len(FIRST) + case]
     assert code == 2, said
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "needs" in line

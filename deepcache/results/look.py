@@ -7,8 +7,7 @@ from statistics import median
 from typing import Any
 
 from deepcache.results.figures import picture
-from deepcache.results.report import rendered
-from deepcache.results.text import plain
+from deepcache.results.text import plain, rendered
 
 FAR_DB = 20.0  # below it an image is another one
 _WIDEST = 384  # pixels of an image on the page

@@ -10,25 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deepcache.errors import DeepCacheError
 from deepcache.results import figures, tables
 from deepcache.results.layout import Layout, Scalar
 from deepcache.results.record import Record
+from deepcache.results.text import rendered
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 _FACTS = {"model": "models", "extractor": "measured with", "scheduler": "schedulers", "weights": "weights"}
 _AGAIN = ("--benchmark-json", "results.json", "--paper-report", "report.html")  # runs an experiment again
 _MACHINE = {"device": "device", "num_threads": "num threads"}  # settings that stand with the environment
-_STRICT = {"autoescape": True, "undefined": StrictUndefined}
-_TEMPLATES = Environment(loader=PackageLoader("deepcache.results"), trim_blocks=True, lstrip_blocks=True, **_STRICT)
-
-
-def rendered(template: str, **values: object) -> str:
-    """Return a page of HTML, which needs no other file, from a template and its values, whose texts are escaped."""
-    return str(_TEMPLATES.get_template(template).render(**values))
 
 
 def page(records: Sequence[Record], made_by: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Names, prompts and settings are data: how a text becomes one line, a cell of Markdown or CSV, and a file."""
+"""Names, prompts and settings are data: how a text becomes one line, a cell of Markdown or CSV, a file, and HTML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import html
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 _NUM_NAMED = 3  # texts that a message names
 _NONE = "".join(
@@ -18,6 +20,8 @@ _MARKDOWN = re.compile(r"[\\`*\[\]~|$]|(?<![^\W_])_|_(?![^\W_])")
 # A spreadsheet takes a text that begins with one of these for a formula; the last four are the full-width forms.
 # Source: CSV Injection (OWASP), https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_STRICT = {"autoescape": True, "undefined": StrictUndefined}
+_TEMPLATES = Environment(loader=PackageLoader("deepcache.results"), trim_blocks=True, lstrip_blocks=True, **_STRICT)
 
 
 def plain(text: str) -> str:
@@ -53,3 +57,8 @@ def markdown(text: str) -> str:
 def csv_cell(value: object) -> object:
     """Put an apostrophe before a text that a spreadsheet would run as a formula; return other values unchanged."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def rendered(template: str, **values: object) -> str:
+    """Return a page of HTML, which needs no other file, from a template and its values, whose texts are escaped."""
+    return str(_TEMPLATES.get_template(template).render(**values))

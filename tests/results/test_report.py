@@ -176,11 +176,11 @@ def test_a_report_that_cannot_be_made_loses_no_results(pytester, monkeypatch):
 
 def test_missing_packages_are_one_line(pytester):
     pytester.makepyfile(BENCH.replace("PICTURES", "[]"))
-    pytester.makeconftest("import sys; sys.modules['jinja2'] = None")
+    pytester.makeconftest("import sys; sys.modules['pandas'] = None")
     result = pytester.runpytest_subprocess("--paper-report", "report.html")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
-        ["--paper-report: a report needs the package jinja2, *; pip install 'deepcache-bench[[]bench[]]'"]
+        ["--paper-report: a report needs the package pandas, *; pip install 'deepcache-bench[[]bench[]]'"]
     )
 
 
