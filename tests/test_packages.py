@@ -18,6 +18,8 @@ from PIL import Image
 
 from tests.examples import entries, table1_record
 
+pytestmark = pytest.mark.xdist_group("packages")  # what all of them read is made once
+
 ROOT = Path(__file__).parents[1]
 BENCH, METRICS = "pip install 'deepcache-bench[bench]'", "pip install 'deepcache-bench[metrics]'"
 TUNE = ("tune", "--model", "mini-sd", "--num-steps", "4")

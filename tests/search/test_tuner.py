@@ -31,6 +31,8 @@ from deepcache.search.recorder import listening
 from deepcache.search.trials import Trials
 from deepcache.search.tuned import Budget, Estimate, Tuned, estimate
 
+pytestmark = pytest.mark.xdist_group("tuner")  # what most of them tune is tuned once
+
 STEPS = 8
 OTHERS = range(16)  # seeds that nothing is tuned on
 SEEDS = range(5_000, 5_012)
