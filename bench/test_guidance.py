@@ -39,7 +39,7 @@ NEEDS = Needs(tuple(GUIDANCE))
 TABLE = Layout(
     "guidance",
     title="Strong guidance and few steps: the default order against reuse (from, to: 95% bootstrap over seeds)",
-    look="Look at “over order 0”: where it is above 0, and its interval too, the default order is nearer than reuse.",
+    look="Look at “gain”: where its interval, “from” and “to”, is above 0, the default order is nearer than reuse.",
     columns=(
         TOTAL,
         MEDIAN,

@@ -11,6 +11,7 @@ FAILURES = (  # what networks raise on wrong inputs and wrong configurations
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, RuntimeError, TypeError,
     ValueError,
 )  # fmt: skip
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _MOST_SHOWN = 200  # characters of a foreign value or message in a line of ours
 _BETWEEN = ("deepcache", "diffusers", "torch", "accelerate", "peft", "contextlib", "functools")  # user's line and ours
 
@@ -36,6 +37,14 @@ def shown(value: object) -> str:
         return on_one_line(repr(value))
     except (ValueError, RecursionError):  # an int with more digits than Python prints, or lists nested too deep
         return f"a {type(value).__name__} that is too large to show"
+    except Exception:  # whatever a foreign class does, the message is the one about its value
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory ran out; some allocators raise a plain RuntimeError."""
+    is_told = any(text in str(error) for text in _OUT_OF_MEMORY)
+    return is_told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
 
 
 def first_line(error: BaseException) -> str:
@@ -51,10 +60,15 @@ def on_one_line(text: object) -> str:
 
 @contextmanager
 def one_line(problem: str, remedy: str) -> Iterator[None]:
-    """Inside the block, turn `FAILURES` of other packages into an `UnsupportedUNetError` of one line."""
+    """Inside the block, turn `FAILURES` of other packages into an `UnsupportedUNetError` of one line.
+
+    An error that says that memory ran out stays as it is: a smaller batch may do.
+    """
     try:
         yield
     except FAILURES as error:
+        if is_out_of_memory(error):
+            raise
         raise UnsupportedUNetError(f"{problem} ({first_line(error)}); {remedy}") from error
 
 

@@ -184,8 +184,9 @@ def uniform(
     require_whole("num_steps", num_steps, at_least=1, at_most=MOST_STEPS)
     require_whole("shallow_every", shallow_every, at_least=1)
     every = Interval(interval, branch, order, last_step_full)
-    full_steps = tuple(step for step in range(num_steps) if every.is_full(step, num_steps))
-    others = (step for step in range(num_steps) if step not in full_steps and branch != IDLE)
+    is_full = [every.is_full(step, num_steps) for step in range(num_steps)]
+    full_steps = tuple(step for step in range(num_steps) if is_full[step])
+    others = (step for step in range(num_steps) if not is_full[step] and branch != IDLE)
     idle_steps = tuple(step for step in others if step % interval % shallow_every)
     return CachePlan(num_steps, full_steps, branch, order, idle_steps)
 
@@ -321,6 +322,11 @@ def _steps(name: str, found: object) -> tuple[int, ...]:
 def highest(order: Order) -> int:
     """Return the highest degree of the polynomials that an order may take; one feature more is kept at most."""
     return max(ORDERS) if order == "auto" else order
+
+
+def lowest(order: Order) -> int:
+    """Return the polynomial degree that an order uses at least."""
+    return 0 if order == "auto" else order
 
 
 def require_order(order: object) -> Order:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcache import CachePlan, DeepCacheError, Interval, quadratic, uniform
-from deepcache.plan import EVERY, parse_plan
+from deepcache.plan import EVERY, MOST_STEPS, parse_plan
 
 lawful = settings(deadline=None, database=None)  # a busy machine is slow, and a test run leaves no files
 
@@ -347,3 +347,9 @@ def test_json_of_something_else_is_refused_by_its_source(text):
     assert "\n" not in str(caught.value)
     with pytest.raises(DeepCacheError, match="begin with 0"):
         CachePlan.from_json('{"num_steps": 3, "full_steps": [1]}')
+
+
+def test_a_plan_of_very_many_steps_is_made_at_once() -> None:
+    """Work that is quadratic in 100,000 steps would take minutes."""
+    plan = uniform(MOST_STEPS, 4, shallow_every=2)
+    assert (plan.num_full, plan.num_shallow, plan.num_idle) == tuple(MOST_STEPS * part // 4 for part in (1, 1, 2))

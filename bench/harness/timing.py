@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from bench.harness.workload import Run, Workload
 from deepcache.cache.caching import Cache
-from deepcache.errors import DeepCacheError
-from deepcache.sampling.samples import is_out_of_memory
+from deepcache.errors import DeepCacheError, is_out_of_memory
 
 
 @dataclass

@@ -179,6 +179,10 @@ class ActiveGeneration:
         """Say that no call can continue this generation once its timesteps no longer exist."""
         return self.alive is not None and self.alive.expired()
 
+    def is_turned_by(self, found: Values | None) -> bool:
+        """Return whether a timestep does not go on from those of this generation, so that it begins another one."""
+        return found is not None and self.values is not None and not goes_on(found, self.values, self.direction)
+
     def advance(self, found: Place) -> Stream:
         """Count a call whose timestep has a place in memory, and return the stream of the call."""
         if found.offset == self.offset:
@@ -213,7 +217,8 @@ class ActiveGeneration:
         if step != self.step + 1:
             raise DeepCacheError(
                 f"expected a call in cache.step({self.step + 1}) after step {self.step}, or in cache.step(0) where a "
-                f"generation begins, got one in cache.step({step}); call all U-Net calls of a step in one block"
+                f"generation begins, got one in cache.step({step}); call all U-Net calls of a step in one block, and "
+                "cache.reset() where a generation begins after one that stopped at step 0"
             )
         stream = self._next()
         self.block = block

@@ -168,7 +168,8 @@ class Tracker:
                 "where a step makes several calls, to deepcache.cached"
             )
         generation = self._active().get(None)
-        if generation is None or generation.timesteps is not schedule or (is_told and generation.is_complete):
+        is_new = generation is None or generation.timesteps is not schedule
+        if generation is None or is_new or (generation.is_complete and (is_told or generation.is_turned_by(found))):
             generation = self._begin(timestep, None, schedule, is_number=True)
         return generation, generation.count_on(found)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache.commands.options import MODEL, add_device, add_prompts, add_solver, new
+from deepcache.errors import DeepCacheError
 from deepcache.plan import MOST_STEPS
 from deepcache.sampling.seeds import END_OF_SEEDS, MOST_A_BATCH, whole
 
@@ -111,10 +112,13 @@ def _asked(options: Namespace, pipe: Any, conditions: Conditions) -> tuple[Workl
     asked = {name: getattr(options, name) for name in ("scheduler", "num_steps", "guidance_scale")}
     if options.model in MODELS:
         return by_protocol(options.model, pipe, conditions, batch_size=size, **asked)
-    own = signature(pipe.__call__).parameters["num_inference_steps"].default
+    own = getattr(signature(pipe.__call__).parameters.get("num_inference_steps"), "default", None)
+    num_steps = options.num_steps or own
+    if num_steps is None:
+        raise DeepCacheError(f"expected --num-steps, since a {type(pipe).__name__} has no number of steps by default")
     arguments = {} if options.guidance_scale is None else {"guidance_scale": options.guidance_scale}
     workload = Workload(pipe, conditions, size, arguments, options.model)
-    return workload, Sampling(options.scheduler, options.num_steps or own)
+    return workload, Sampling(options.scheduler, num_steps)
 
 
 def _title(arguments: dict[str, Any], seed: int) -> str:

@@ -57,11 +57,15 @@ def run(options: Namespace) -> str:
 
     is_mini, device = options.extractor == MINI, options.device or usual_device()
     if options.batch_size < 1 or (options.num_features is not None and options.num_features < 4):
-        raise DeepCacheError("expected a batch size of at least 1 and at least 4 features")
+        raise DeepCacheError(
+            f"expected --batch-size >= 1 and --num-features >= 4, got {options.batch_size} and {options.num_features}"
+        )
     if options.reference is None and options.save_statistics is None and not is_mini:
         raise DeepCacheError("expected --reference REF, real images or their statistics; or --save-statistics FILE")
     require_device(device)
     images = image_set(options.samples)
+    lines = [] if options.prompts is None else prompts_in(options.prompts)
+    clip = None if options.prompts is None else load_clip(options.clip, checkpoint=options.clip_weights, device=device)
     extractor: Extractor = MiniExtractor.load(device) if is_mini else load_inception(options.inception, device=device)
     found = gathered(images, "samples")
     if options.save_statistics is not None:
@@ -69,19 +73,18 @@ def run(options: Namespace) -> str:
     against = options.reference or (references.EMBEDDED if is_mini else None)
     real = references.Reference() if against is None else references.find(against, gathered)
     values = quality(found, real.on(device))
-    if options.prompts is not None:
-        clip = load_clip(options.clip, checkpoint=options.clip_weights, device=device)
-        lines = prompts_in(options.prompts)
+    if clip is not None:
         seeds = images.seeds if isinstance(images, StoredImages) else range(len(images))
         values["clip_score"] = float(clip_scores(clip, images, [lines[seed % len(lines)] for seed in seeds]).mean())
-    return _shown(values, found.count, extractor.name, options)
+    return _shown(values, found.count, extractor.name, options, "" if against is None else str(against))
 
 
-def _shown(values: dict[str, float], count: int, extractor: str, options: Namespace) -> str:
+def _shown(values: dict[str, float], count: int, extractor: str, options: Namespace, against: str) -> str:
     """Return all metrics of quality as a page or as JSON, with a dash for what was not measured."""
     if options.json:
         return json.dumps({"samples": count, "extractor": extractor, **values}, indent=2)
-    lines = [f"{count} samples of {options.samples}, {extractor}, against {options.reference or 'the embedded images'}"]
+    compared = f", against {options.reference or 'the embedded images'}" if against else ", compared with nothing"
+    lines = [f"{count} samples of {options.samples}, {extractor}{compared}"]
     for key, metric in METRICS.items():
         if key in values or metric.inputs == "reference":
             value = f"{values[key]:.4f}" if key in values else "-"

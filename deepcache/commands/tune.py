@@ -61,6 +61,8 @@ def run(options: Namespace) -> str:
     from deepcache.search.tuner import tune
 
     picture = options.plot or options.out.with_suffix(".png")
+    if picture == options.out:
+        raise DeepCacheError(f"expected different files for the plan and its picture, got {picture}; say --plot FILE")
     for file in (options.out, picture):
         if not file.parent.is_dir():
             raise DeepCacheError(f"expected a folder for {file.name}, {file.parent} is not there; make it first")

@@ -19,7 +19,7 @@ from deepcache.costs.parts import Part, num_tokens, parts, pixels_a_side
 from deepcache.costs.profile import Plans, giga_of, opening, step
 from deepcache.errors import DeepCacheError, guessed, one_line
 from deepcache.plan import IDLE, CachePlan, Interval, highest, told, uniform
-from deepcache.unets.calls import Call, named, one_sample, parameters
+from deepcache.unets.calls import Call, named, one_sample, parameters, sample_of
 from deepcache.unets.family import Stage
 from deepcache.unets.output import Form
 from deepcache.unets.pipelines import unet_of
@@ -68,7 +68,7 @@ def explain(
     size = None
     if height is not None and width is not None:
         size = height // pixels_a_side(owner), width // pixels_a_side(owner)
-    elif height is not width:
+    elif (height is None) != (width is None):
         raise DeepCacheError(f"expected height and width together, got height {height!r} and width {width!r}")
     remedy = "pass call=(args, kwargs), the arguments of a U-Net call, or generate once before you ask"
     family = family_of(unet)
@@ -88,11 +88,13 @@ def explain(
         output, feature = cut(twin, chosen.branch).full(*args, **kwargs)
         nest = nest_of(twin, (args, kwargs))
         cost = counted(twin, args, kwargs, nest)
+    _, outputs = Form.of(output)
     if is_idle:
-        _, feature = Form.of(output)
+        feature = outputs
     enters = "the output" if is_idle else _entered(twin, nest.up[chosen.branch])
     given = named(unet, args, kwargs)
-    sample = tuple(next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
+    sample = tuple(sample_of(args, kwargs, outputs[0]).shape)
+    itemsize = next(unet.parameters()).dtype.itemsize
     context = given.get("encoder_hidden_states")
     others = parts(owner, sample[-2:], family.num_frames(unet, sample), context_tokens)
     takes_context = "encoder_hidden_states" in parameters(unet.__class__)
@@ -105,7 +107,8 @@ def explain(
         cost=cost,
         enters=enters,
         feature=tuple(tuple(tensor.shape[1:] if len(tensor) == 1 else tensor.shape) for tensor in feature),
-        bytes_each=next(unet.parameters()).dtype.itemsize * sum(tensor.numel() for tensor in feature),
+        bytes_each=itemsize * sum(tensor.numel() for tensor in feature),
+        output_bytes=itemsize * sum(tensor.numel() for tensor in outputs),
         parts=tuple(others[0]),
         uncounted=tuple(others[1]),
         may_guide=takes_context and not getattr(getattr(unet, "config", None), "time_cond_proj_dim", None),
@@ -151,6 +154,7 @@ class Explanation:
     enters: str
     feature: tuple[tuple[int, ...], ...]
     bytes_each: int
+    output_bytes: int
     parts: tuple[Part, ...]
     uncounted: tuple[str, ...]
     may_guide: bool
@@ -173,8 +177,19 @@ class Explanation:
 
     @property
     def feature_bytes(self) -> int:
-        """The most bytes of features that are kept at once, for one sample."""
-        return min(highest(self.plan.order) + 1, self.plan.num_full) * self.bytes_each
+        """The most bytes of features and outputs that are kept at once, for one sample."""
+        return self._num_kept * self.bytes_each + self._num_outputs * self.output_bytes
+
+    @property
+    def _num_kept(self) -> int:
+        return min(highest(self.plan.order) + 1, self.plan.num_full)
+
+    @property
+    def _num_outputs(self) -> int:
+        """The number of outputs that are kept beside features, for the idle steps of a plan that has shallow ones."""
+        if self.plan.branch == IDLE or not self.plan.num_idle:
+            return 0
+        return min(highest(self.plan.order) + 1, self.plan.num_full + self.plan.num_shallow)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -210,7 +225,8 @@ class Explanation:
             f"{self.name}: {self.unet}, sample {sample}",
             " count everything: convolutions, linear layers, norms and attention products",
         )
-        kept = f"order {plan.order} keeps {self.feature_bytes // self.bytes_each}, each {', '.join(features)} a sample"
+        kept = f"order {plan.order} keeps {self._num_kept}, each {', '.join(features)} a sample"
+        kept += f", and {self._num_outputs} outputs" * (self._num_outputs > 0)
         warned = (wrap(f"warning: {line}", _WIDTH, subsequent_indent=" " * len("warning: ")) for line in self.warnings)
         lines = [
             *opening(title, self.context_tokens, self.cost, counted, plans, EVERYTHING, giga, plan.branch),

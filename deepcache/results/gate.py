@@ -194,7 +194,7 @@ def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
     must hold the same records, all of tests that passed, made under the same conditions.
     """
     identified = [by_identity(run, "the results") for run in runs]
-    for k, record in identified[0].items():
+    for k, record in {k: record for run in reversed(identified) for k, record in run.items()}.items():
         for run in identified:
             if k not in run:
                 raise DeepCacheError(f"expected the same records in all runs; {label(record)} is not in each")

@@ -17,7 +17,8 @@ _NOTES = {
     "s an image": "seconds of the whole pipeline, measured once in this process; they vary, where MACs do not",
     "PSNR": "to the uncached image of the same seed, in dB: above 40 one sees no change, below 20 another image",
     "reuse": "is DeepCache as published: the feature of the last full step",
-    "default": "predicts that feature; idle steps predict the U-Net's output and run none of it",
+    "predicted": "predicts that feature (the default order); idle steps predict the U-Net's output and run none of it",
+    "recommended": "is the plan that the package has for this model, solver and number of steps",
     "few images": "say little: tune checks a plan on seeds that had no part in its choice",
 }
 
@@ -63,7 +64,11 @@ def _cells(way: Mapping[str, Any], uncached: Mapping[str, Any], *, has_distance:
     if way is uncached:
         return [*cost, *times, "-", "-", *["-"] * has_distance]
     near = [f"{median(way['psnr_db']):.1f}", f"{min(way['psnr_db']):.1f}"]
-    return [*cost, *times, *near, *([f"{median(way['perceptual']):.4f}"] if has_distance else [])]
+    return [*cost, *times, *near, *([_small(median(way["perceptual"]))] if has_distance else [])]
+
+
+def _small(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or value >= 1e-4 else "< 0.0001"
 
 
 def _cell(way: Mapping[str, Any], row: int, title: str, *, is_first: bool) -> dict[str, Any]:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, is_out_of_memory
 from deepcache.sampling.conditions import Conditions, conditions_of
 from deepcache.sampling.seeds import require_seeds
 from deepcache.unets.calls import sides
 
 Made = TypeVar("Made")
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def sample(
@@ -87,12 +86,6 @@ def fitting(make: Callable[[int], Made], batch_size: int, *, is_halved: bool) ->
         torch.cuda.empty_cache()  # after the error, which holds the tensors, is gone
         batch_size //= 2
         tqdm.write(f"{problem}; going on with batches of {batch_size}", file=sys.stderr)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that memory ran out; some allocators raise a plain RuntimeError."""
-    is_told = any(text in str(error) for text in _OUT_OF_MEMORY)
-    return is_told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def _disturbed(unet: Any, generators: Sequence[torch.Generator], disturbed: float) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING, total_macs
 from deepcache.errors import DeepCacheError
-from deepcache.plan import IDLE, CachePlan, Interval, Order, uniform
+from deepcache.plan import IDLE, CachePlan, Interval, Order, lowest, uniform
 from deepcache.sampling.schedulers import scheduler
 from deepcache.sampling.workload import Sampling, Workload
 
@@ -104,7 +104,7 @@ class Space:
         for branch, order in product(self.branches, self.orders):
             saved = self.full - self.shallow[branch]  # nothing at the last branch of a U-Net without a mid block
             num_full = int((macs - calls * self.shallow[branch]) // saved) if saved else 0
-            if num_full <= (order if order != "auto" else 0):
+            if num_full <= lowest(order):
                 continue
             yield "uniform", uniform(calls, ceil(calls / num_full), branch, order)
             if num_full > 1:
@@ -125,7 +125,7 @@ class Space:
                 for interval in range(every + 1, calls)
             )
             within = next((plan for plan in plans if self.macs(plan) <= macs), None)
-            if within is not None and within.num_full > (order if order != "auto" else 0):
+            if within is not None and within.num_full > lowest(order):
                 yield within
 
 

@@ -13,6 +13,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.metrics.fidelity import psnr_each
 from deepcache.metrics.perceptual import MINI, Perceptual
 from deepcache.models.embedded import SIZE, is_embedded, plan_path
+from deepcache.models.registry import MODELS
 from deepcache.plan import DEFAULT_ORDER, IDLE, CachePlan, require_whole, uniform
 from deepcache.sampling.workload import Sampling, Workload, image_size_of
 from deepcache.search.candidates import space_of
@@ -56,12 +57,12 @@ class Look:
 def ways(workload: Workload, sampling: Sampling, interval: int, branch: int) -> list[Way]:
     """Return the uncached way, then ways of about the MACs of the plan of this interval and branch, fewer steps last.
 
-    The plans are the paper's reuse, the default order, idle steps between as many full steps as cost the same, and the
-    plan that is recommended for an embedded model, if there is one.
+    The plans are the paper's reuse, the same steps with predicted features (the default order), idle steps between as
+    many full steps as cost the same, and the plan that is recommended for an embedded model, if there is one.
     """
     require_whole("interval", interval, at_least=2)
     known = plan_path(workload.model, str(sampling.scheduler), sampling.num_steps, workload.guidance_scale)
-    recommended = CachePlan.load(known) if known.is_file() else None
+    recommended = CachePlan.load(known) if workload.model in MODELS and known.is_file() else None
     branches = (IDLE, branch) if recommended is None else (IDLE, branch, recommended.branch)
     with workload.under(sampling):
         space = space_of(workload, sampling.num_steps, branches=branches, orders=(DEFAULT_ORDER,), solvers=None)
@@ -74,7 +75,7 @@ def ways(workload: Workload, sampling: Sampling, interval: int, branch: int) -> 
     call = f"deepcache.cached(pipe, interval={interval}, branch={branch}"
     plans = {
         "reuse": (f"{call}, order=0)", uniform(calls, interval, branch, 0)),
-        "default": (f"{call})", even),
+        "predicted": (f"{call})", even),
         "idle steps": (f"deepcache.cached(pipe, interval={idle}, branch=-1)", uniform(calls, idle, IDLE)),
     }
     if recommended is not None:
@@ -138,14 +139,16 @@ def best(found: Sequence[Look]) -> Look:
 def advice(found: Sequence[Look]) -> str:
     """Say in a sentence or two which way to take: the nearest, and how near it is."""
     nearest, fewer = best(found), found[-1]
+    faster = {look.way: found[0].latency_s / look.latency_s for look in (nearest, fewer)}
     told = (
         f"a PSNR of {nearest.psnr_median_db:.1f} dB to the uncached image in the median, for {nearest.share:.0%} of "
-        f"the U-Net's MACs, {found[0].latency_s / nearest.latency_s:.2f} times as fast here"
+        f"the U-Net's MACs, {faster[nearest.way]:.2f} times as fast here"
     )
     if nearest is fewer:
         text = f"Take fewer steps: {fewer.way.name} give {told}; no plan of this cost is nearer."
     else:
-        name, without = nearest.way.name, f"fewer steps give {fewer.psnr_median_db:.1f} dB"
+        name = nearest.way.name
+        without = f"{fewer.way.name} give {fewer.psnr_median_db:.1f} dB, {faster[fewer.way]:.2f} times as fast"
         text = f"Take the plan \u201c{name}\u201d: it gives {told}; {without}."
     if nearest.psnr_median_db < NEAR_DB:
         text += f" Below {NEAR_DB:.0f} dB one sees the difference: try a smaller --interval."

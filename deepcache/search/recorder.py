@@ -22,6 +22,7 @@ from torch import Tensor
 from deepcache.cache.installing import Handler, install, uninstall
 from deepcache.errors import DeepCacheError
 from deepcache.plan import IDLE
+from deepcache.unets.calls import timestep_of
 from deepcache.unets.family import Feature
 from deepcache.unets.output import Form
 from deepcache.unets.pipelines import unet_of
@@ -102,7 +103,7 @@ class Recorder:
     """
 
     def __init__(self, unet: Any, branch: int) -> None:
-        self._cut, self._branch = cut(unet, branch), branch
+        self._unet, self._cut, self._branch = unet, cut(unet, branch), branch
         self._features: list[list[Feature]] = [[]]  # by step and call
         self._responses: list[list[Tensor]] = []  # this step's, by call and earlier step
         self._vectors: list[Vectors] = []
@@ -137,7 +138,8 @@ class Recorder:
 
         number, noise, responses = len(self.outputs[-1]), self._noise(output), []
         if number == 0:
-            timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+            timestep = timestep_of(self._unet, args, kwargs)
+            timestep = len(self._timesteps) if timestep is None else timestep  # a call may have no timestep
             self._timesteps.append(float(torch.as_tensor(timestep).reshape(-1)[0]))
         earlier = [features[number] for features in self._features[:-1]]
         for older in earlier:

@@ -14,7 +14,7 @@ from deepcache.metrics import perceptual as perceptual_metric
 from deepcache.metrics.clip_score import Clip, load_clip
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.models.embedded import SIZE, is_embedded
-from deepcache.plan import EVERY, IDLE, MOST_STEPS, Order, require_order, require_whole
+from deepcache.plan import EVERY, IDLE, MOST_STEPS, Order, lowest, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.seeds import MOST_A_BATCH, MOST_SAMPLES, require_seeds
 from deepcache.sampling.workload import Sampling, Workload, image_size_of
@@ -112,7 +112,7 @@ def _shares(budget: Budget, space: Space) -> tuple[float, ...]:
     if budget.kind != SPEEDUP:
         return _SHARES
     branch = min(space.branches)
-    order = min(0 if order == "auto" else order for order in space.orders)  # its cheapest plan has order + 1 full steps
+    order = min(map(lowest, space.orders))  # its cheapest plan has order + 1 full steps
     num_shallow = max(0, min(space.calls.values()) - order - 1)
     nearest = space.whole / ((order + 1) * space.full + num_shallow * space.shallow[branch])
     if budget.limit > nearest:

@@ -45,7 +45,20 @@ class Form:
         return pytree.tree_unflatten(leaves, self.spec)
 
 
-class WholeNetwork:
+class TakesAnything:
+    """What `CutUNet`s share whose networks take any inputs and return tensors in any form."""
+
+    def require_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Every input can be taken: a full step is the network's own, or is proven to be."""
+
+    def tensors_of(self, output: Any) -> tuple[Tensor, ...]:
+        return Form.of(output)[1]
+
+    def with_tensors(self, output: Any, tensors: tuple[Tensor, ...]) -> Any:
+        return Form.of(output)[0].output(tensors)
+
+
+class WholeNetwork(TakesAnything):
     """The `CutUNet` of branch -1: a full step is the network's own forward pass, and there is no shallow step."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -70,12 +83,3 @@ class WholeNetwork:
 
     def shallow_call(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return (feature, *args), kwargs
-
-    def require_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Every input can be taken: a full step is the network's own."""
-
-    def tensors_of(self, output: Any) -> tuple[Tensor, ...]:
-        return Form.of(output)[1]
-
-    def with_tensors(self, output: Any, tensors: tuple[Tensor, ...]) -> Any:
-        return Form.of(output)[0].output(tensors)

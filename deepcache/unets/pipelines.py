@@ -103,6 +103,8 @@ def is_transformer(owner: Any) -> bool:
     """
     if getattr(owner, "transformer", None) is None or getattr(owner, "unet", None) is not None:
         return False
+    if scheduler_of(owner) is None:  # a network with a part of that name
+        return False
     if getattr(owner, "transformer_2", None) is not None:
         raise UnsupportedUNetError(
             f"expected a pipeline with one network, got a {type(owner).__name__} with transformer and transformer_2, "

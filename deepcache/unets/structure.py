@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
@@ -72,7 +72,7 @@ def structure_of(unet: nn.Module) -> Structure:
     while modules:
         module = modules.pop()
         names = vars(module)
-        marks.append((id(module), *(str(names[name]) for name in _SHAPING if name in names)))
+        marks.append((ref(module), *(str(names[name]) for name in _SHAPING if name in names)))
         modules.extend(child for child in module._modules.values() if child is not None)
     known = _STRUCTURES.get(unet)
     if known is None or known[0] != marks:

@@ -18,7 +18,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deepcache import DeepCacheError, cached
+from deepcache import DeepCacheError, cached, uniform
 from tests.cache.test_timeline import ALL, COPIES
 from tests.problems import inputs, small_unet
 
@@ -141,3 +141,20 @@ def test_broken_tracking_is_found(monkeypatch: pytest.MonkeyPatch, name: str, br
     only_found = settings(PROPERTY, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError):
         only_found(given(SEQUENCES, OWNERS)(_check_of))()
+
+
+def test_a_plan_begins_anew_after_a_whole_generation_of_a_bare_unet_and_only_where_the_timesteps_do() -> None:
+    """Numbers as timesteps: the next generation begins at a larger one; a step more than planned is refused."""
+    model, plan, timesteps = _model(), uniform(5, 2, 0), [900.0, 700.0, 500.0, 300.0, 100.0]
+    x = inputs("ddpm")[0][0]
+
+    def outputs() -> list[Tensor]:
+        with torch.no_grad():
+            return [model(x, timestep).sample for timestep in timesteps]
+
+    with cached(model, plan) as cache:
+        first, again = outputs(), outputs()
+        assert [generation.full_steps for generation in cache.generations] == [plan.full_steps] * 2
+        with pytest.raises(DeepCacheError, match="one more"), torch.no_grad():
+            model(x, 50.0)
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))

@@ -12,7 +12,7 @@ from deepcache.__main__ import main
 from deepcache.models.architectures import architecture
 from tests.test_main import mistake
 
-PLANS = ["uncached", "reuse", "default", "idle steps"]
+PLANS = ["uncached", "reuse", "predicted", "idle steps"]
 
 
 def tried(capsys, tmp_path, *arguments: str) -> tuple[dict, str]:
@@ -63,3 +63,15 @@ def test_a_folder_is_sampled_as_its_pipeline_says(capsys, tmp_path):
 
 def test_a_model_that_is_not_there_is_one_line(capsys):
     assert "expected" in mistake(capsys, "try", "no-such-model")
+
+
+def test_a_plan_of_the_package_is_not_looked_for_beside_a_folder(capsys, tmp_path):
+    """A path that is joined to a folder replaces it: the file beside the user's model must not be taken for a plan."""
+    from deepcache.models.loading import save
+    from tests.problems import pipeline
+
+    save(pipeline(), tmp_path / "own")
+    (tmp_path / "own-None-6.json").write_text("no plan")
+    (tmp_path / "own-ddim-6.json").write_text("no plan")
+    found, _ = tried(capsys, tmp_path, str(tmp_path / "own"), "--num-steps", "6", "--scheduler", "ddim")
+    assert [way["name"] for way in found["ways"][:-1]] == PLANS

@@ -136,3 +136,9 @@ def test_ten_times_the_images_take_no_more_memory(kind, tmp_path, monkeypatch):
     allowed = 1.1 * peak_bytes(lambda: measure(few))
     assert peak_bytes(lambda: measure(many)) < allowed
     assert peak_bytes(lambda: torch.cat(list(image_set(many).split(50)))) > allowed  # test of the test
+
+
+def test_wrong_prompts_are_refused_before_anything_is_extracted(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(MiniExtractor, "__call__", None)
+    assert main(["metrics", str(images), *MINI, "--prompts", str(tmp_path / "none.txt")]) == 2
+    assert "none.txt" in capsys.readouterr().err

@@ -107,6 +107,37 @@ def test_a_call_that_was_made_gives_what_the_configuration_gives(name: str) -> N
     assert told.cost == cost(shared(name), *args, **kwargs)
 
 
+@pytest.mark.parametrize("order", [0, 1, 2, "auto"])
+@pytest.mark.parametrize(("num_steps", "interval", "shallow_every"), [(12, 4, 2), (12, 6, 3), (5, 5, 3)])
+def test_a_plan_with_shallow_and_idle_steps_keeps_features_and_outputs(
+    order: Any, num_steps: int, interval: int, shallow_every: int
+) -> None:
+    """An exact law: as many bytes are kept as explained, those of the outputs among them; order "auto" may keep fewer."""
+    pipe, plan = stable(), uniform(num_steps, interval, 1, order, shallow_every=shallow_every)
+    assert plan.num_shallow
+    assert plan.num_idle
+    told = explain(pipe, plan)
+    with cached(pipe, plan) as cache:
+        generate(pipe, num_steps)
+    kept = cache.generations[-1].feature_bytes
+    assert told.feature_bytes == kept or (order == "auto" and told.feature_bytes > kept)
+    assert f"and {told._num_outputs} outputs" in str(told)
+
+
+def test_the_sample_is_the_one_that_is_denoised_wherever_it_stands() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = unet("ddpm")
+
+        def forward(self, context: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.inner(x + context.mean(), t).sample
+
+    (x, t, *_), _ = inputs("ddpm")
+    told = explain(Turned(), Interval(2, -1), 5, call=((torch.ones(len(x), 3, 7), x, torch.as_tensor(t)), {}))
+    assert told.sample == (1, *x.shape[1:])
+
+
 @pytest.mark.parametrize(("branch", "order"), [(0, 0), (3, 1), (1, 2), (-1, 1), (0, "auto")])
 def test_a_cached_generation_does_what_was_explained(branch: int, order: Any) -> None:
     """An exact law: the full steps of the plan ran, and as many bytes were kept as explained."""

@@ -670,3 +670,29 @@ def test_a_scripted_network_is_refused_by_name() -> None:
     scripted = torch.jit.trace(frozen(Small()), (X, LAST))
     with pytest.raises(UnsupportedUNetError, match="expected a U-Net of Python code"):
         cached(scripted, interval=2, branch=-1)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["torch", "python"]
+)
+def test_memory_that_runs_out_within_the_proof_is_said_as_such(error: Exception) -> None:
+    """A smaller batch may do, so that it must not become a network that cannot be cut."""
+    model, calls = frozen(Small()), []
+    inner = next(module for module in model.modules() if not [*module.children()])
+
+    def fail(*_: Any) -> None:
+        calls.append(inner)
+        if len(calls) > 2 and not X.is_meta:  # the watched call, the U-Net's own, then the view's
+            raise error
+
+    with inner.register_forward_hook(fail), cached(model, interval=2, num_steps=4), pytest.raises(type(error)):
+        model(X, 900.0)
+
+
+def test_a_network_with_a_part_named_transformer_is_cached_as_a_whole() -> None:
+    model = frozen(Small())
+    model.transformer = torch.nn.Linear(2, 2)
+    with cached(model, interval=2, num_steps=2, branch=-1) as cache:
+        model(X, 900.0)
+        model(X, 800.0)
+    assert cache.generations[-1].full_steps == (0,)

@@ -12,7 +12,7 @@ from deepcache.errors import UnsupportedUNetError
 from deepcache.plan import IDLE
 from deepcache.unets.calls import Call
 from deepcache.unets.family import Family, Nest, Stage
-from deepcache.unets.watched.cuts import Cut
+from deepcache.unets.watched.cuts import idle_modules
 from deepcache.unets.watched.steps import CutWatchedUNet, cuts_for
 
 
@@ -37,7 +37,7 @@ class WatchedFamily:
         if call is None:
             raise _untold(unet)
         cuts = cuts_for(unet, *call)
-        dead = [_modules(unet, cut) for cut in cuts]
+        dead = [idle_modules(unet, cut) for cut in cuts]
         added = [set[nn.Module](), *(outer - inner for outer, inner in pairwise(dead))]
         down = tuple(Stage(f"all but {cut.gate}", tuple(modules)) for cut, modules in zip(cuts, added, strict=True))
         return Nest(down, Stage("deepest", tuple(dead[-1])), tuple(Stage(cut.gate, ()) for cut in cuts))
@@ -47,11 +47,6 @@ class WatchedFamily:
 
     def num_frames(self, unet: Any, shape: tuple[int, ...]) -> int:  # noqa: ARG002 (nobody tells a video from a volume)
         return 1
-
-
-def _modules(unet: nn.Module, cut: Cut) -> set[nn.Module]:
-    """Return the modules that do not run on a shallow step."""
-    return {module for path in (cut.gate, *cut.dead) for module in unet.get_submodule(path).modules()}
 
 
 def _require_skips(unet: nn.Module) -> None:

@@ -9,7 +9,7 @@ longest chain of cuts of which each saves less than the one before and leaves al
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -20,7 +20,6 @@ from deepcache.unets.watched.graph import Graph, ModuleCall
 LEAST = 0.02  # the share of the multiplications that a cut has to save
 LEAST_OF_ALL = 0.1  # the share that the outermost cut has to save; without skips, it leaves out half a block at most
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)  # may run as one operation
-Paths = Mapping[nn.Module, tuple[str, ...]]  # the paths of a module from the network; several if it is shared
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,11 @@ class _Candidate:
     cut: Cut
     down: frozenset[int]
     idle: frozenset[int]
+
+
+def idle_modules(network: nn.Module, cut: Cut) -> set[nn.Module]:
+    """Return the modules that do not run on a shallow step."""
+    return {module for path in (cut.gate, *cut.dead) for module in network.get_submodule(path).modules()}
 
 
 def cuts_of(network: nn.Module, graph: Graph) -> tuple[Cut, ...]:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
-from deepcache.errors import FAILURES, UnsupportedUNetError, first_line
+from deepcache.errors import FAILURES, UnsupportedUNetError, first_line, is_out_of_memory
 from deepcache.plan import IDLE
 from deepcache.unets.calls import Call, fingerprint, shape_of
 from deepcache.unets.family import Feature, require_branch
-from deepcache.unets.output import Form
+from deepcache.unets.output import Form, TakesAnything
 from deepcache.unets.structure import Structure, on_meta, structure_of
-from deepcache.unets.watched.cuts import Cut, cuts_of
+from deepcache.unets.watched.cuts import Cut, cuts_of, idle_modules
 from deepcache.unets.watched.graph import watch
 from deepcache.unets.watched.views import Passage, Results, attribute_set, full_view, shallow_view
 
@@ -147,7 +147,7 @@ class Randomness:
                 torch.cuda.set_rng_state(state, device)
 
 
-class CutWatchedUNet:
+class CutWatchedUNet(TakesAnything):
     """The `CutUNet` of a network of any class; its first call shows where it can be cut."""
 
     run_full = staticmethod(run_full)
@@ -181,15 +181,6 @@ class CutWatchedUNet:
         found = self._proven(args, kwargs)
         passage = Passage(feature[0])
         return (shallow_view(self._unet, found.cut, passage, found.results), passage, found.calls, *args), kwargs
-
-    def require_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Every input can be taken; the first call with inputs of a form is watched."""
-
-    def tensors_of(self, output: Any) -> tuple[Tensor, ...]:
-        return Form.of(output)[1]
-
-    def with_tensors(self, output: Any, tensors: tuple[Tensor, ...]) -> Any:
-        return Form.of(output)[0].output(tensors)
 
     def _proven(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Proven:
         found = self._known.proven.get(fingerprint((args, kwargs)))
@@ -248,7 +239,7 @@ class CutWatchedUNet:
     ) -> dict[str, int]:
         """Run a shallow step with the feature, which has to give the output; return what it called, and how often."""
         passage = Passage(feature[0])
-        dead = {module for path in (cut.gate, *cut.dead) for module in self._unet.get_submodule(path).modules()}
+        dead = idle_modules(self._unet, cut)
         view = shallow_view(self._unet, cut, passage, results)
         what = "a shallow step with its own feature"
         with self._refusing(cut, what), random.repeated(), _called() as called:
@@ -264,6 +255,8 @@ class CutWatchedUNet:
         try:
             yield
         except FAILURES as error:
+            if is_out_of_memory(error):
+                raise
             raise self._refusal(cut, f"{what} raises {first_line(error)!r}") from error
 
     def _require_alike(self, cut: Cut, view: nn.Module, what: str, found: Any, output: Any) -> None:
