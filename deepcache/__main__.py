@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(text: str, code: int = 0) -> int:
-    """Print a text and return the exit code; that its reader ends early, as `head` does, is no error."""
+    """Print a text and return the exit code; a reader that stops early, such as `head`, causes no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

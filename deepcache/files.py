@@ -125,7 +125,7 @@ def as_path(path: object, what: str) -> Path:
 
 
 def refused(source: object, what: str, reason: str) -> DeepCacheError:
-    """Return the error that `source` is not `what` was expected; `reason` begins with "which"."""
+    """Return the error that `what` was expected in `source`; `reason` says why and begins with "which"."""
     name = str(source)
     return DeepCacheError(f"expected {what} in {name if name.isprintable() else ascii(name)}, {reason}")
 

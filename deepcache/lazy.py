@@ -11,8 +11,8 @@ from typing import Any
 def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the `__getattr__` and the `__dir__` of a package.
 
-    `homes` maps each module of the package to its names; a module without names stands for itself. No name may equal
-    that of another submodule, which Python would bind in its place.
+    `homes` maps each module of the package to its names; a module without names stands for itself. A name must not be
+    that of a submodule, since importing the submodule would replace it.
     """
     homes_of = {name: home for home, names in homes.items() for name in names or (home,)}
 

@@ -26,13 +26,12 @@ EVERY: tuple[Order, ...] = ("auto", *ORDERS)
 DEFAULT_ORDER: Order = "auto"  # docs/prediction.md has what was measured
 UNCACHED = "uncached"
 GRAMMAR = (
-    "uncached; uniform,interval=N; quadratic,num_full=K,center=C,power=P; "
-    "the last two with ,branch=B (-1: no stage runs) ,order=auto|0|1|2 ,last_step_full, uniform with ,shallow_every=M; "
-    "or a plan's JSON file"
+    "uncached; uniform,interval=N[,shallow_every=M]; quadratic,num_full=K,center=C,power=P[,signed_root]; uniform and "
+    "quadratic also take ,branch=B (-1: no stage runs) ,order=auto|0|1|2 ,last_step_full; or the path of a plan's JSON"
 )
 _POWER_DECREMENT = 0.02  # the released code lowers the power by this until the number of full steps fits
 _JSON = "a plan's JSON"
-_MOST_BYTES = 16 << 20  # of a plan's file: a million full steps
+_MOST_BYTES = 16 << 20  # of a plan's file; 100,000 full steps take less than 1 MB
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class CachePlan:
 
     @property
     def has_idle_steps(self) -> bool:
-        """Outputs are predicted, so that the last outputs have to be kept."""
+        """True where some steps are idle: the cache then keeps the last outputs to predict from."""
         return self.branch == IDLE or bool(self.idle_steps)
 
     def is_full(self, step: int, num_steps: int | None = None) -> bool:  # noqa: ARG002 (as `Interval.is_full`)
@@ -150,7 +149,7 @@ class Interval:
 
     @property
     def has_idle_steps(self) -> bool:
-        """Outputs are predicted, so that the last outputs have to be kept."""
+        """True where some steps are idle: the cache then keeps the last outputs to predict from."""
         return self.branch == IDLE
 
     def is_idle(self, step: int) -> bool:  # noqa: ARG002 (as `CachePlan.is_idle`)
@@ -159,7 +158,7 @@ class Interval:
 
 
 def told(plan: CachePlan | Interval) -> dict[str, Any]:
-    """Return a plan's attributes by name; idle steps only where there are some, as in files of earlier versions."""
+    """Return a plan's attributes by name; `idle_steps` is left out if empty, as in files of earlier versions."""
     return {name: value for name, value in asdict(plan).items() if name != "idle_steps" or value}
 
 
@@ -264,7 +263,7 @@ _FLAGS, _DECIMALS = {"last_step_full", "signed_root"}, {"center", "power"}
 
 
 def parse_plan(text: str, num_steps: int) -> CachePlan | None:
-    """Return the plan that a text of `GRAMMAR` describes, or that is in the file that it names; None for "uncached".
+    """Return the plan that `text` describes (see `GRAMMAR`) or names as a JSON file; None for "uncached".
 
         parse_plan("uniform,interval=3,branch=0,order=1", 50)  # for 50 U-Net calls
 
@@ -277,7 +276,7 @@ def parse_plan(text: str, num_steps: int) -> CachePlan | None:
     if kind in _KINDS:
         return _KINDS[kind](num_steps, **_arguments(kind, words, text))
     if not os.path.isfile(text):  # Path.is_file raises on a text that is too long for a name
-        raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {shown(text)}, which is neither")
+        raise DeepCacheError(f"expected a plan ({GRAMMAR}), got {shown(text)}, which is no plan and no file")
     plan = CachePlan.load(text)
     if plan.num_steps != num_steps:
         raise DeepCacheError(f"expected a plan of {num_steps} U-Net calls, got one of {plan.num_steps} in {text}")
@@ -309,7 +308,7 @@ def _argument(word: str, text: str) -> tuple[str, Any]:
 
 
 def _require_step(plan: CachePlan | Interval) -> None:
-    """Require the branch and the order of a plan, which tell how its shallow steps run."""
+    """Check the branch and the order of a plan, and store both as plain values."""
     vars(plan).update(branch=require_whole("branch", plan.branch, at_least=IDLE), order=require_order(plan.order))
 
 
@@ -320,7 +319,7 @@ def _steps(name: str, found: object) -> tuple[int, ...]:
 
 
 def highest(order: Order) -> int:
-    """Return the highest degree of the polynomials that an order may take; one feature more is kept at most."""
+    """Return the highest polynomial degree that an order may use; at most one feature more is kept."""
     return max(ORDERS) if order == "auto" else order
 
 

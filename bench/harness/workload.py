@@ -117,7 +117,7 @@ class Workload(workload.Workload):
 
     @property
     def is_mini(self) -> bool:
-        """Whether the model is embedded; thresholds on absolute scores are for embedded models."""
+        """True for an embedded model; thresholds on absolute scores bind these alone."""
         return self.model in EMBEDDED
 
     @property

@@ -51,15 +51,15 @@ def cached(
             image = pipe("a red sneaker").images[0]
         cache.generations[-1].full_steps
 
-    **Threads and tasks.** A call is answered by the innermost block that its thread or asyncio task is in; else by the
-    cache that was enabled last; else by the only block that is open, whose workers may make the call. If several blocks
-    are open, such a call is refused. Each thread and task has generations of its own. Coroutines that are driven by
-    hand share one context: give each a task, or give all of them one block.
+    **Threads and tasks.** The innermost block that a thread or asyncio task is in answers its calls; else the cache
+    that was enabled last; else the only open block, whose threads may be calling. If several blocks are open, such a
+    call is refused. Each thread and task has generations of its own. Coroutines that are stepped by hand
+    share one context: wrap each in a task, or run all of them in one block.
 
     **Steps.** A timestep that is an element of a longer tensor, as every pipeline passes it, tells the step and the
-    generation by its place in memory. A number or a copy stands for the pipeline's timestep of the same value. Others
-    tell nothing: pass `num_steps`, or a plan together with a bare U-Net, and call `cache.reset()` where a generation
-    stops early. A view of a copy of its own counts as a generation of one step, which is full and so never wrong.
+    generation by its place in memory. A number or a copy is matched by value with the pipeline's timesteps. Where
+    that fails, pass `num_steps`, or a plan together with a bare U-Net, and call `cache.reset()` after a generation that
+    stopped early. A view of a copy of its own counts as a generation of one step, which is full and so never wrong.
     Gradients flow through the stages that a step runs; a kept feature is a constant.
 
     Args:
@@ -74,10 +74,10 @@ def cached(
         last_step_full: with `interval`: whether the last step is full as well; this needs a known number of steps.
         num_steps: the number of steps of a generation, at least 1, where timesteps tell nothing, or where a pipeline
             calls its U-Net at some of its timesteps only.
-        calls_per_step: the number of U-Net calls in every step, at least 1; by default, as many as come with one
-            timestep of a pipeline, and one for a bare U-Net.
-        compile: a mode of `torch.compile`, or a dict of its arguments; None compiles the two steps the way that the
-            U-Net is compiled already, if it is.
+        calls_per_step: the number of U-Net calls in every step, at least 1; by default all calls at one timestep of a
+            pipeline are one step, and every call of a bare U-Net is a step.
+        compile: a mode of `torch.compile`, or a dict of its arguments; with None, the steps are compiled if the U-Net
+            is, and in the same way.
         cuda_graphs: refused; `compile="reduce-overhead"` captures CUDA graphs.
 
     Raises:
@@ -97,7 +97,7 @@ def cached(
     extras = {"branch": branch, "order": order, "last_step_full": last_step_full or None}
     if (plan is None) == (interval is None) or (plan is not None and any(v is not None for v in extras.values())):
         raise DeepCacheError(
-            "expected either a plan (which has its branch, order and last step) or an interval (with these), "
+            "expected plan= alone, or interval= (with branch=, order= and last_step_full= where wanted), "
             f"got plan {plan!r}, interval {interval!r}, {', '.join(f'{k} {v!r}' for k, v in extras.items())}"
         )
     if plan is not None and not isinstance(plan, (CachePlan, Interval)):
@@ -192,7 +192,7 @@ class Cache:
     def step(self, number: int) -> AbstractContextManager[None]:
         """Say which step, counted from 0 in each generation, the U-Net calls of a block belong to.
 
-        For loops whose timesteps do not tell it; every step makes as many calls as the first one:
+        Use it in loops whose timesteps do not tell the step; every step must make as many calls as the first one:
 
             for i, t in enumerate(timesteps):
                 with cache.step(i):
@@ -214,7 +214,7 @@ class Cache:
         outer, _ = unet_of(self._owner)
         if outer is not self._outer or _compiled_call(outer) not in (None, self._compiled_call):
             raise DeepCacheError(
-                "the pipeline's U-Net has been replaced or compiled since deepcache.cached was called; call it again"
+                "the pipeline's U-Net was replaced or compiled after deepcache.cached was called; call cached again"
             )
         self._installed, self._is_enabled = install(self._unet, outer, self, for_all=for_all), for_all
 
@@ -263,7 +263,7 @@ class Cache:
         return output
 
     def _halves(self, active: ActiveGeneration, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Halves:
-        """Return where the halves of guidance are: in one call, the sample's batch has them as two equal halves."""
+        """Return where the halves of guidance are; one call has both where its batch is one half twice."""
         if self.plan.order != AUTO or active.guidance == 1:
             return Halves.NONE
         tensor = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
@@ -279,7 +279,7 @@ class Cache:
     def _keep_output(
         self, active: ActiveGeneration, stream: Stream, timestep: Any, output: Any, before: tuple[Node, ...]
     ) -> None:
-        """Predict the outputs of idle steps from this output and those before; the caller may write into his."""
+        """Keep a copy of this output, from which idle steps are predicted; the caller may overwrite the output."""
         stream.form, tensors = Form.of(output)
         copies = tuple(tensor.detach().clone() for tensor in tensors)
         stream.outputs = self._predictor(active, stream, timestep, copies, before)

@@ -26,7 +26,7 @@ MOST_CALLS = 512  # of one step, if nobody says how many calls a step makes; a p
 
 
 class Kind(Enum):
-    """A step of one kind runs the whole U-Net, a step of another its outermost stages, and an idle step nothing."""
+    """What a call runs: FULL the whole U-Net, SHALLOW its outermost stages around a prediction, IDLE nothing."""
 
     FULL = auto()
     SHALLOW = auto()
@@ -38,7 +38,7 @@ class Generation:
     """What one generation did. A `Generation` holds neither features nor weights, and can be pickled.
 
     Attributes:
-        num_steps: steps so far; a step makes several calls where the unconditional call is one of its own.
+        num_steps: steps so far; a step makes two calls where the halves of guidance run apart.
         full_steps: the steps with a full call, in ascending order.
         num_calls: calls of the U-Net.
         feature_bytes: the largest number of bytes of features and outputs that were kept at the same time.
@@ -96,7 +96,7 @@ def _returned(found: int | DeepCacheError) -> int:
 
 @dataclass
 class Stream:
-    """The calls at one turn of every step (say, the unconditional calls), and what predictions are made from."""
+    """What is kept for the n-th call of every step (for example its unconditional call), to predict from."""
 
     fingerprint: Fingerprint = ()  # of the last full steps
     features: Predictor | None = None  # predicts the feature of a shallow step; None where none is kept
@@ -156,18 +156,18 @@ class ActiveGeneration:
     turn: int = 0  # the number of the last call within its step
     offset: int | None = None  # in memory, of the last call's timestep; None for a number or a copy
     values: Values | None = None  # those of the last step's timestep; None if unknown
-    direction: int = 0  # in which the timesteps go: -1 down, 1 up, 0 if unknown
-    block: object = None  # what tells the last step, of `cache.step`; None if its timestep does
+    direction: int = 0  # -1 if the timesteps fall, 1 if they rise, 0 if unknown
+    block: object = None  # the `cache.step` block of the last call; None if its timestep told the step
     streams: list[Stream] = field(default_factory=list)  # one for each turn
 
     @property
     def is_step_complete(self) -> bool:
-        """Whether the last call was the last one of its step, as far as the number of calls is known."""
+        """True after a step's last call; where the number of calls is unknown, after each call."""
         return self.turn + 1 >= (self.calls_per_step or 1)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the generation has made the last call of a known number of steps."""
+        """True after the last call of the last step, if the number of steps is known."""
         return self.step + 1 == self.num_steps and self.is_step_complete
 
     def is_continued_at(self, found: Place) -> bool:
@@ -176,7 +176,7 @@ class ActiveGeneration:
 
     @property
     def is_over(self) -> bool:
-        """Say that no call can continue this generation once its timesteps no longer exist."""
+        """True once the timesteps' memory is freed, after which no call can continue this generation."""
         return self.alive is not None and self.alive.expired()
 
     def is_turned_by(self, found: Values | None) -> bool:

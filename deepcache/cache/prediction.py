@@ -126,7 +126,7 @@ class Polynomial:
     """
 
     nodes: tuple[Node, ...]  # the newest first; their number is the order plus one
-    by_step: bool | Tensor  # whether the step is the coordinate: two timesteps are the same, or they fit no feature
+    by_step: bool | Tensor  # True: the step is the coordinate, as timesteps repeat or do not fit the features
     places: tuple[Coordinate, ...]  # the coordinate of each node
     gaps: dict[tuple[int, int], Coordinate]  # the differences between the places of two nodes
 
@@ -179,7 +179,7 @@ class Proven:
 
     @classmethod
     def by(cls, nodes: Sequence[Node], setting: Setting) -> Self:
-        """Return the prediction from the newest two nodes, which the third node and these two prove."""
+        """Return the prediction from the newest two nodes; a third node, if there is one, tests it."""
         untried = float(setting.share(nodes) <= SHORT)
         alone = cls(tuple(nodes[:2]), Polynomial.through(nodes[:2]), _errors(nodes), untried, ())
         if setting.halves is Halves.TOGETHER:

@@ -97,10 +97,10 @@ def _lost(timestep: Any, timesteps: Tensor) -> float:
 
 
 def counted_place(timestep: Any, scheduler: Any) -> Place | None:
-    """Return the place at which a scheduler stands, for a copy of its timestep; None if the copy is of no such value.
+    """Return the place that a scheduler's `step_index` tells, for a copy of its timestep; None if the values disagree.
 
-    Transformers take the timestep as such, as a share of the training timesteps, or as what is left of these. A value
-    on a device is not compared. The scheduler counts its steps in `step_index`, which is None before the first one.
+    A transformer is given t, t / T or 1 - t / T (T training timesteps); a value on a device is not compared. The
+    scheduler's `step_index` is None before the first step.
     """
     index = scheduler.step_index if scheduler.step_index is not None else scheduler.begin_index or 0
     timesteps, found = scheduler.timesteps, values(timestep)

@@ -163,7 +163,7 @@ class Tracker:
             other = "the tensor of the pipeline's timesteps" if schedule is not None else "a tensor of timesteps"
             raise DeepCacheError(
                 f"expected the timestep of a U-Net call to be an element of {other}, got a "
-                f"{'copy on a device' if found is None else 'number or a copy'} that does not go on in it, so that its "
+                f"{'copy on a device' if found is None else 'number or a copy'} that is not its next one, so that the "
                 "generation and step cannot be told; pass the element itself, or say num_steps, and calls_per_step "
                 "where a step makes several calls, to deepcache.cached"
             )

@@ -31,9 +31,9 @@ def order_in(text: str) -> Order:
 
 
 def add_solver(command: ArgumentParser) -> None:
-    """Add what a model's protocol says if it is not asked for."""
+    """Add the options of the solver, whose defaults are the model's protocol."""
     add = command.add_argument
-    add("--scheduler", help="the solver's name (default: the protocol's, as for the next two options)")
+    add("--scheduler", help="the solver's name (default: the protocol's, as for --num-steps and --guidance-scale)")
     add("--num-steps", type=whole(at_most=MOST_STEPS), help="steps of the scheduler")
     add("--guidance-scale", type=float, help="scale of classifier-free guidance; 1 is no guidance")
 

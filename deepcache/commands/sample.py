@@ -9,14 +9,10 @@ from typing import Any
 
 from deepcache.commands.options import MODEL, add_prompts, add_solver, new
 from deepcache.errors import DeepCacheError
-from deepcache.plan import parse_plan
+from deepcache.plan import GRAMMAR, parse_plan
 from deepcache.sampling.seeds import MOST_A_BATCH, MOST_A_SHARD, MOST_THREADS, Worker, seeds_of, whole, worker
 
 AUTO = "auto"
-PLANS = (
-    "uncached (default); uniform,interval=3,branch=0,order=1; quadratic,num_full=10,center=15,power=1.4; "
-    "or a plan's JSON file"
-)
 BATCHES = "samples at once; auto (default): the store's own, else the protocol's number, halved if memory is short"
 
 
@@ -25,13 +21,13 @@ def add(commands: Any) -> None:
     command = new(commands, "sample", text, "--model mini-ldm --plan uniform,interval=3 --seeds 0:100 --out samples")
     add = command.add_argument
     add("--model", required=True, help=MODEL)
-    add("--plan", default="uncached", help=PLANS)
+    add("--plan", default="uncached", help=f"{GRAMMAR} (default: uncached)")
     add("--seeds", type=seeds_of, required=True, metavar="A:B", help="the seeds A, ..., B - 1, one a sample")
     add("--out", type=Path, required=True, metavar="STORE", help="folder to write to, or to continue")
     add_solver(command)
-    add("--classes", choices=("balanced", "random"), help="seed modulo number of classes (default), or drawn by seed")
+    add("--classes", choices=("balanced", "random"), help="seed modulo number of classes (default), or seed's hash")
     add_prompts(command)
-    add("--weights", choices=("trained", "random"), default="trained", help="random: the architecture, for its speed")
+    add("--weights", choices=("trained", "random"), default="trained", help="random: noise, to measure speed alone")
     add("--batch-size", type=_batch_size, default=AUTO, help=BATCHES)
     add("--shard-size", type=whole(at_most=MOST_A_SHARD), help="samples a file (default: the store's own, else 250)")
     add("--device", help="cpu, cuda (a GPU for each worker), cuda:1, ... (default: cuda where there is one)")
@@ -39,7 +35,7 @@ def add(commands: Any) -> None:
     add("--dtype", choices=formats, default="fp32", help="number format of the networks (default fp32)")
     threads = "threads of each process on the CPU (default 1, for equal files)"
     add("--threads", type=whole(at_most=MOST_THREADS), default=1, help=threads)
-    add("--worker", metavar="RANK/COUNT", help="default: as torchrun, accelerate launch or a Slurm array say")
+    add("--worker", metavar="RANK/COUNT", help="this process's share (default: as torchrun, accelerate, Slurm tell)")
     command.set_defaults(run=run, has_bar=True)
 
 

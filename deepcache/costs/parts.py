@@ -30,7 +30,7 @@ class Part:
 
     def of_image(self, *, guided: bool) -> int:
         """Return the MACs for one image, with guidance or without."""
-        return self.macs * (1 + (guided and self.is_guided))
+        return self.macs * (2 if guided and self.is_guided else 1)
 
 
 def parts(owner: Any, size: tuple[int, ...], num_frames: int, tokens: int | None) -> tuple[list[Part], list[str]]:

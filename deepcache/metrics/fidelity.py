@@ -112,7 +112,7 @@ def psnr_of(errors: Errors) -> list[float]:
 
 
 def tipped(errors: Errors) -> NDArray[np.bool_]:
-    """Whether each image (B,) came out as another image: its PSNR is below `TIPPED_BELOW_DB`."""
+    """Return (B,) bool: True where an image became another image (its PSNR is below `TIPPED_BELOW_DB`)."""
     return np.asarray(errors > 10 ** (-TIPPED_BELOW_DB / 10))
 
 

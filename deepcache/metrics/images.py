@@ -211,7 +211,7 @@ def _in_order(path: Path) -> list[str | int]:
 
 
 def _is_grey_of_16_bits(image: Any) -> bool:
-    """Whether the values are in 0..65535, from black to white; a TIFF's may have 12 bits or begin with white."""
+    """Return True for greys in 0..65535 with black at 0; a TIFF may have 12 bits, or white at 0."""
     if image.format == "TIFF" and (image.tag_v2.get(258), image.tag_v2.get(262)) != ((16,), 1):  # bits, black is 0
         return False
     return bool(image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"))  # "I": older Pillows

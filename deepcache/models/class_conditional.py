@@ -55,7 +55,7 @@ class ClassConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether the call under way has guidance."""
+        """True where the call under way has guidance."""
         return self._guidance_scale != 1.0
 
     @torch.no_grad()

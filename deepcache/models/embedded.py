@@ -30,7 +30,7 @@ def folder_of(name: str) -> Path:
 
 
 def is_embedded(pipe: Any) -> bool:
-    """Whether the U-Net of a pipeline was loaded from this package, so that it knows garments and their captions."""
+    """Return True if a pipeline's U-Net is from this package, so that it draws garments by caption."""
     return WEIGHTS in Path(unet_of(pipe)[1].config.get("_name_or_path") or "").parents
 
 

@@ -30,7 +30,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of the registry; what has a default is for published models, except `context_tokens` and `base`."""
+    """One entry of the registry; of fields with a default, embedded models set only `context_tokens` and `base`."""
 
     name: str  # what the model is called in this project
     protocol: Protocol
@@ -55,7 +55,7 @@ class Model:
 
     @property
     def is_single_file(self) -> bool:
-        """Whether the source is a single file."""
+        """True where the source is a single file."""
         return self.source.startswith("https://")
 
 

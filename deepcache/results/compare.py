@@ -19,8 +19,8 @@ CONDITIONS = (
 )  # fmt: skip
 ALLOWANCES = ("experiments", "speed", *CONDITIONS)
 HELP = (
-    "gate the rest although WHAT is missing or differs: the `experiments` of the baseline that were not run, `speed` "
-    f"that was not measured, or a setting ({', '.join(CONDITIONS)}); may be given several times"
+    "gate the other rows although `experiments` of the baseline did not run, `speed` was not measured, or a setting "
+    f"differs ({', '.join(CONDITIONS)}); repeat the option to allow several"
 )
 CONFIDENCE = 0.99
 # A ratio of two times that are measured in turns in one process may change by this share of the baseline's: a speedup
@@ -129,7 +129,7 @@ def interval(changes: Sequence[float]) -> tuple[float, float]:
 
 
 def _falls(name: str, base: Record, after: Sequence[float]) -> Iterator[Finding]:
-    """Find a fall of the mean, and seeds that fell too far, counted from `same` where the old value lies above it."""
+    """Find a fall of the mean, and seeds that fell too far; values above `same` count as `same`."""
     before, (unit, same) = base.per_seed[name], FIDELITY[name]
     changes = [new - old for old, new in zip(before, after, strict=True)]
     low, high = interval(changes) if sum(changes) / len(changes) < -MEAN_FALL else (0.0, 0.0)

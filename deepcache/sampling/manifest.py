@@ -49,7 +49,7 @@ class Manifest:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the samples mean something."""
+        """True for trained weights; samples of random weights are noise."""
         return not self.weights.startswith("random ")
 
     @property

@@ -46,7 +46,7 @@ class Sampling:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments that a pipeline's call takes for it."""
+        """The arguments that set this sampling in a pipeline's call."""
         return {"num_inference_steps": self.num_steps}
 
 
@@ -75,7 +75,7 @@ class Workload:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the images mean something."""
+        """True for trained weights; images of random weights are noise."""
         return self.weights != "random"
 
     @cached_property

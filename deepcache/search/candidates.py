@@ -167,8 +167,8 @@ def survivors(candidates: Sequence[Candidate], score: Score, rounds: Sequence[in
     """Return the candidates that are left after successive halving, the cheapest first.
 
     After each round but the last, drop the half of the candidates with the largest gap to the best cheaper candidate.
-    Of candidates with one cost and one score, which make the same images, the first is left: order "auto" is another
-    order where that is safe. The rounds are ascending numbers of seeds on which `score` scores a candidate.
+    Candidates of equal cost and score make the same images (order "auto" is another order there); the first is kept.
+    The rounds are ascending numbers of seeds on which `score` scores a candidate.
 
     References:
         Non-stochastic Best Arm Identification and Hyperparameter Optimization (Jamieson and Talwalkar, 2016),

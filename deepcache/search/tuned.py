@@ -166,9 +166,9 @@ class Tuned:
         lines = ["  ".join([mark, name.ljust(plan), *map(str.rjust, cells, others)]) for mark, name, *cells in rows]
         seeds = f"{self.check_seeds[0]}..{self.check_seeds[-1]}"
         note = (
-            f"against {self.target}; in brackets where the {metric.title} of all seeds lies\n"
-            f"(95%, bootstrap); the chosen plan's (>) is from seeds {seeds}, which the search\n"
-            "had not seen, and the wider the more plans were checked"
+            f"against {self.target}; brackets: where the {metric.title} of all seeds lies (95%, bootstrap);\n"
+            f"the chosen plan (>) was checked on seeds {seeds}, which the search had not seen;\n"
+            "the more plans were checked, the wider its interval"
         )
         return "\n".join([title, *lines, note])
 

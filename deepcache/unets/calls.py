@@ -43,7 +43,7 @@ def named(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
 
 
 def fingerprint(value: Any, *, with_sizes: bool = True) -> Any:
-    """Return what tells one form of a call's arguments from another: which there are, and of what types and shapes."""
+    """Return a key of a call's arguments: their names, types, shapes and options; numbers count by type alone."""
     if isinstance(value, Tensor):
         return value.shape if with_sizes else value.ndim, value.dtype, value.device
     if isinstance(value, dict):
@@ -77,7 +77,7 @@ def replaced(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: 
 
 
 def one_sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """Return the arguments of a call as shapes for one sample (`shape_of`), which has all the frames of a video."""
+    """Return a call's arguments cut to one sample (to all frames of one video), as shapes without data."""
     batch = len(sample_of(args, kwargs))
 
     def meta(value: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ def one_sample(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
 def sample_of(args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor | None = None) -> Tensor:
     """Return the sample among the arguments of a call, the tensor that is denoised.
 
-    It is a tensor of floats of two dimensions and more, or else any tensor with a batch. Of several it is the first one
-    whose shape is that of the output, else the first of the output's sizes after the channels, or at least of its
-    number of dimensions, where the output is known; else the first.
+    Candidates are the tensors of floats with two dimensions or more; without any, all tensors with a batch. Where the
+    output is known, the first candidate of its shape is taken; else one of its sizes after the channels; else one of
+    its number of dimensions. Otherwise the first candidate is taken.
 
     Raises:
         DeepCacheError: no argument can be the sample.

@@ -105,7 +105,7 @@ class Family(Protocol):
     def nest(self, unet: Any, call: Call | None = None) -> Nest[Stage]:
         """Return the stages of a U-Net, or raise an `UnsupportedUNetError` for a block that is not known.
 
-        A family that learns the stages from a call needs one, on the meta device if the U-Net is there.
+        A family that watches a call to learn the stages needs `call`; it is on the meta device if the U-Net is.
         """
 
     def cut(self, unet: Any, branch: int) -> CutUNet:
@@ -143,6 +143,6 @@ def require_branch(branch: object, num_branches: int) -> int:
     """Return the branch, or raise a `DeepCacheError` if it is not one of 0 .. `num_branches` - 1."""
     if isinstance(branch, bool) or not isinstance(branch, int) or not 0 <= branch < num_branches:
         raise DeepCacheError(
-            f"expected branch 0..{num_branches - 1}, one a skip connection of this U-Net, got {branch!r}"
+            f"expected branch 0..{num_branches - 1}, one for each skip connection of this U-Net, got {branch!r}"
         )
     return branch

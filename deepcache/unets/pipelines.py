@@ -164,8 +164,8 @@ def require_sampler(owner: Any) -> None:
 def num_calls(owner: Any, timesteps: Tensor) -> tuple[int, ...]:
     """Return at how many of the scheduler's remaining timesteps, (T,), a pipeline calls its U-Net.
 
-    Several numbers are possible for SDXL's base, which stops at `denoising_end`: it remembers that from its last call,
-    so that another pipeline on the same scheduler may be the one that runs.
+    SDXL's base stops at `denoising_end` and gives two numbers: it keeps that setting from its last call, and another
+    pipeline on the same scheduler may be the one that runs.
     """
     if skips_timesteps(owner):
         return (num_descents(timesteps.tolist()),)

@@ -294,7 +294,7 @@ def test_copy_on_a_device_has_to_be_told() -> None:
     model, (sample, _) = small_unet(), inputs("ddpm")[0]
     with (
         cached(model, interval=3),
-        pytest.raises(DeepCacheError, match=r"copy on a device that does not go on.*say num_steps"),
+        pytest.raises(DeepCacheError, match=r"copy on a device that is not its next.*say num_steps"),
     ):
         model(sample, torch.empty((), device="meta"))
 

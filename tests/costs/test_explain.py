@@ -112,7 +112,7 @@ def test_a_call_that_was_made_gives_what_the_configuration_gives(name: str) -> N
 def test_a_plan_with_shallow_and_idle_steps_keeps_features_and_outputs(
     order: Any, num_steps: int, interval: int, shallow_every: int
 ) -> None:
-    """An exact law: as many bytes are kept as explained, those of the outputs among them; order "auto" may keep fewer."""
+    """An exact law: as many bytes are kept as explained, outputs among them; order "auto" may keep fewer."""
     pipe, plan = stable(), uniform(num_steps, interval, 1, order, shallow_every=shallow_every)
     assert plan.num_shallow
     assert plan.num_idle

@@ -1,4 +1,4 @@
-"""Find where a network can be cut: at modules without whose result the sample still reaches the output.
+"""Find where a network can be cut: at modules whose result may be replaced while the sample reaches the output.
 
 A shallow step takes such a result from an earlier step. Then the module, the gate, need not run, and neither need all
 modules that nothing else reads: these are dead. Several gates may leave the same operations alive on the way down, as

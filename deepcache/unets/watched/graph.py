@@ -61,9 +61,9 @@ class Graph:
         products: for each operation its multiplications, those of convolutions, linear layers and attention.
         calls: the calls of modules, in the order in which they ended.
         inputs: the numbers of the inputs.
-        sample: that of the input that is denoised.
+        sample: the number of the input that is denoised.
         ends: the operations that make the output.
-        choices: the operations whose results Python read, and may have gone one way or another by.
+        choices: the operations whose results Python read; the network's code may have branched on them.
         is_random: whether an operation drew random numbers.
     """
 

@@ -37,7 +37,7 @@ class Shape:
 
 
 class Results:
-    """The outputs of modules are kept by path, without the values of tensors; several where a module ran repeatedly.
+    """The outputs of modules by path, with shapes in place of tensors; one entry for each time that a module ran.
 
     Nothing alive reads a placeholder's values. Those of floats are NaN, so that they would be seen if something did.
     """
