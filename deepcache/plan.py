@@ -323,11 +323,6 @@ def highest(order: Order) -> int:
     return max(ORDERS) if order == "auto" else order
 
 
-def lowest(order: Order) -> int:
-    """Return the polynomial degree that an order uses at least."""
-    return 0 if order == "auto" else order
-
-
 def require_order(order: object) -> Order:
     """Return the order of the prediction, or raise a `DeepCacheError` if it is neither "auto" nor one of `ORDERS`."""
     if isinstance(order, str) and order == AUTO:  # an array would compare each of its elements

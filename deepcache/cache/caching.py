@@ -247,7 +247,7 @@ class Cache:
                 output, feature = self._steps.full(*args, **kwargs)
                 if form != stream.fingerprint:
                     stream.fingerprint = form
-                    stream.halves = self._halves(active, output, args, kwargs)
+                    stream.halves = self._halves(active, output, feature, args, kwargs)
                 if self.plan.branch != IDLE:
                     stream.features = self._predictor(active, stream, timestep, feature, features)
                 if self.plan.has_idle_steps:
@@ -262,15 +262,17 @@ class Cache:
             raise
         return output
 
-    def _halves(self, active: ActiveGeneration, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Halves:
+    def _halves(
+        self, active: ActiveGeneration, output: Any, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Halves:
         """Return where the halves of guidance are; one call has both where its batch is one half twice."""
-        if self.plan.order != AUTO or active.guidance == 1:
+        if self.plan.order != AUTO:
             return Halves.NONE
-        tensor = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
-        sample = sample_of(args, kwargs, tensor)
+        tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        sample = sample_of(args, kwargs, next(iter(tensors), None))
         if len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
-            return Halves.TOGETHER
-        return Halves.NONE if active.guidance is None else Halves.APART
+            return Halves.TOGETHER if all(_is_batched(part, sample) for part in (*feature, *tensors)) else Halves.HIDDEN
+        return Halves.NONE if active.read_guidance() in (None, 1) else Halves.APART
 
     def _last(self, known: Predictor | None) -> tuple[Node, ...]:
         """Return the nodes that are still needed when another one comes."""
@@ -295,6 +297,12 @@ class Cache:
 def _predicted(known: Predictor | None, step: int, timestep: Any) -> Feature:
     assert known is not None
     return known(step, timestep)
+
+
+def _is_batched(part: Tensor, sample: Tensor) -> bool:
+    """Return whether a tensor begins with the batch of a sample; of a video, with the batch times the frames."""
+    is_folded = sample.ndim == 5 and part.ndim < 5
+    return part.ndim > 0 and (len(part) == len(sample) or (is_folded and len(part) % len(sample) == 0))
 
 
 def _compiled_call(outer: Any) -> Any:

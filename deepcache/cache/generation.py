@@ -147,8 +147,9 @@ class ActiveGeneration:
     is_counted: bool  # whether `num_steps` is the number of the scheduler's timesteps from the first call on
     calls_per_step: int | None  # None: all calls with one timestep are one step
     stride: int  # the distance in memory from one of the scheduler's timesteps to the next, in elements
+    jump: float  # the farthest that a step may lie from the last one, in elements, without being another image's
     timesteps: Tensor | None  # the scheduler's, which identify the generation if the calls get numbers or copies
-    guidance: float | None  # the strength of guidance, 1 without guidance; None if unknown
+    read_guidance: Callable[[], float | None]  # the strength of guidance now, 1 without guidance; None if unknown
     adds_noise: bool  # whether the solver adds noise on every step
     length: int | None  # the steps of the whole schedule, of which a generation may run the last ones; None if unknown
     alive: StorageWeakRef | None  # expires with the tensor whose elements the calls get; None for numbers and copies
@@ -171,8 +172,13 @@ class ActiveGeneration:
         return self.step + 1 == self.num_steps and self.is_step_complete
 
     def is_continued_at(self, found: Place) -> bool:
-        """Return whether a call at this place belongs to this generation: it is not before the last call's place."""
-        return self.offset is None or found.offset >= self.offset
+        """Return whether a call at this place belongs to this generation: it is not before the last call's place.
+
+        Where steps went on by as many timesteps as the first did, a call much farther on is another image's.
+        """
+        if self.offset is None or self.step < 1 or self._needs_number:
+            return self.offset is None or found.offset >= self.offset
+        return 0 <= found.offset - self.offset <= self.jump
 
     @property
     def is_over(self) -> bool:
@@ -189,6 +195,10 @@ class ActiveGeneration:
             return self._repeat()
         if self.offset is not None and found.offset > self.offset + self.stride:
             self._disprove(f"{(found.offset - self.offset) // self.stride - 1} timesteps were passed over")
+        if self.offset is not None and found.offset > self.offset + self.jump:
+            for known in self.streams:  # this may be another image, which takes nothing from the one before
+                known.clear()
+            self.jump = found.offset - self.offset
         stream = self._next()
         self.offset = found.offset
         return stream
@@ -264,17 +274,23 @@ class ActiveGeneration:
         """Note that there are not as many U-Net calls as the scheduler's timesteps; refuse a plan that needs that."""
         if not self.is_counted:
             return
-        if isinstance(self.plan, CachePlan) or self.plan.last_step_full:
+        if self._needs_number:
             raise DeepCacheError(
                 f"this generation was expected to make {self.num_steps} steps, one for each of the scheduler's "
                 f"timesteps, but {why}; say num_steps, the number of steps that call the U-Net, to deepcache.cached"
             )
         self.num_steps, self.is_counted = None, False
 
+    @property
+    def _needs_number(self) -> bool:
+        """True where the plan is of no use without the number of steps."""
+        return isinstance(self.plan, CachePlan) or self.plan.last_step_full
+
     def setting(self, halves: Halves) -> Setting:
-        """Return what order "auto" goes by."""
-        guidance = 1.0 if halves is Halves.NONE else self.guidance
-        return Setting(guidance, self.length, halves, self.adds_noise)
+        """Return what order "auto" goes by; a strength of 1 is an earlier call's where both halves are there."""
+        strength = self.read_guidance()
+        known = 1.0 if halves is Halves.NONE else None if strength == 1 else strength
+        return Setting(known, self.length, halves, self.adds_noise)
 
     def pair(self) -> None:
         """Let the two calls of a step whose halves of guidance are apart predict together, once both have run."""
@@ -283,7 +299,7 @@ class ActiveGeneration:
         one, two = self.streams
         if one.fingerprint != two.fingerprint:
             return
-        if self.guidance is None and one.halves is two.halves is Halves.NONE:
+        if self.read_guidance() is None and one.halves is two.halves is Halves.NONE:
             one.halves = two.halves = Halves.APART  # two calls without a word of guidance may well be its halves
         if one.halves is two.halves is Halves.APART:
             one.features, two.features = _paired(one.features, two.features)

@@ -111,6 +111,11 @@ class Installed:
             del names["forward"]
 
 
+def is_installed(unet: UNet) -> bool:
+    """Return whether a handler answers some calls of the U-Net."""
+    return isinstance(vars(unet).get("_old_forward", vars(unet).get("forward")), Installed)
+
+
 def install(unet: UNet, outer: UNet, handler: Handler, *, for_all: bool = False) -> Installed:
     """Let a handler answer the U-Net's calls, and return the object that `uninstall` needs.
 

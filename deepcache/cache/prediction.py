@@ -78,6 +78,7 @@ class Halves(Enum):
     NONE = "no guidance"
     TOGETHER = "in one call, whose batch begins with one half and ends with the other"
     APART = "in calls of their own"
+    HIDDEN = "in one call, whose tensors do not begin with the batch"
 
 
 @dataclass(frozen=True)

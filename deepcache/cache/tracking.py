@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -116,7 +118,7 @@ class Tracker:
         is_told = is_counting or self._num_steps is not None
         is_number = found is None or (is_told and _is_alone(timestep, found, schedule))
         if is_number and is_counting:
-            found = counted_place(timestep, self._owner.scheduler)  # type: ignore[union-attr]
+            found = counted_place(timestep, scheduler_of(self._owner))
         elif is_number and schedule is not None and self._num_steps is None:
             known = active.get(schedule.untyped_storage()._cdata)
             last, is_complete = (known.offset, known.is_step_complete) if known else (None, True)
@@ -127,6 +129,8 @@ class Tracker:
             return *self._locate_counted(timestep, schedule), timestep
         generation = active.get(found.memory)
         if generation is None or not generation.is_continued_at(found):
+            if generation is not None and generation.offset is not None and found.offset > generation.offset:
+                self._warn_of_leap()
             generation = self._begin(timestep, found, schedule, is_number=is_number)
         if is_number and schedule is not None:  # a copy may be rounded, or counted in another unit
             timestep = schedule[(found.offset - int(schedule.storage_offset())) // stride_of(schedule)]
@@ -197,6 +201,9 @@ class Tracker:
             )
         self._warned = self._warned or warn_if_it_cannot_pay(self._plan, num_steps) or self._warn_of_copies()
         facts = Facts(structure_of(self._unet))
+        is_own = schedule is not None and (
+            found is None or num_left(found, schedule) is not None
+        )  # else another's call
         is_placed = schedule is not None and (not is_number or self._is_counting())  # one place for all calls of a step
         generation = ActiveGeneration(
             plan=self._plan,
@@ -206,8 +213,9 @@ class Tracker:
             is_counted=is_counted,
             calls_per_step=self._calls_per_step or (None if is_placed or is_told else 1),
             stride=stride_of(schedule),
+            jump=inf if self._num_steps is not None or skips_timesteps(self._owner) else stride_of(schedule),
             timesteps=schedule if found is None else None,
-            guidance=guidance_of(self._owner),
+            read_guidance=partial(guidance_of, self._owner if is_own else None),
             adds_noise=adds_noise(self._owner),
             length=num_steps if schedule is None or num_left(found, schedule) is None else len(schedule),
             alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
@@ -247,6 +255,14 @@ class Tracker:
             f"num_steps={num_steps}, or pass interval=N, which fits any length"
         )
 
+    def _warn_of_leap(self) -> None:
+        if not self._warned:
+            warn(
+                "some timesteps were passed over, so that a new generation begins with a full step; if the pipeline "
+                "calls its U-Net at some timesteps only, say num_steps, the number of such steps, to deepcache.cached"
+            )
+        self._warned = True
+
     def _warn_of_copies(self) -> bool:
         """Warn after three generations of one step in a row: each timestep was a view of a copy of its own."""
         last = [facts.num_steps for facts in tuple(self.facts)[-3:]]
@@ -260,7 +276,7 @@ class Tracker:
 
     def _is_counting(self) -> bool:
         """Return whether the scheduler's own count tells the step: transformers' pipelines pass copies of timesteps."""
-        return is_transformer(self._owner) and hasattr(self._owner.scheduler, "step_index")  # type: ignore[union-attr]
+        return is_transformer(self._owner) and hasattr(scheduler_of(self._owner), "step_index")
 
     def _active(self) -> dict[int | None, ActiveGeneration]:
         """Return this thread's or task's generations by the memory of their timesteps; None stands for no memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from deepcache.errors import DeepCacheError
+from deepcache.errors import DeepCacheError, shown
 from deepcache.models.registry import MODELS
 from deepcache.plan import CachePlan
 from deepcache.unets.pipelines import unet_of
@@ -51,6 +52,8 @@ def recommended(model: str, scheduler: str, num_steps: int, guidance_scale: floa
 
 def plan_path(model: str, scheduler: str, num_steps: int, guidance_scale: float | None = None) -> Path:
     """The file of the plan that is recommended; its name has the guidance scale unless it is the protocol's."""
+    if not isinstance(guidance_scale, (float, int, NoneType)):
+        raise DeepCacheError(f"expected guidance_scale to be a number, got {shown(guidance_scale)}")
     is_own = guidance_scale is None or (model in MODELS and guidance_scale == MODELS[model].protocol.guidance_scale)
     return PLANS / f"{model}-{scheduler}-{num_steps}{'' if is_own else f'-guidance-{guidance_scale:g}'}.json"
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from deepcache import __version__
 from deepcache.cache.caching import Cache, cached
+from deepcache.cache.installing import is_installed
 from deepcache.costs.parts import pixels_a_side
 from deepcache.errors import DeepCacheError
 from deepcache.models.registry import MODELS
@@ -28,6 +29,7 @@ from deepcache.sampling.manifest import SHARD_SIZE, Manifest
 from deepcache.sampling.samples import sample
 from deepcache.sampling.schedulers import num_calls, scheduler
 from deepcache.unets.calls import sides
+from deepcache.unets.pipelines import unet_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SCALED = ("euler", "euler-ancestral", "heun")  # solvers in noise levels, whose latents a pipeline must scale
@@ -98,6 +100,11 @@ class Workload:
     @contextmanager
     def under(self, sampling: Sampling) -> Iterator[Cache | None]:
         """Within the block, the pipeline has the sampling's solver, and its U-Net the sampling's plan."""
+        if sampling.plan is None and is_installed(unet_of(self.pipe)[1]):
+            raise DeepCacheError(
+                "expected a pipeline without a cache, whose samples are to be uncached; leave the block of "
+                "deepcache.cached, or disable the cache, before"
+            )
         own = self.pipe.scheduler
         if sampling.scheduler is not None:
             self.pipe.scheduler = scheduler(sampling.scheduler, self._config)

@@ -11,7 +11,7 @@ from typing import Any
 from deepcache.costs.explain import explain
 from deepcache.costs.macs import EVERYTHING, total_macs
 from deepcache.errors import DeepCacheError
-from deepcache.plan import IDLE, CachePlan, Interval, Order, lowest, uniform
+from deepcache.plan import IDLE, CachePlan, Interval, Order, uniform
 from deepcache.sampling.schedulers import scheduler
 from deepcache.sampling.workload import Sampling, Workload
 
@@ -144,7 +144,8 @@ def space_of(
     """
     own = Sampling(None, num_steps)
     own_calls = workload.num_calls(own)
-    costs = explain(workload.pipe, Interval(1, IDLE), own_calls).cost
+    size = {name: workload.arguments[name] for name in ("height", "width", "num_frames") if name in workload.arguments}
+    costs = explain(workload.pipe, Interval(1, IDLE), own_calls, **size).cost
     there = tuple(branch for branch in branches if IDLE <= branch < costs.num_branches)
     if not there:
         raise DeepCacheError(f"expected branches out of {IDLE}..{costs.num_branches - 1}, got {list(branches)}")
@@ -156,6 +157,11 @@ def space_of(
     calls = {each: workload.num_calls(each) for each in tried}
     shallow = {branch: costs.shallow(branch, EVERYTHING) for branch in there}
     return Space(costs.full(EVERYTHING), shallow, own, own_calls, calls, there, tuple(orders))
+
+
+def lowest(order: Order) -> int:
+    """Return the polynomial degree that an order uses at least."""
+    return 0 if order == "auto" else order
 
 
 def named(solver: Sampling) -> str:

@@ -14,11 +14,11 @@ from deepcache.metrics import perceptual as perceptual_metric
 from deepcache.metrics.clip_score import Clip, load_clip
 from deepcache.metrics.perceptual import Perceptual, load_perceptual
 from deepcache.models.embedded import SIZE, is_embedded
-from deepcache.plan import EVERY, IDLE, MOST_STEPS, Order, lowest, require_order, require_whole
+from deepcache.plan import EVERY, IDLE, MOST_STEPS, Order, require_order, require_whole
 from deepcache.sampling.conditions import Conditions, given_conditions
 from deepcache.sampling.seeds import MOST_A_BATCH, MOST_SAMPLES, require_seeds
 from deepcache.sampling.workload import Sampling, Workload, image_size_of
-from deepcache.search.candidates import Space, space_of
+from deepcache.search.candidates import Space, lowest, space_of
 from deepcache.search.trials import Trials
 from deepcache.search.tuned import SPEEDUP, Budget, Tuned
 from deepcache.unets.pipelines import require_sampler, unet_of

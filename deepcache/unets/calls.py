@@ -6,7 +6,7 @@ import inspect
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +65,9 @@ def timestep_of(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     found = next((given[name] for name in TIMESTEPS if name in given), None)
     if found is None and len(args) > 1:
         found = args[1]
-    is_embedding = isinstance(found, Tensor) and found.numel() > max((1, *found.shape[:1]))
-    return None if is_embedding else found
+    if isinstance(found, Tensor):
+        return found if 0 < found.numel() <= max((1, *found.shape[:1])) else None  # else an embedding
+    return found if isinstance(found, SupportsFloat) else None
 
 
 def replaced(unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]) -> Call:

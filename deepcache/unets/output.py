@@ -23,26 +23,31 @@ class Form:
     """How an output is put together from its tensors: it may be a tensor, a tuple, or one of diffusers' outputs."""
 
     spec: pytree.TreeSpec
-    others: tuple[Any, ...]  # the leaves that are no tensors, and `_TENSOR` in the place of each tensor
+    others: tuple[Any, ...]  # the leaves that are no tensors of floats, and `_TENSOR` in the place of each tensor
 
     @classmethod
     def of(cls, output: Any) -> tuple[Self, Feature]:
         """Return the form of an output, and its tensors; refuse an output in which none can be found."""
         leaves, spec = pytree.tree_flatten(output)
-        others = tuple(_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        is_predicted = [isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves]
+        others = tuple(_TENSOR if is_it else _copied(leaf) for leaf, is_it in zip(leaves, is_predicted, strict=True))
+        tensors = tuple(leaf for leaf, is_it in zip(leaves, is_predicted, strict=True) if is_it)
         if not tensors:
             raise UnsupportedUNetError(
-                "expected a network that returns a tensor, or a tuple, a list, a dict or one of diffusers' outputs of "
-                f"tensors, got {type(output).__name__}"
+                "expected a network that returns a tensor of floats, or a tuple, a list, a dict or one of diffusers' "
+                f"outputs of tensors, got {type(output).__name__}"
             )
         return cls(spec, others), tensors
 
     def output(self, tensors: Feature) -> Any:
         """Return an output of this form. Its tensors are copies, so that nobody writes into kept ones."""
         given = iter(tensors)
-        leaves = [next(given).clone() if other is _TENSOR else other for other in self.others]
+        leaves = [next(given).clone() if other is _TENSOR else _copied(other) for other in self.others]
         return pytree.tree_unflatten(leaves, self.spec)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 class TakesAnything:

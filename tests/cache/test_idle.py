@@ -176,11 +176,81 @@ def test_auto_takes_the_order_that_the_reach_allows() -> None:
         exact = []
         for each in (1, 2):
             model = curve(each)
-            sample = torch.zeros(2, 2, 4, 4)  # both halves
+            sample = torch.zeros(1 if guidance == 1 else 2, 2, 4, 4)  # with guidance, both halves
             with cached(owner_of(model, timesteps, guidance), interval=2, branch=-1):
                 found = [model(sample, t)["sample"][0] for t in timesteps]
             exact.append(torch.allclose(found[-1], model.value(float(timesteps[-1])), rtol=0, atol=1e-12))
         assert exact == [True, degree == 2]
+
+
+def test_auto_does_not_trust_a_strength_of_guidance_that_another_call_left() -> None:
+    """Two halves under a strength of 1, and another schedule than the owner's, are what they are on a bare U-Net."""
+    timesteps, sample = torch.linspace(990, 40, 20).round(), torch.zeros(2, 2, 4, 4)
+
+    def outputs(owner: Any, model: Any, given: Tensor) -> Tensor:
+        with cached(owner, uniform(20, 2, -1)):
+            return torch.stack([model(sample, t)["sample"] for t in given])
+
+    bare = outputs(model := curve(2), model, timesteps.clone())
+    for guidance, given in ((1.0, timesteps), (1.0, timesteps.clone()), (3.0, timesteps.clone())):
+        found = outputs(owner_of(model := curve(2), timesteps, guidance), model, given)
+        assert torch.equal(found, bare)
+    found = outputs(owner_of(model := curve(2), timesteps, 1.5), model, timesteps)
+    assert not torch.equal(found, bare)
+
+
+def test_auto_sees_guidance_that_changes_within_a_generation() -> None:
+    """At 1.5 the reach allows order 2, which reproduces a parabola; a callback then makes it far too strong."""
+    timesteps, sample = torch.linspace(990, 40, 20).round(), torch.zeros(2, 2, 4, 4)
+    for change in (None, 8):
+        owner = owner_of(model := curve(2), timesteps, 1.5)
+        with cached(owner, interval=2, branch=-1):
+            for step, t in enumerate(timesteps):
+                if step == change:
+                    owner.guidance_scale = 100.0
+                found = model(sample, t)["sample"][0]
+        is_exact = torch.allclose(found, model.value(float(timesteps[-1])), rtol=0, atol=1e-12)
+        assert is_exact == (change is None)
+
+
+class Mixed(nn.Module):
+    """Returns whole numbers and flags beside its sample, and a loss without dimensions."""
+
+    def forward(self, x: Tensor, t: Any) -> dict[str, Tensor]:
+        t = t["time"] if isinstance(t, dict) else t[0] if isinstance(t, list) else t
+        value = x * float(t) / 1000
+        return {"sample": value, "ids": torch.full((2,), int(t)), "mask": value > 0, "loss": value.mean()}
+
+
+@pytest.mark.parametrize("order", EVERY)
+def test_outputs_that_are_no_floats_are_reused(order: Any) -> None:
+    model, x = Mixed(), torch.ones(2, 3, dtype=torch.float64)
+    with cached(model, uniform(4, 2, -1, order)):
+        found = [model(x, t) for t in (900.0, 800.0, 500.0, 400.0)]
+    assert [each["ids"].tolist() for each in found] == [[900, 900], [900, 900], [500, 500], [500, 500]]
+    assert all(torch.equal(each["mask"], each["sample"] > 0) for each in found)
+    assert found[-1]["loss"] == pytest.approx(float(found[-1]["sample"].mean()))
+
+
+@pytest.mark.parametrize("order", EVERY)
+@pytest.mark.parametrize("wrapped", [lambda t: {"time": t}, lambda t: [t]], ids=["dict", "list"])
+def test_a_second_argument_that_is_no_timestep_leaves_the_step_as_the_coordinate(wrapped: Any, order: Any) -> None:
+    model, x = Mixed(), torch.ones(2, 3)
+    with cached(model, interval=2, branch=-1, order=order, num_steps=6) as cache:
+        for t in (900.0, 800.0, 700.0, 600.0, 500.0, 400.0):
+            found = model(x, wrapped(t))
+    assert cache.generations[-1].full_steps == (0, 2, 4)
+    if order == 1:
+        torch.testing.assert_close(found["sample"], 0.4 * x)
+
+
+def test_a_policy_with_a_transformer_and_a_noise_scheduler_is_cached() -> None:
+    scheduler = SimpleNamespace(timesteps=torch.tensor([900, 600, 300]), step_index=None, begin_index=None)
+    policy = SimpleNamespace(transformer=Mixed(), noise_scheduler=scheduler)
+    with cached(policy, interval=2, branch=-1) as cache:
+        for t in scheduler.timesteps:
+            policy.transformer(torch.ones(2, 3), t)
+    assert cache.generations[-1].full_steps == (0, 2)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

@@ -364,7 +364,7 @@ class _Skipping:
 
 
 def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_number_counts() -> None:
-    """The plan does not depend on the number, or the user states it."""
+    """Nothing is refused where the user states the number; else each leap may begin another image, and is full."""
     how: dict[str, Any]
     for how in ({"interval": 2, "last_step_full": True}, {"plan": uniform(9, 2)}):
         with (
@@ -373,7 +373,7 @@ def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_numbe
         ):
             pipe.run()
     for how in (
-        {"interval": 2},
+        {"interval": 2, "num_steps": 6},
         {"interval": 2, "num_steps": 6, "last_step_full": True},
         {"plan": uniform(6, 2), "num_steps": 6},
     ):
@@ -382,6 +382,45 @@ def test_pipeline_whose_calls_are_not_its_timesteps_is_refused_where_their_numbe
         (generation,) = cache.generations
         assert generation.num_steps == 6
         assert generation.full_steps == ((0, 2, 4, 5) if how.get("last_step_full") else (0, 2, 4))
+    with cached(pipe := _Skipping(), interval=2) as cache, pytest.warns(DeepCacheWarning, match="passed over"):
+        pipe.run()
+    assert [(each.num_steps, each.full_steps) for each in cache.generations] == [(2, (0,))] * 3
+
+
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_an_image_that_begins_beyond_an_interrupted_one_takes_nothing_from_it(
+    is_bare: bool,  # noqa: FBT001 (a parameter of a test)
+) -> None:
+    """An image stops after two steps, and another one begins at a later timestep of the same schedule."""
+    unet, scheduler = small_unet(), DDIMScheduler()
+    scheduler.set_timesteps(10)
+    (sample, _) = inputs("ddpm")[0]
+
+    def run(x: Tensor, timesteps: Tensor) -> Tensor:
+        with torch.no_grad():
+            for t in timesteps:
+                x = x - 0.3 * unet(x, t).sample
+        return x
+
+    with cached(unet if is_bare else SimpleNamespace(unet=unet, scheduler=scheduler), interval=5) as cache:
+        alone = run(-sample, scheduler.timesteps[4:])
+        cache.reset()
+        run(sample, scheduler.timesteps[:2])
+        assert torch.equal(run(-sample, scheduler.timesteps[4:]), alone)
+        cache.reset()
+        run(sample, scheduler.timesteps[:1])
+        run(-sample, scheduler.timesteps[4:])
+    assert cache.generations[-1].full_steps == (0, 1, 5)  # after one step nobody knows, and the next one is full
+
+
+def test_a_schedule_of_every_second_timestep_is_cached() -> None:
+    """Its first leap may be another image's, so that one more step is full; the others are cached as planned."""
+    unet, timesteps = small_unet(), torch.arange(990, -10, -100)
+    (sample, _) = inputs("ddpm")[0]
+    with cached(SimpleNamespace(unet=unet, scheduler=SimpleNamespace(timesteps=timesteps)), interval=2) as cache:
+        for t in timesteps[::2]:
+            unet(sample, t)
+    assert cache.generations[-1].full_steps == (0, 1, 2, 4)
 
 
 def test_pipelines_on_one_unet_have_generations_of_their_own() -> None:

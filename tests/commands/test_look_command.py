@@ -49,6 +49,11 @@ def test_the_recommended_plan_is_tried_where_there_is_one(capsys, tmp_path):
     assert "deepcache.models.recommended(&#34;mini-ldm&#34;, &#34;ddim&#34;, 20)" in page
 
 
+def test_a_recommended_plan_that_costs_more_than_reuse_is_not_tried(capsys, tmp_path):
+    found, _ = tried(capsys, tmp_path, "mini-ldm", "--num-steps", "20", "--interval", "10")
+    assert [way["name"] for way in found["ways"][:-1]] == PLANS
+
+
 def test_a_folder_is_sampled_as_its_pipeline_says(capsys, tmp_path):
     from deepcache.models.loading import save
     from tests.problems import pipeline

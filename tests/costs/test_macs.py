@@ -186,7 +186,9 @@ def test_only_the_mid_block_is_missing_at_the_last_branch(name: str) -> None:  #
 
 @pytest.mark.parametrize("branch", [12, -2, 1.0, True, None])
 def test_branch_that_the_unet_does_not_have_is_refused(branch: Any) -> None:
-    with pytest.raises(DeepCacheError, match=r"expected branch 0\.\.11, one for each skip connection of this U-Net, got"):
+    with pytest.raises(
+        DeepCacheError, match=r"expected branch 0\.\.11, one for each skip connection of this U-Net, got"
+    ):
         _cost("sd-1.5").shallow(branch)
 
 

@@ -51,3 +51,9 @@ def test_the_protocols_guidance_is_the_default() -> None:
 def test_what_was_not_found_names_what_was() -> None:
     with pytest.raises(DeepCacheError, match=r"mini-ldm-ddim-50.*; got sd-1\.5-ddim-50; deepcache\.tune"):
         recommended("sd-1.5", "ddim", 50)
+
+
+def test_a_strength_of_guidance_that_is_no_number_is_one_line() -> None:
+    wrong: Any = "strong"
+    with pytest.raises(DeepCacheError, match="expected guidance_scale to be a number, got 'strong'"):
+        recommended("mini-sd", "ddim", 50, wrong)

@@ -406,3 +406,11 @@ def test_what_cannot_be_a_baseline_is_one_line_and_leaves_the_old_one(capsys, wr
 def test_the_gate_imports_no_torch():
     code = "import sys, deepcache.results.gate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_numbers_of_a_second_run_count_where_it_decides_the_outcome():
+    broken = replace(seeds(BASE, psnr_db=[1.0] * len(PSNR_DB)), metrics={**BASE.metrics, "macs": 99})
+    verdict = gate([BASE], [replace(BASE, outcome="failed")], [broken])
+    assert verdict.exit_code == 1
+    assert len(verdict.regressions) == len({*verdict.regressions}) >= 2
+    assert gate([BASE], [broken], [BASE]).exit_code == 1

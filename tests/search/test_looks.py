@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepcache import DeepCacheError, uniform
+from deepcache import DeepCacheError, Interval, uniform
+from deepcache.costs.explain import explain
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB
 from deepcache.sampling.conditions import conditions_of
 from deepcache.sampling.workload import Sampling, Workload
+from deepcache.search.candidates import space_of
 from deepcache.search.looks import Look, Way, advice, best, looks, ways
 from tests.problems import pipeline
 
@@ -72,3 +74,11 @@ def test_the_advice_says_where_fewer_steps_are_nearer_and_where_nothing_is_near(
     found = [look("uncached", 80, 100), look("reuse", 21), look("6 steps", 28)]
     assert advice(found).startswith("Take fewer steps: 6 steps give a PSNR of 28.0 dB")
     assert advice(found).endswith("try a smaller --interval.")
+
+
+def test_the_space_counts_images_of_the_size_that_is_asked_for():
+    pipe = pipeline()
+    own = {"height": 128, "width": 128}
+    space = space_of(Workload(pipe, conditions_of(pipe), 1, own), 6, branches=(0,), orders=(0,), solvers=None)
+    assert space.full == explain(pipe, Interval(1), 6, height=128, width=128).full
+    assert space.full > explain(pipe, Interval(1), 6).full

@@ -490,3 +490,16 @@ def test_the_command_takes_prompts_for_a_model_that_is_not_embedded(capsys, tmp_
     assert asked["conditions"](range(3)) == {"prompt": ["a red coat", "a blue bag", "a red coat"]}
     assert (asked["num_steps"], asked["guidance_scale"], asked["seeds"]) == (4, 1, range(1_000_000, 1_000_012))
     assert f"--prompts {tmp_path / 'prompts.txt'}" in capsys.readouterr().out
+
+
+def test_uncached_images_of_a_pipeline_that_is_cached_already_are_refused(pipe):
+    cache = cached(pipe, interval=5)
+    with cache, pytest.raises(DeepCacheError, match="expected a pipeline without a cache"):
+        tuned(pipe, psnr_db=20)
+    cache = cached(pipe, interval=5)
+    cache.enable()
+    try:
+        with pytest.raises(DeepCacheError, match="disable the cache"):
+            tuned(pipe, psnr_db=20)
+    finally:
+        cache.disable()

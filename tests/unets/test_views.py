@@ -38,7 +38,9 @@ def test_cut_leaves_as_many_stages_live_on_either_side_as_the_branch_says(name: 
 
 @pytest.mark.parametrize("branch", [6, -1, 1.0, True, None])
 def test_branch_that_the_unet_does_not_have_is_refused(branch: Any) -> None:
-    with pytest.raises(DeepCacheError, match=r"expected branch 0\.\.5, one for each skip connection of this U-Net, got"):
+    with pytest.raises(
+        DeepCacheError, match=r"expected branch 0\.\.5, one for each skip connection of this U-Net, got"
+    ):
         Cut.of(shared("ddpm"), branch)
 
 

@@ -696,3 +696,38 @@ def test_a_network_with_a_part_named_transformer_is_cached_as_a_whole() -> None:
         model(X, 900.0)
         model(X, 800.0)
     assert cache.generations[-1].full_steps == (0,)
+
+
+class SequenceFirst(nn.Module):
+    """Its deep feature begins with the sequence, and only then has the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.down, self.up = (
+            nn.Conv1d(3, 8, 3, padding=1),
+            nn.Conv1d(8, 8, 4, 2, 1),
+            nn.Upsample(scale_factor=2),
+        )
+        self.middle, self.out = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 8)), nn.Conv1d(16, 3, 1)
+
+    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
+        high = self.stem(x + 0.001 * t)
+        deep = self.middle(self.down(high).permute(2, 0, 1))
+        return self.out(torch.cat([high, self.up(deep.permute(1, 2, 0))], dim=1))
+
+
+@pytest.mark.parametrize("length", [10, 16])
+def test_halves_are_not_looked_for_in_a_feature_that_does_not_begin_with_the_batch(length: int) -> None:
+    """A batch of guidance: each sample's output is what the sample has alone, whatever the feature's shape."""
+    model = frozen(SequenceFirst())
+    x = torch.randn(1, 3, length, generator=torch.Generator().manual_seed(1))
+
+    def outputs(sample: Tensor) -> Tensor:
+        with cached(model, interval=2, num_steps=8):
+            return torch.stack([model(sample, 900.0 - 100 * step) for step in range(8)])
+
+    assert cuts_for(model, (x, 900.0), {})[0].gate in {"middle", "middle.2"}
+    both = outputs(torch.cat([x, x]))
+    assert torch.isfinite(both).all()
+    torch.testing.assert_close(both[:, 0], both[:, 1])

@@ -23,7 +23,7 @@ from deepcache.errors import FAILURES, UnsupportedUNetError, first_line, is_out_
 from deepcache.plan import IDLE
 from deepcache.unets.calls import Call, fingerprint, shape_of
 from deepcache.unets.family import Feature, require_branch
-from deepcache.unets.output import Form, TakesAnything
+from deepcache.unets.output import TakesAnything
 from deepcache.unets.structure import Structure, on_meta, structure_of
 from deepcache.unets.watched.cuts import Cut, cuts_of, idle_modules
 from deepcache.unets.watched.graph import watch
@@ -314,11 +314,18 @@ def _called() -> Iterator[set[nn.Module]]:
 
 def _are_equal(one: Any, other: Any) -> bool:
     """Return whether two outputs have the same form and the same bits, except that any NaN equals any other."""
-    (form, tensors), (other_form, others) = Form.of(one), Form.of(other)
-    return form.spec == other_form.spec and all(
-        a.shape == b.shape and (a.is_meta or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
-        for a, b in zip(tensors, others, strict=True)
+    (leaves, spec), (others, other_spec) = pytree.tree_flatten(one), pytree.tree_flatten(other)
+    pairs = [(a, b) for a, b in zip(leaves, others, strict=False) if isinstance(a, Tensor) or isinstance(b, Tensor)]
+    return spec == other_spec and all(
+        isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and (a.is_meta or _are_same(a, b))
+        for a, b in pairs
     )
+
+
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    if one.is_floating_point():
+        return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    return torch.equal(one, other)
 
 
 def _copied(value: Any) -> Any:
