@@ -127,7 +127,7 @@ def experiment(name: str, **said: Any) -> str:
     parts = [
         "---\nhide: [toc]\n---",
         f"# {said['title']}",
-        f'<p class="question">{said["question"]}</p>',
+        f'<p class="question" markdown>{said["question"]}</p>',
         f"```\n{said['command']}\n```",
         f"## {heading.removeprefix('### ')}",
         f'<div class="results{" long" * is_long}" markdown>',
@@ -136,7 +136,11 @@ def experiment(name: str, **said: Any) -> str:
     ]
     for pattern in said.get("pictures", ()):
         pictures = sorted(place.glob(pattern))
-        parts += [f"![{path.stem}](../results/{said['folder']}/{path.name}){{ loading=lazy }}" for path in pictures]
+        named = [(path.stem, path.resolve().relative_to(ROOT / RESULTS).as_posix()) for path in pictures]
+        parts += [
+            f"[![{stem}](../results/{there}){{ loading=lazy }}](../results/{there})\n\n*{stem}*"
+            for stem, there in named
+        ]
     parts += ["## How to read it", "\n".join(f"- {line}" for line in said["reading"])]
     parts += ["## What it does not say", said["silent"]]
     parts += ["## Settings", "\n".join(line for line in lines if line.startswith("- "))]

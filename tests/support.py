@@ -218,13 +218,14 @@ def document() -> str:
     """Return the text of docs/support.md; every cell is run but those of other packages."""
     introduction = f"""# What can be cached
 
+- `exact`: the cut is right. Full steps, and shallow steps with a fresh feature, equal the U-Net bit for bit, as the
+  text above each table says. From interval 2 on, a cached image is an approximation of the uncached one all the same.
+- `refused: ...`: an `UnsupportedUNetError` that begins so, before the U-Net ran.
+- `-`: diffusers itself has no such thing. Without a cache it raises, gives no finite number, or takes no notice.
+
 Every cell was run, on small random models with diffusers {diffusers.__version__}: `tests/cache/test_support.py` makes
 this file (`pytest tests/cache/test_support.py --force-regen`). Without this option it runs two cells of each row of
 the larger tables, and fails where a cell is no longer what it was.
-
-- `exact`: bit for bit what comes without a cache, as the text above each table says.
-- `refused: ...`: an `UnsupportedUNetError` that begins so, before the U-Net ran.
-- `-`: diffusers itself has no such thing. Without a cache it raises, gives no finite number, or takes no notice.
 """
     return "\n".join([introduction, *(table.render() for table in TABLES), section(OTHER_PACKAGES)])
 

@@ -8,12 +8,27 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench.pareto.aims import PREDICTED, chosen, reuse
+from bench.pareto.aims import PREDICTED, REUSE, chosen, reuse
 from bench.pareto.equal_cost import NEAREST, PANEL, Recorded, panels
+from deepcache.cache.prediction import REACHES
 from deepcache.models.embedded import PLANS, plan_path
-from deepcache.plan import CachePlan
+from deepcache.models.registry import MODELS
+from deepcache.plan import AUTO, CachePlan
 
 INTERVAL = 3  # a recommended plan costs no more than reuse at this interval
+WIDEST = max(limit for _, limit in REACHES)  # the reach beyond which a polynomial tips seeds that few seeds do not show
+
+
+def is_safe(point: Recorded) -> bool:
+    """Return whether a plan's order is one that the default would take, or reuse, at this strength of guidance."""
+    if "plan" not in point.record.settings:
+        return False
+    plan, protocol = (
+        CachePlan.from_json(str(point.record.settings["plan"])),
+        MODELS[str(point.record.key["model"])].protocol,
+    )
+    guidance = point.record.key.get("guidance_scale", protocol.guidance_scale) or 1.0
+    return plan.order in (0, AUTO) or float(guidance) / plan.num_full <= WIDEST
 
 
 def main(results: Path) -> None:
@@ -21,7 +36,8 @@ def main(results: Path) -> None:
     for (model, panel), points in panels(results).items():
         base = reuse(points, INTERVAL)
         own = [each for each in points if each.record.settings["num_steps"] == each.record.key["uncached_steps"]]
-        best = None if base is None else chosen(own, PREDICTED, base.share)
+        safe = [each for each in own if is_safe(each)]
+        best = None if base is None else chosen(safe, (*PREDICTED, REUSE), base.share)
         if isinstance(best, Recorded):
             solver, steps, guidance = (best.record.key.get(name) for name in PANEL[1:])
             path = plan_path(model, str(solver), int(str(steps)), None if guidance is None else float(str(guidance)))

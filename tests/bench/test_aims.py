@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +23,9 @@ from bench.pareto.aims import (
     reuse,
 )
 from bench.pareto.equal_cost import Recorded, at_any_cost, at_equal_cost, by_kind, kind_of, nearer, panels
+from bench.pareto.recommend import is_safe
 from bench.pareto.recommend import main as recommend
-from deepcache import CachePlan
+from deepcache import CachePlan, uniform
 from deepcache.plan import IDLE
 from deepcache.results.layout import Layout
 from deepcache.results.record import Record
@@ -95,6 +98,9 @@ def test_a_plan_is_shown_under_its_kind_whatever_its_curve(kind: str) -> None:
     assert {name: row[name] for name in ("fewer steps", *PLANS)} == {**dict.fromkeys(PLANS, "-"), **shown}
 
 
+WITHIN_REACH = CachePlan(50, tuple(range(0, 50, 5)), 1, 2, (3,))
+
+
 def recorded(one: Point, plan: CachePlan | None) -> Recorded:
     settings = {} if plan is None else {"plan": plan.to_json()}
     found = Record(Layout("pareto"), one.key, settings, one.metrics, {}, "passed", one.per_seed)
@@ -104,7 +110,7 @@ def recorded(one: Point, plan: CachePlan | None) -> Recorded:
 def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
     lines = []
     for one in POINTS:
-        plan = CachePlan(50, (0, 2), 1, 2, (3,)).to_json()
+        plan = WITHIN_REACH.to_json()
         settings = {"model": "mini-sd", "point": one.name, "num_steps": 50, "plan": plan}
         settings |= {"choosing_psnr_db": one.choosing["psnr_db"]}
         metrics = {"share": one.share, "num_full": 2, "num_shallow": 2, **one.metrics}
@@ -122,4 +128,13 @@ def test_tables_and_plans_come_from_records(tmp_path, monkeypatch) -> None:
     assert [each["50%"] for each in at_any_cost([points])] == [1, 27, 1, 0, 0, 0, 0, 0]
     recommend(tmp_path)
     recommended = CachePlan.load(tmp_path / "mini-sd-plms-50")
-    assert recommended == CachePlan(50, (0, 2), 1, 2, (3,))
+    assert recommended == WITHIN_REACH
+
+
+@pytest.mark.parametrize(("order", "is_right"), [(0, True), (1, False), (2, False), ("auto", True)])
+def test_a_polynomial_beyond_the_reach_of_the_default_is_not_recommended(order: Any, is_right: bool) -> None:  # noqa: FBT001
+    """12 full steps at guidance 7.5 are a reach of 0.63, at which single seeds tip that eight seeds need not show."""
+    key = {"model": "mini-sd", "solver": "plms", "guidance_scale": 7.5}
+    found = recorded(STEADY, replace(uniform(24, 2), order=order))
+    assert is_safe(replace(found, record=replace(found.record, key=key))) is is_right
+    assert is_safe(replace(found, record=replace(found.record, key={**key, "guidance_scale": None})))
