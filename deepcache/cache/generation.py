@@ -255,7 +255,7 @@ class ActiveGeneration:
             raise DeepCacheError(
                 f"expected {expected} U-Net calls in step {self.step}, as in the steps before, got {self.turn + 1}, so "
                 "that it cannot be told which call is which; call cache.reset() after a call to warm up and before "
-                "each generation, or say calls_per_step to deepcache.cached"
+                "each generation, or say calls_per_step to deepcache.cached; steps with unlike calls are refused"
             )
         if self.step + 1 == self.limit:
             raise DeepCacheError(
