@@ -20,7 +20,7 @@ WIDEST = max(limit for _, limit in REACHES)  # the reach beyond which a polynomi
 
 
 def is_safe(point: Recorded) -> bool:
-    """Return whether a plan's order is one that the default would take, or reuse, at this strength of guidance."""
+    """Return whether a plan reuses, has the default order, or a mean reach up to which the default extrapolates."""
     if "plan" not in point.record.settings:
         return False
     plan, protocol = (

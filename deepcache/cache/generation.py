@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from deepcache.cache.prediction import Halves, Predictor, Proven, Setting
 from deepcache.cache.timeline import Place, Values, goes_on
 from deepcache.errors import DeepCacheError
-from deepcache.plan import CachePlan, Interval
+from deepcache.plan import AUTO, CachePlan, Interval
 from deepcache.unets.calls import Call
 from deepcache.unets.output import Form
 from deepcache.unets.structure import Structure
@@ -147,7 +147,7 @@ class ActiveGeneration:
     is_counted: bool  # whether `num_steps` is the number of the scheduler's timesteps from the first call on
     calls_per_step: int | None  # None: all calls with one timestep are one step
     stride: int  # the distance in memory from one of the scheduler's timesteps to the next, in elements
-    jump: float  # the farthest that a step may lie from the last one, in elements, without being another image's
+    jump: float  # the farthest that a step lay from the one before, in elements; at first, that of usual neighbours
     timesteps: Tensor | None  # the scheduler's, which identify the generation if the calls get numbers or copies
     read_guidance: Callable[[], float | None]  # the strength of guidance now, 1 without guidance; None if unknown
     adds_noise: bool  # whether the solver adds noise on every step
@@ -174,11 +174,11 @@ class ActiveGeneration:
     def is_continued_at(self, found: Place) -> bool:
         """Return whether a call at this place belongs to this generation: it is not before the last call's place.
 
-        Where steps went on by as many timesteps as the first did, a call much farther on is another image's.
+        A call that lies twice as far from the last one as any before is another image's, if it is not the second call.
         """
         if self.offset is None or self.step < 1 or self._needs_number:
             return self.offset is None or found.offset >= self.offset
-        return 0 <= found.offset - self.offset <= self.jump
+        return 0 <= found.offset - self.offset < 2 * self.jump
 
     @property
     def is_over(self) -> bool:
@@ -195,10 +195,12 @@ class ActiveGeneration:
             return self._repeat()
         if self.offset is not None and found.offset > self.offset + self.stride:
             self._disprove(f"{(found.offset - self.offset) // self.stride - 1} timesteps were passed over")
-        if self.offset is not None and found.offset > self.offset + self.jump:
-            for known in self.streams:  # this may be another image, which takes nothing from the one before
-                known.clear()
-            self.jump = found.offset - self.offset
+        if self.offset is not None:
+            if found.offset - self.offset >= 2 * self.jump:
+                for known in self.streams:  # this may be another image, which takes nothing from the one before
+                    known.clear()
+                    known.fingerprint = ()
+            self.jump = max(self.jump, found.offset - self.offset)
         stream = self._next()
         self.offset = found.offset
         return stream
@@ -288,9 +290,11 @@ class ActiveGeneration:
 
     def setting(self, halves: Halves) -> Setting:
         """Return what order "auto" goes by; a strength of 1 is an earlier call's where both halves are there."""
-        strength = self.read_guidance()
-        known = 1.0 if halves is Halves.NONE else None if strength == 1 else strength
-        return Setting(known, self.length, halves, self.adds_noise)
+        if self.plan.order != AUTO:
+            return Setting()
+        is_alone = halves is Halves.NONE and len(self.streams) < 2
+        strength = 1.0 if is_alone else self.read_guidance()
+        return Setting(strength if is_alone or strength != 1 else None, self.length, halves, self.adds_noise)
 
     def pair(self) -> None:
         """Let the two calls of a step whose halves of guidance are apart predict together, once both have run."""
@@ -299,7 +303,7 @@ class ActiveGeneration:
         one, two = self.streams
         if one.fingerprint != two.fingerprint:
             return
-        if self.read_guidance() is None and one.halves is two.halves is Halves.NONE:
+        if self.read_guidance() in (None, 1) and one.halves is two.halves is Halves.NONE:
             one.halves = two.halves = Halves.APART  # two calls without a word of guidance may well be its halves
         if one.halves is two.halves is Halves.APART:
             one.features, two.features = _paired(one.features, two.features)

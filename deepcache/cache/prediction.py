@@ -241,7 +241,11 @@ def _errors(nodes: Sequence[Node]) -> tuple[Errors, ...]:
         return ()
     expected = Polynomial.through(nodes[1:3])(nodes[0].step, nodes[0].timestep)
     tensors = zip(nodes[0].feature, nodes[1].feature, expected, strict=True)
-    return tuple(((old - new).float(), (line - new).float()) for new, old, line in tensors)
+    return tuple((_wide(old - new), _wide(line - new)) for new, old, line in tensors)
+
+
+def _wide(error: Tensor) -> Tensor:
+    return error if error.is_complex() else error.float()
 
 
 def _half(errors: tuple[Errors, ...], number: int) -> tuple[Errors, ...]:
@@ -269,7 +273,7 @@ def _twice(share: Tensor) -> Tensor:
 def _are_unmatched(nodes: Sequence[Node]) -> bool:
     """Return whether samples have timesteps of their own, and a feature does not begin with the samples' dimension."""
     counts = {node.timestep.numel() for node in nodes if isinstance(node.timestep, Tensor)} - {1}
-    return any(len(feature) % count for count in counts for feature in nodes[0].feature)
+    return any(not part.ndim or len(part) % count for count in counts for part in nodes[0].feature)
 
 
 def _lerp(start: Tensor, end: Tensor, weight: Coordinate) -> Tensor:

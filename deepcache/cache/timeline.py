@@ -6,7 +6,7 @@ repeat in the tensor (PNDM, Heun, KDPM2), but places in memory do not:
 - another memory means another generation;
 - an earlier place means that the generation begins anew;
 - the same place means another call of the same step, as when the conditional and the unconditional call are apart;
-- a later place means the next step.
+- a later place means the next step, unless it lies far beyond what the steps before passed over.
 
 Reading a place reads nothing back from the device. A number or a copy has no place; it stands for the pipeline's
 timestep of the same value, if there is one.
@@ -135,6 +135,13 @@ def num_left(found: Place | None, timesteps: Tensor | None) -> int | None:
     if found is None or timesteps is None or found.memory != timesteps.untyped_storage()._cdata:
         return None
     return len(timesteps) - int(found.offset - timesteps.storage_offset()) // stride_of(timesteps)
+
+
+def span_of(timestep: Any) -> int:
+    """Return how many elements of memory the timestep of a call takes; 1 for a number."""
+    if not isinstance(timestep, Tensor):
+        return 1
+    return 1 + sum((size - 1) * stride for size, stride in zip(timestep.shape, timestep.stride(), strict=True))
 
 
 def stride_of(timesteps: Tensor | None) -> int:

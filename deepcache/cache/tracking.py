@@ -26,6 +26,7 @@ from deepcache.cache.timeline import (
     num_after,
     num_left,
     place,
+    span_of,
     stride_of,
     values,
 )
@@ -82,7 +83,7 @@ class Tracker:
         self._owner, self._plan = owner, plan
         self._num_steps, self._calls_per_step = num_steps, calls_per_step
         self._local = threading.local()
-        self._warned = False
+        self._warned = self._warned_of_leap = False
 
     def reset(self) -> None:
         """Drop the features of this thread or task, so that its next call begins a new generation."""
@@ -213,7 +214,7 @@ class Tracker:
             is_counted=is_counted,
             calls_per_step=self._calls_per_step or (None if is_placed or is_told else 1),
             stride=stride_of(schedule),
-            jump=inf if self._num_steps is not None or skips_timesteps(self._owner) else stride_of(schedule),
+            jump=inf if self._may_leap() else stride_of(schedule) if schedule is not None else span_of(timestep),
             timesteps=schedule if found is None else None,
             read_guidance=partial(guidance_of, self._owner if is_own else None),
             adds_noise=adds_noise(self._owner),
@@ -255,13 +256,17 @@ class Tracker:
             f"num_steps={num_steps}, or pass interval=N, which fits any length"
         )
 
+    def _may_leap(self) -> bool:
+        """Return whether a generation may pass timesteps over: its steps are told, planned, or counted otherwise."""
+        return self._num_steps is not None or isinstance(self._plan, CachePlan) or skips_timesteps(self._owner)
+
     def _warn_of_leap(self) -> None:
-        if not self._warned:
+        if not self._warned_of_leap:
             warn(
                 "some timesteps were passed over, so that a new generation begins with a full step; if the pipeline "
                 "calls its U-Net at some timesteps only, say num_steps, the number of such steps, to deepcache.cached"
             )
-        self._warned = True
+        self._warned_of_leap = True
 
     def _warn_of_copies(self) -> bool:
         """Warn after three generations of one step in a row: each timestep was a view of a copy of its own."""

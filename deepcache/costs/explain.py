@@ -94,7 +94,7 @@ def explain(
     enters = "the output" if is_idle else _entered(twin, nest.up[chosen.branch])
     given = named(unet, args, kwargs)
     sample = tuple(sample_of(args, kwargs, outputs[0]).shape)
-    itemsize = next(unet.parameters()).dtype.itemsize
+    itemsize = next((weight.dtype.itemsize for weight in unet.parameters()), outputs[0].dtype.itemsize)
     context = given.get("encoder_hidden_states")
     others = parts(owner, sample[-2:], family.num_frames(unet, sample), context_tokens)
     takes_context = "encoder_hidden_states" in parameters(unet.__class__)
@@ -106,7 +106,9 @@ def explain(
         plan=chosen,
         cost=cost,
         enters=enters,
-        feature=tuple(tuple(tensor.shape[1:] if len(tensor) == 1 else tensor.shape) for tensor in feature),
+        feature=tuple(
+            tuple(tensor.shape[1:] if tensor.ndim and len(tensor) == 1 else tensor.shape) for tensor in feature
+        ),
         bytes_each=itemsize * sum(tensor.numel() for tensor in feature),
         output_bytes=itemsize * sum(tensor.numel() for tensor in outputs),
         parts=tuple(others[0]),
@@ -226,7 +228,7 @@ class Explanation:
             " count everything: convolutions, linear layers, norms and attention products",
         )
         kept = f"order {plan.order} keeps {self._num_kept}, each {', '.join(features)} a sample"
-        kept += f", and {self._num_outputs} outputs" * (self._num_outputs > 0)
+        kept += f", and {self._num_outputs} output{'s' * (self._num_outputs > 1)}" * (self._num_outputs > 0)
         warned = (wrap(f"warning: {line}", _WIDTH, subsequent_indent=" " * len("warning: ")) for line in self.warnings)
         lines = [
             *opening(title, self.context_tokens, self.cost, counted, plans, EVERYTHING, giga, plan.branch),

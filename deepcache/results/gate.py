@@ -131,7 +131,10 @@ def _changes(base: Record, record: Record, again: Record | None) -> Iterator[Fin
     """Find what changed; where only the second run of a test passed, its own numbers have to hold as well."""
     found = [*compare(base, record, again)]
     if again is not None and record.outcome != "passed" == again.outcome:
-        found += compare(base, again)
+        if differences(base, again, CONDITIONS):
+            found.append(Finding("passed only when run again, under other settings", Kind.INCOMPARABLE))
+        untimed = {name: value for name, value in base.metrics.items() if name not in SPEED}
+        found += compare(replace(base, metrics=untimed), again)  # a time counts only if both runs are slow
     yield from dict.fromkeys(found)
 
 

@@ -18,7 +18,7 @@ _NOTES = {
     "PSNR": "to the uncached image of the same seed, in dB: above 40 one sees no change, below 20 another image",
     "reuse": "is DeepCache as published: the feature of the last full step",
     "predicted": "predicts that feature (the default order); idle steps predict the U-Net's output and run none of it",
-    "recommended": "is the plan that the package has for this model, solver and number of steps",
+    "recommended": "is the plan that the package has for this model, solver, number of steps and guidance",
     "few images": "say little: tune checks a plan on seeds that had no part in its choice",
 }
 

@@ -13,7 +13,7 @@ from deepcache.costs.macs import EVERYTHING, total_macs
 from deepcache.errors import DeepCacheError
 from deepcache.plan import IDLE, CachePlan, Interval, Order, uniform
 from deepcache.sampling.schedulers import scheduler
-from deepcache.sampling.workload import Sampling, Workload
+from deepcache.sampling.workload import Sampling, Workload, image_size_of
 
 Optimal = Callable[
     [Sampling, int, Order, int], CachePlan | None
@@ -144,7 +144,10 @@ def space_of(
     """
     own = Sampling(None, num_steps)
     own_calls = workload.num_calls(own)
-    size = {name: workload.arguments[name] for name in ("height", "width", "num_frames") if name in workload.arguments}
+    given = {name: workload.arguments.get(name) for name in ("height", "width", "num_frames")}
+    size = {name: value for name, value in given.items() if value is not None}
+    if len(size.keys() & {"height", "width"}) == 1:
+        size = {**dict(zip(("height", "width"), image_size_of(workload.pipe), strict=True)), **size}
     costs = explain(workload.pipe, Interval(1, IDLE), own_calls, **size).cost
     there = tuple(branch for branch in branches if IDLE <= branch < costs.num_branches)
     if not there:

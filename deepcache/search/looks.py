@@ -78,8 +78,9 @@ def ways(workload: Workload, sampling: Sampling, interval: int, branch: int) -> 
         "predicted": (f"{call})", even),
         "idle steps": (f"deepcache.cached(pipe, interval={idle}, branch=-1)", uniform(calls, idle, IDLE)),
     }
-    if recommended is not None and space.macs(recommended) <= most:
-        call = f'deepcache.models.recommended("{workload.model}", "{sampling.scheduler}", {sampling.num_steps})'
+    if recommended is not None and space.macs(recommended) <= most and recommended != plans["reuse"][1]:
+        scale = "" if workload.guidance_scale is None else f", {workload.guidance_scale:g}"
+        call = f'deepcache.models.recommended("{workload.model}", "{sampling.scheduler}", {sampling.num_steps}{scale})'
         plans["recommended"] = f"deepcache.cached(pipe, {call})", recommended
     found = [Way("uncached", f"pipe(..., num_inference_steps={sampling.num_steps})", sampling, space.whole)]
     for name, (how, plan) in plans.items():

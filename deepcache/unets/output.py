@@ -29,7 +29,7 @@ class Form:
     def of(cls, output: Any) -> tuple[Self, Feature]:
         """Return the form of an output, and its tensors; refuse an output in which none can be found."""
         leaves, spec = pytree.tree_flatten(output)
-        is_predicted = [isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves]
+        is_predicted = [isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in leaves]
         others = tuple(_TENSOR if is_it else _copied(leaf) for leaf, is_it in zip(leaves, is_predicted, strict=True))
         tensors = tuple(leaf for leaf, is_it in zip(leaves, is_predicted, strict=True) if is_it)
         if not tensors:

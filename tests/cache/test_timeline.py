@@ -423,6 +423,21 @@ def test_a_schedule_of_every_second_timestep_is_cached() -> None:
     assert cache.generations[-1].full_steps == (0, 1, 2, 4)
 
 
+@pytest.mark.parametrize("how", [{"interval": 3}, {"plan": uniform(10, 3)}], ids=["interval", "plan"])
+@pytest.mark.parametrize("kind", ["a row for each step", "rounded places"])
+def test_timesteps_that_lie_unevenly_or_are_rows_are_steps_of_one_generation(kind: str, how: dict[str, Any]) -> None:
+    """Rows of a tensor (T, B), and elements whose places were rounded, as denoising loops of others have them."""
+    unet, (sample, _) = small_unet(), inputs("ddpm")[0]
+    every = torch.arange(999, -1, -1)
+    given = every[:10, None].expand(10, len(sample)).contiguous() if kind == "a row for each step" else every
+    places = range(10) if kind == "a row for each step" else torch.linspace(0, 995, 10).round().int().tolist()
+    with cached(unet, **how) as cache:
+        for number in places:
+            unet(sample, given[number])
+    expected = (0, 3, 6, 9) if kind == "a row for each step" or "plan" in how else (0, 1, 3, 6, 9)
+    assert [each.full_steps for each in cache.generations] == [expected]
+
+
 def test_pipelines_on_one_unet_have_generations_of_their_own() -> None:
     """The pipelines run one after the other in the block of the first."""
     pipes = [SimpleNamespace(unet=small_unet(), scheduler=SCHEDULERS[name]()) for name in ("ddim", "heun", "plms")]

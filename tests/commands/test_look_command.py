@@ -46,7 +46,7 @@ def test_the_recommended_plan_is_tried_where_there_is_one(capsys, tmp_path):
     assert [way["name"] for way in found["ways"][:-1]] == [*PLANS, "recommended"]
     cost = architecture("mini-ldm").cost()
     assert found["ways"][-2]["share"] == pytest.approx(1 / cost.ratio(models.recommended("mini-ldm", "ddim", 20)))
-    assert "deepcache.models.recommended(&#34;mini-ldm&#34;, &#34;ddim&#34;, 20)" in page
+    assert "deepcache.models.recommended(&#34;mini-ldm&#34;, &#34;ddim&#34;, 20, 1.5)" in page
 
 
 def test_a_recommended_plan_that_costs_more_than_reuse_is_not_tried(capsys, tmp_path):

@@ -121,7 +121,7 @@ def test_a_plan_with_shallow_and_idle_steps_keeps_features_and_outputs(
         generate(pipe, num_steps)
     kept = cache.generations[-1].feature_bytes
     assert told.feature_bytes == kept or (order == "auto" and told.feature_bytes > kept)
-    assert f"and {told._num_outputs} outputs" in str(told)
+    assert f"and {told._num_outputs} output" in str(told)
 
 
 def test_the_sample_is_the_one_that_is_denoised_wherever_it_stands() -> None:

@@ -33,7 +33,7 @@ def test_a_plan_fits_its_steps_and_costs_no_more_than_reuse_at_three(name: str) 
     calls = num_calls(scheduler(solver, config), int(steps), solver)
     assert plan.num_steps == calls
     assert cost.mean(plan, EVERYTHING) <= cost.mean(uniform(calls, 3, MODELS[model].protocol.branch), EVERYTHING)
-    assert plan.has_idle_steps or plan.order != 0 or guidance  # strong guidance may leave nothing nearer than reuse
+    assert plan.has_idle_steps or plan.order != 0 or name == "mini-sd-dpm-solver++-25-guidance-7.5"  # nothing was safer
 
 
 def test_there_is_one_for_every_model_solver_and_number_of_steps() -> None:

@@ -412,5 +412,9 @@ def test_numbers_of_a_second_run_count_where_it_decides_the_outcome():
     broken = replace(seeds(BASE, psnr_db=[1.0] * len(PSNR_DB)), metrics={**BASE.metrics, "macs": 99})
     verdict = gate([BASE], [replace(BASE, outcome="failed")], [broken])
     assert verdict.exit_code == 1
-    assert len(verdict.regressions) == len({*verdict.regressions}) >= 2
+    assert len(verdict.regressions) >= 2
+    slow = replace(BASE, metrics={**BASE.metrics, "speedup": 0.5})
+    assert gate([BASE], [replace(BASE, outcome="failed")], [slow]).exit_code == 0  # one slow run of two
+    assert len(gate([BASE], [replace(slow, outcome="failed")], [slow]).regressions) == 1
+    assert gate([BASE], [replace(BASE, outcome="failed")], [settings(BASE, dtype="float16")]).exit_code == 2
     assert gate([BASE], [broken], [BASE]).exit_code == 1

@@ -9,7 +9,7 @@ from deepcache import DeepCacheError, Interval, uniform
 from deepcache.costs.explain import explain
 from deepcache.metrics.fidelity import PSNR_AT_MOST_DB
 from deepcache.sampling.conditions import conditions_of
-from deepcache.sampling.workload import Sampling, Workload
+from deepcache.sampling.workload import Sampling, Workload, image_size_of
 from deepcache.search.candidates import space_of
 from deepcache.search.looks import Look, Way, advice, best, looks, ways
 from tests.problems import pipeline
@@ -82,3 +82,11 @@ def test_the_space_counts_images_of_the_size_that_is_asked_for():
     space = space_of(Workload(pipe, conditions_of(pipe), 1, own), 6, branches=(0,), orders=(0,), solvers=None)
     assert space.full == explain(pipe, Interval(1), 6, height=128, width=128).full
     assert space.full > explain(pipe, Interval(1), 6).full
+
+
+def test_one_side_alone_is_completed_by_the_pipelines_own():
+    pipe = pipeline()
+    height, width = image_size_of(pipe)
+    own = {"height": 2 * height, "width": None}
+    space = space_of(Workload(pipe, conditions_of(pipe), 1, own), 6, branches=(0,), orders=(0,), solvers=None)
+    assert space.full == explain(pipe, Interval(1), 6, height=2 * height, width=width).full

@@ -323,7 +323,7 @@ def _are_equal(one: Any, other: Any) -> bool:
 
 
 def _are_same(one: Tensor, other: Tensor) -> bool:
-    if one.is_floating_point():
+    if one.is_floating_point() or one.is_complex():
         return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
     return torch.equal(one, other)
 
