@@ -6,6 +6,7 @@ what the reader did with the file. It may be killed at any time, by the timer of
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import select
@@ -72,6 +73,7 @@ class Readers:
             nothing = os.open(os.devnull, os.O_RDWR)  # what a library prints must not stand among the tests' output
             for stream in range(3):
                 os.dup2(nothing, stream)
+            gc.freeze()  # a collection would copy the pages of all that the tests before have left
             try:
                 serve(self._table, self._seconds, os.fdopen(asked), os.fdopen(say, "w"))
             finally:
