@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from deepcache.cache.generation import ActiveGeneration, Fingerprint, Generation, Kind, Stream
 from deepcache.cache.installing import Installed, install, uninstall
@@ -267,8 +268,8 @@ class Cache:
         """Return where the halves of guidance are; one call has both where its batch is one half twice."""
         if self.plan.order != AUTO:
             return Halves.NONE
-        outputs = Form.of(output)[1]
-        sample = sample_of(args, kwargs, outputs[0])
+        outputs = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        sample = sample_of(args, kwargs, next(iter(outputs), None))
         if len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
             predicted = (*feature, *outputs) if self.plan.has_idle_steps else feature
             return Halves.TOGETHER if all(_is_batched(part, sample) for part in predicted) else Halves.HIDDEN
