@@ -140,7 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> list[Answer]:
-    """What the README's example answered, then the first commands, and then each case."""
+    """Return what the README's example answered, then the first commands, and then each case."""
     (example, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     given = json.dumps([[command.split() for command in FIRST], CASES, absent_from_a_plain_install(), example])
     done = subprocess.run([sys.executable, "-c", RUN, given], cwd=folder, capture_output=True, text=True, check=True)

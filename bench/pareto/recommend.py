@@ -23,10 +23,8 @@ def is_safe(point: Recorded) -> bool:
     """Return whether a plan reuses, has the default order, or a mean reach up to which the default extrapolates."""
     if "plan" not in point.record.settings:
         return False
-    plan, protocol = (
-        CachePlan.from_json(str(point.record.settings["plan"])),
-        MODELS[str(point.record.key["model"])].protocol,
-    )
+    plan = CachePlan.from_json(str(point.record.settings["plan"]))
+    protocol = MODELS[str(point.record.key["model"])].protocol
     guidance = point.record.key.get("guidance_scale", protocol.guidance_scale) or 1.0
     return plan.order in (0, AUTO) or float(guidance) / plan.num_full <= WIDEST
 

@@ -19,7 +19,7 @@ from deepcache.errors import DeepCacheError
 from deepcache.plan import AUTO, IDLE, CachePlan, Interval, Order, highest
 from deepcache.unets.calls import Call, fingerprint, one_sample, sample_of, timestep_of
 from deepcache.unets.family import Feature, Steps
-from deepcache.unets.output import Form
+from deepcache.unets.output import Form, is_predicted
 from deepcache.unets.pipelines import Owner, require_pipeline, unet_of
 from deepcache.unets.registry import cut
 
@@ -268,7 +268,7 @@ class Cache:
         """Return where the halves of guidance are; one call has both where its batch is one half twice."""
         if self.plan.order != AUTO:
             return Halves.NONE
-        outputs = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        outputs = [*filter(is_predicted, pytree.tree_leaves(output))]
         sample = sample_of(args, kwargs, next(iter(outputs), None))
         if len(sample) % 2 == 0 and torch.equal(*sample.chunk(2)):
             predicted = (*feature, *outputs) if self.plan.has_idle_steps else feature

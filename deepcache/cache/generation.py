@@ -26,7 +26,7 @@ MOST_CALLS = 512  # of one step, if nobody says how many calls a step makes; a p
 
 
 class Kind(Enum):
-    """What a call runs: FULL the whole U-Net, SHALLOW its outermost stages around a prediction, IDLE nothing."""
+    """The kind says what a call runs: the whole U-Net, its outermost stages around a predicted feature, or nothing."""
 
     FULL = auto()
     SHALLOW = auto()
@@ -96,7 +96,7 @@ def _returned(found: int | DeepCacheError) -> int:
 
 @dataclass
 class Stream:
-    """What is kept for the n-th call of every step (for example its unconditional call), to predict from."""
+    """A stream keeps what the n-th call of every step, for example its unconditional call, is predicted from."""
 
     fingerprint: Fingerprint = ()  # of the last full steps
     features: Predictor | None = None  # predicts the feature of a shallow step; None where none is kept
@@ -176,9 +176,8 @@ class ActiveGeneration:
 
         A call that lies twice as far from the last one as any before is another image's, if it is not the second call.
         """
-        if self.offset is None or self.step < 1 or self._needs_number:
-            return self.offset is None or found.offset >= self.offset
-        return 0 <= found.offset - self.offset < 2 * self.jump
+        distance = 0 if self.offset is None else found.offset - self.offset
+        return distance >= 0 and (self.step < 1 or distance < 2 * self.jump)
 
     @property
     def is_over(self) -> bool:
@@ -193,14 +192,14 @@ class ActiveGeneration:
         """Count a call whose timestep has a place in memory, and return the stream of the call."""
         if found.offset == self.offset:
             return self._repeat()
-        if self.offset is not None and found.offset > self.offset + self.stride:
-            self._disprove(f"{(found.offset - self.offset) // self.stride - 1} timesteps were passed over")
-        if self.offset is not None:
-            if found.offset - self.offset >= 2 * self.jump:
-                for known in self.streams:  # this may be another image, which takes nothing from the one before
-                    known.clear()
-                    known.fingerprint = ()
-            self.jump = max(self.jump, found.offset - self.offset)
+        distance = 0 if self.offset is None else found.offset - self.offset
+        if distance > self.stride:
+            self._disprove(f"{distance // self.stride - 1} timesteps were passed over")
+        if distance >= 2 * self.jump:
+            for known in self.streams:  # this may be another image, which takes nothing from the one before
+                known.clear()
+                known.fingerprint = ()
+        self.jump = max(self.jump, distance)
         stream = self._next()
         self.offset = found.offset
         return stream
@@ -276,17 +275,12 @@ class ActiveGeneration:
         """Note that there are not as many U-Net calls as the scheduler's timesteps; refuse a plan that needs that."""
         if not self.is_counted:
             return
-        if self._needs_number:
+        if isinstance(self.plan, CachePlan) or self.plan.last_step_full:
             raise DeepCacheError(
                 f"this generation was expected to make {self.num_steps} steps, one for each of the scheduler's "
                 f"timesteps, but {why}; say num_steps, the number of steps that call the U-Net, to deepcache.cached"
             )
         self.num_steps, self.is_counted = None, False
-
-    @property
-    def _needs_number(self) -> bool:
-        """True where the plan is of no use without the number of steps."""
-        return isinstance(self.plan, CachePlan) or self.plan.last_step_full
 
     def setting(self, halves: Halves) -> Setting:
         """Return what order "auto" goes by; a strength of 1 is an earlier call's where both halves are there."""

@@ -111,9 +111,14 @@ class Installed:
             del names["forward"]
 
 
+def _put_there(unet: UNet) -> Any:
+    """Return what stands in for the U-Net's `forward`, below accelerate's hook; None where nothing does."""
+    return vars(unet).get("_old_forward", vars(unet).get("forward"))
+
+
 def is_installed(unet: UNet) -> bool:
     """Return whether a handler answers some calls of the U-Net."""
-    return isinstance(vars(unet).get("_old_forward", vars(unet).get("forward")), Installed)
+    return isinstance(_put_there(unet), Installed)
 
 
 def install(unet: UNet, outer: UNet, handler: Handler, *, for_all: bool = False) -> Installed:
@@ -128,7 +133,7 @@ def install(unet: UNet, outer: UNet, handler: Handler, *, for_all: bool = False)
         DeepCacheError: another package has replaced the U-Net's `forward`.
     """
     with _LOCK:
-        found = vars(unet).get("_old_forward", vars(unet).get("forward"))  # below accelerate's hook
+        found = _put_there(unet)
         installed = found if isinstance(found, Installed) else Installed(unet)
         if found is not installed:
             if found is not None and getattr(found, "__func__", None) is not type(unet).forward:

@@ -173,8 +173,8 @@ class Tracker:
                 "where a step makes several calls, to deepcache.cached"
             )
         generation = self._active().get(None)
-        is_new = generation is None or generation.timesteps is not schedule
-        if generation is None or is_new or (generation.is_complete and (is_told or generation.is_turned_by(found))):
+        ended = generation is not None and generation.is_complete and (is_told or generation.is_turned_by(found))
+        if generation is None or generation.timesteps is not schedule or ended:
             generation = self._begin(timestep, None, schedule, is_number=True)
         return generation, generation.count_on(found)
 
@@ -202,9 +202,8 @@ class Tracker:
             )
         self._warned = self._warned or warn_if_it_cannot_pay(self._plan, num_steps) or self._warn_of_copies()
         facts = Facts(structure_of(self._unet))
-        is_own = schedule is not None and (
-            found is None or num_left(found, schedule) is not None
-        )  # else another's call
+        left = num_left(found, schedule)
+        is_own = schedule is not None and (found is None or left is not None)  # else another pipeline calls
         is_placed = schedule is not None and (not is_number or self._is_counting())  # one place for all calls of a step
         generation = ActiveGeneration(
             plan=self._plan,
@@ -218,7 +217,7 @@ class Tracker:
             timesteps=schedule if found is None else None,
             read_guidance=partial(guidance_of, self._owner if is_own else None),
             adds_noise=adds_noise(self._owner),
-            length=num_steps if schedule is None or num_left(found, schedule) is None else len(schedule),
+            length=num_steps if schedule is None or left is None else len(schedule),
             alive=None if found is None else lifetime(schedule if is_number else timestep),  # type: ignore[arg-type]
         )
         for other in [key for key, one in active.items() if key == memory or one.is_over]:
@@ -257,8 +256,9 @@ class Tracker:
         )
 
     def _may_leap(self) -> bool:
-        """Return whether a generation may pass timesteps over: its steps are told, planned, or counted otherwise."""
-        return self._num_steps is not None or isinstance(self._plan, CachePlan) or skips_timesteps(self._owner)
+        """Return whether a leap says nothing: steps are told or chosen by the pipeline, or the plan refuses a leap."""
+        needs_number = isinstance(self._plan, CachePlan) or self._plan.last_step_full
+        return needs_number or self._num_steps is not None or skips_timesteps(self._owner)
 
     def _warn_of_leap(self) -> None:
         if not self._warned_of_leap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +131,7 @@ def _changes(base: Record, record: Record, again: Record | None) -> Iterator[Fin
     """Find what changed; where only the second run of a test passed, its own numbers have to hold as well."""
     found = [*compare(base, record, again)]
     if again is not None and record.outcome != "passed" == again.outcome:
-        if differences(base, again, CONDITIONS):
+        if differences(record, again, CONDITIONS):
             found.append(Finding("passed only when run again, under other settings", Kind.INCOMPARABLE))
         untimed = {name: value for name, value in base.metrics.items() if name not in SPEED}
         found += compare(replace(base, metrics=untimed), again)  # a time counts only if both runs are slow
@@ -205,7 +205,7 @@ def update(path: Path, runs: Sequence[Sequence[Record]]) -> str:
     must hold the same records, all of tests that passed, made under the same conditions.
     """
     identified = [by_identity(run, "the results") for run in runs]
-    for k, record in {k: record for run in reversed(identified) for k, record in run.items()}.items():
+    for k, record in ChainMap(*identified).items():  # of any run, as the first that has it tells it
         for run in identified:
             if k not in run:
                 raise DeepCacheError(f"expected the same records in all runs; {label(record)} is not in each")

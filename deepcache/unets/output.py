@@ -29,9 +29,8 @@ class Form:
     def of(cls, output: Any) -> tuple[Self, Feature]:
         """Return the form of an output, and its tensors; refuse an output in which none can be found."""
         leaves, spec = pytree.tree_flatten(output)
-        is_predicted = [isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in leaves]
-        others = tuple(_TENSOR if is_it else _copied(leaf) for leaf, is_it in zip(leaves, is_predicted, strict=True))
-        tensors = tuple(leaf for leaf, is_it in zip(leaves, is_predicted, strict=True) if is_it)
+        others = tuple(_TENSOR if is_predicted(leaf) else _copied(leaf) for leaf in leaves)
+        tensors = tuple(filter(is_predicted, leaves))
         if not tensors:
             raise UnsupportedUNetError(
                 "expected a network that returns a tensor of floats, or a tuple, a list, a dict or one of diffusers' "
@@ -46,12 +45,17 @@ class Form:
         return pytree.tree_unflatten(leaves, self.spec)
 
 
+def is_predicted(leaf: Any) -> bool:
+    """Return whether a leaf of an output is a tensor whose values can be interpolated."""
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+
+
 def _copied(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 class TakesAnything:
-    """What `CutUNet`s share whose networks take any inputs and return tensors in any form."""
+    """This base answers for a `CutUNet` whose network takes any inputs and returns tensors in any form."""
 
     def require_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Every input can be taken: a full step is the network's own, or is proven to be."""

@@ -58,7 +58,7 @@ def cuts_for(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 @dataclass(frozen=True)
 class _Proven:
-    """What a proof found for calls of one form: the cut, what dead modules return, and how often stubs are called."""
+    """A proof holds for calls of one form the cut, what dead modules return, and how often stubs are called."""
 
     structure: Structure
     cut: Cut
